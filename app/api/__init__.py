@@ -1,0 +1,1 @@
+"""The doors: routes, request and response shapes, authentication."""

@@ -1,0 +1,146 @@
+"""Every setting of the product, read once from the environment (prefix `LEPO_`).
+
+The one reader of the environment. Nothing heavy is imported here, so `lepo --help` stays quick.
+Leaves out what belongs to one request (see `app.api`) and the paper's hyperparameters' meaning (see `training.objective`).
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Settings(BaseSettings):
+    """Settings of every process; each field is `LEPO_<NAME>` in the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="LEPO_", frozen=True, extra="ignore", protected_namespaces=())
+
+    # Where things live
+    var_dir: Path = Field(Path("var"), description="Directory for embedded servers, checkpoints and logs.")
+    database_url: str | None = Field(
+        None, description="postgresql+psycopg://...; unset: an embedded Postgres under var_dir."
+    )
+    redis_url: str | None = Field(
+        None, description="redis://... or redis+socket://...; unset: an embedded Redis under var_dir."
+    )
+    database_pool: int = Field(
+        8, ge=1, le=200, description="Connections for answering; control traffic has its own pool."
+    )
+    control_pool: int = Field(4, ge=1, le=50, description="Connections for admin routes, policy polling and health.")
+
+    # The model
+    model: str = Field(
+        "demo", description="'demo' (the committed model), a local Hugging Face directory, or a hub name."
+    )
+    model_revision: str | None = Field(None, description="Hub revision of `model`.")
+    served_name: str = Field("lepo", description="The model id clients name in requests.")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Weights' dtype.")
+    device: str = Field(
+        "auto", description="'auto' (cuda if there is one), 'cpu', 'cuda:0', or 'balanced' for device_map='auto'."
+    )
+    threads: int = Field(1, ge=1, le=256, description="torch threads of one process.")
+
+    # The server
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    max_body_bytes: int = Field(1_048_576, ge=1024, description="Largest request body; beyond it 413.")
+    max_choices: int = Field(128, ge=1, le=1024, description="Largest `n` of a request.")
+    drain_seconds: float = Field(30.0, ge=0, description="On shutdown, how long answers under way may take to finish.")
+
+    # The engine
+    slots: int = Field(32, ge=1, le=4096, description="Answers decoded together.")
+    max_length: int = Field(2048, ge=8, description="Prompt plus generated positions of one answer.")
+    max_top_k: int = Field(
+        64, ge=1, le=1024, description="Candidates kept per step; the largest `top_k` a request may ask."
+    )
+    prefill_chunk: int = Field(256, ge=8, description="Prompt positions computed between two decode steps.")
+    prefix_cache_tokens: int = Field(
+        65_536, ge=0, description="Prompt positions kept for reuse per policy version; 0 is off."
+    )
+    max_waiting: int = Field(256, ge=0, description="Choices that may wait for a slot; beyond it 429.")
+    request_deadline: float = Field(600.0, gt=0, description="Seconds an answer may take, waiting included.")
+    swap_mode: Literal["two_versions", "drain", "in_place"] = Field(
+        "two_versions", description="How new weights take over."
+    )
+
+    # Defaults of a request
+    latent_length: int = Field(4, ge=0, description="Latent steps when a request does not say (`latent.length`).")
+    latent_tau: float = Field(0.5, gt=0, le=10, description="Gumbel-softmax temperature when a request does not say.")
+    top_k: int = Field(30, ge=1)
+    top_p: float = Field(0.95, gt=0, le=1)
+    temperature: float = Field(1.0, ge=0, le=2)
+    max_completion_tokens: int = Field(256, ge=1)
+
+    # Learning
+    learn: bool = Field(True, description="Whether the periodic task may start updates by itself.")
+    learn_interval: float = Field(10.0, gt=0, description="Seconds between two looks for fresh grades.")
+    min_grades: int = Field(64, ge=2, description="Fresh graded interactions that start an update.")
+    max_grades: int = Field(512, ge=2, description="Most interactions one update claims.")
+    max_staleness: int = Field(
+        2, ge=0, description="Policy versions between sampling and learning; older is skipped, counted."
+    )
+    key_share: Fraction = Field(
+        0.5, description="Largest share of a batch from one API key, when more than one key has graded."
+    )
+    baseline: Literal["auto", "group", "tracker", "batch"] = Field(
+        "auto", description="Where a single grade's baseline comes from."
+    )
+    learning_rate: float = Field(1e-6, gt=0)
+    adam_beta1: Fraction = 0.9
+    adam_beta2: Fraction = 0.99
+    weight_decay: float = Field(0.1, ge=0)
+    warmup_updates: int = Field(0, ge=0, description="Updates over which the learning rate rises linearly.")
+    max_grad_norm: float = Field(1.0, gt=0)
+    clip_low: Fraction = 0.2
+    clip_high: float = Field(0.2, ge=0)
+    kl_beta: float = Field(0.0, ge=0, description="Weight of KL(policy || reference); reference: the first checkpoint.")
+    negative_latent_floor: float = Field(
+        -20.0, lt=0, description="Log-probability below which a negative latent term stops pushing."
+    )
+    latent_gradient: bool = Field(True, description="False: only token steps learn (an ablation).")
+    normalization: Literal["grpo", "bnpo", "dr_grpo"] = "grpo"
+    micro_batch_tokens: int = Field(16_384, ge=64, description="Padded positions per forward of an update.")
+
+    # Gate and stops
+    heldout: Path | None = Field(
+        None, description="JSONL of prompts with graders, never trained on; unset: the gate has no signal."
+    )
+    heldout_size: int = Field(200, ge=1, description="Held-out prompts a gate asks.")
+    gate_margin: Fraction = Field(
+        0.05, description="How much worse on held-out prompts a checkpoint may look and still be promoted."
+    )
+    gate_no_signal: Literal["promote", "hold"] = Field(
+        "promote", description="What to do with a checkpoint the gate cannot judge."
+    )
+    max_kl: float = Field(
+        0.5, gt=0, description="Mean KL to the old policy after an update, beyond which it is discarded."
+    )
+    min_entropy: float = Field(0.0, ge=0, description="Mean token entropy below which an update is discarded.")
+    phase_deadline: float = Field(600.0, gt=0, description="Seconds one phase of an update may take.")
+    keep_checkpoints: int = Field(
+        10, ge=2, description="Newest checkpoints kept on disk; serving, previous and first always stay."
+    )
+
+    # Grading
+    grade_interval: float = Field(
+        2.0, gt=0, description="Seconds between two looks for answers whose grader has not run."
+    )
+    grader_timeout: float = Field(5.0, gt=0, description="Seconds one grader may take.")
+
+    # Secrets
+    admin_key: SecretStr | None = Field(
+        None, description="A fixed admin key (lepo-<id>-<secret>); unset: made and printed once."
+    )
+
+
+def read_settings() -> Settings:
+    """Read the environment.
+
+    Raises:
+        pydantic.ValidationError: a value is out of range; the message names the field.
+
+    """
+    return Settings()  # type: ignore[call-arg]

@@ -1,0 +1,1 @@
+"""What is remembered: tables and the transactions over them. No torch here."""

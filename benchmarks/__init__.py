@@ -1,0 +1,1 @@
+"""Measurements of the engine, the swap, the server and the update, peers side by side."""

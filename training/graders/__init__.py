@@ -1,0 +1,1 @@
+"""Verdicts on answers: each grader says graded, no grade, or failed, and never confuses the three."""
