@@ -1,7 +1,7 @@
 """Every setting of the product, read once from the environment (prefix `LEPO_`).
 
 The one reader of the environment. Nothing heavy is imported here, so `lepo --help` stays quick.
-Leaves out what belongs to one request (see `app.api`) and the paper's hyperparameters' meaning (see `training.objective`).
+Leaves out what belongs to one request (see `app.api`) and what the hyperparameters mean (see `training.objective`).
 """
 
 from pathlib import Path
@@ -143,4 +143,4 @@ def read_settings() -> Settings:
         pydantic.ValidationError: a value is out of range; the message names the field.
 
     """
-    return Settings()  # type: ignore[call-arg]
+    return Settings()
