@@ -1,0 +1,109 @@
+"""What goes into the engine and what comes out: requests, events, and the errors of admission.
+
+Plain records that cross threads; nothing here touches a tensor but the finished rollout.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from training.rollout import Rollout
+from training.sampling import Sampling
+
+FinishReason = Literal["stop", "length", "cancelled", "deadline"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt to be answered `choices` times; all choices share one prefill.
+
+    Example: `Request(prompt_ids=(1, 5, 9), sampling=Sampling(latent_length=4, seed=7), max_new=64)`.
+    """
+
+    prompt_ids: tuple[int, ...]  # at least one token id
+    sampling: Sampling  # `seed` is choice 0's; the others use `training.noise.choice_seed`
+    max_new: int  # latent steps plus answer tokens, > sampling.latent_length
+    choices: int = 1  # answers wanted, >= 1
+    min_tokens: int = 0  # answer tokens before an ending is allowed
+    stop: tuple[str, ...] = ()  # strings that end the answer; not part of its text
+    stop_ids: tuple[int, ...] = ()  # token ids that end the answer beside the model's own end of sequence
+    ignore_eos: bool = False  # go on past the end of sequence, to `max_new`
+    logit_bias: dict[int, float] = field(default_factory=dict)  # token id -> added to its logit, -100 to 100
+    top_logprobs: int = 0  # candidates reported per token, 0 to 20
+    priority: int = 0  # smaller goes first among the waiting
+    deadline_s: float | None = None  # seconds from submission after which the answer ends with "deadline"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenInfo:
+    """One answer token as it was drawn."""
+
+    token_id: int
+    logprob: float  # natural log, whole vocabulary at the request's temperature (at 1 when that is 0)
+    top: tuple[tuple[int, float], ...] = ()  # the likeliest candidates, (token id, logprob), by falling logprob
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """New text of one choice. Text that may yet become part of a stop string is held back."""
+
+    choice: int
+    text: str  # may be empty while a character is still incomplete
+    tokens: tuple[TokenInfo, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoned:
+    """The latent steps of one choice are over; their reading is for display, never part of the answer's text."""
+
+    choice: int
+    reading_ids: tuple[int, ...]  # the mode of each latent step, [L]
+    reading: str  # those ids as text
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """One choice is complete: its whole text and the trace that training needs."""
+
+    choice: int
+    text: str  # whole answer, stop string excluded
+    reason: FinishReason
+    rollout: Rollout  # `rollout.policy_version` is the one version all of its steps ran on
+    version_spans: tuple[tuple[int, int], ...]  # (policy version, first step); one span unless swap_mode is in_place
+    queued_s: float  # seconds from submission to the first prefill
+    first_token_s: float | None  # seconds from submission to the first answer token
+
+
+@dataclass(frozen=True, slots=True)
+class Crashed:
+    """The engine failed while answering; the request is over. The message is safe to show."""
+
+    message: str
+
+
+Event = Reasoned | Delta | Finished | Crashed
+Sink = Callable[[Sequence[Event]], None]  # called on the engine's thread, once per step per request; must not block
+
+
+class EngineRefusal(Exception):
+    """Base of the reasons why the engine does not take a request."""
+
+
+class QueueFull(EngineRefusal):
+    """Too many are waiting: HTTP 429."""
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__(f"The engine's queue is full; retry in {retry_after_s:.0f} s.")
+        self.retry_after_s = retry_after_s
+
+
+class EngineClosed(EngineRefusal):
+    """The engine is stopping or has stopped: HTTP 503."""
+
+
+class RequestTooLong(EngineRefusal, ValueError):
+    """Prompt and answer budget do not fit a slot: HTTP 400. `param` names the field."""
+
+    def __init__(self, message: str, param: str) -> None:
+        super().__init__(message)
+        self.param = param

@@ -1,0 +1,76 @@
+"""Counter-based Gumbel noise: a pure function of (seed, step, token id).
+
+The same answer gets the same noise whatever else is in its batch, whichever slot it sits in, and on every device,
+because nothing here has a state. Three rounds of a 64-bit finaliser (the constants are those of SplitMix64: Steele,
+Lea and Flood, 2014) stand where a stateful generator would; the draw is tested against the distribution it claims.
+
+Axes: B rows, K candidates.
+"""
+
+import torch
+from torch import Tensor
+
+_GOLDEN = -0x61C8864680B583EB  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
+_MIX_1 = -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9
+_MIX_2 = -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
+_TWO_POW_53 = float(2**53)
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    """Shift int64 right logically; torch's own shift keeps the sign."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """SplitMix64's finaliser: a bijection of 64-bit integers in which each input bit moves about half the output's."""
+    x = (x ^ _shift_right(x, 30)) * _MIX_1
+    x = (x ^ _shift_right(x, 27)) * _MIX_2
+    return x ^ _shift_right(x, 31)
+
+
+def stream(seed_B: Tensor) -> Tensor:
+    """Turn seeds into stream keys: compute once per answer, use at each of its steps.
+
+    Args:
+        seed_B: int64 [B].
+
+    Returns:
+        int64 [B].
+
+    """
+    return _mix(seed_B + _GOLDEN)
+
+
+def gumbel(stream_B: Tensor, step_B: Tensor, ids_BK: Tensor) -> Tensor:
+    """Gumbel(0, 1) noise for candidates `ids_BK` at generated position `step_B`.
+
+    Args:
+        stream_B: int64 [B] from `stream`.
+        step_B: int64 [B], 0-based position in the answer.
+        ids_BK: int64 [B, K] token ids.
+
+    Returns:
+        float32 [B, K]; finite, computed in float64 because float32 cannot hold the upper tail.
+
+    """
+    step_key_B = _mix(stream_B + (step_B + 1) * _GOLDEN)
+    bits_BK = _mix(step_key_B[:, None] + (ids_BK + 1) * _GOLDEN)
+    uniform_BK = (_shift_right(bits_BK, 11).to(torch.float64) + 0.5) / _TWO_POW_53
+    return uniform_BK.log_().neg_().log_().neg_().to(torch.float32)
+
+
+def choice_seed(seed: int, choice: int) -> int:
+    """Seed of choice `choice` of a request seeded `seed`: choice 0 keeps the seed itself.
+
+    Args:
+        seed: 0 <= seed < 2**63.
+        choice: 0-based index among the `n` answers of one request.
+
+    Returns:
+        int in [0, 2**63).
+
+    """
+    if choice == 0:
+        return seed
+    mixed = _mix(_mix(torch.tensor(seed)) + choice * _GOLDEN)
+    return int(mixed.item()) & (2**63 - 1)

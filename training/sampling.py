@@ -1,0 +1,39 @@
+"""How one answer is drawn: the settings of `training.latent`, one frozen record per answer.
+
+Leaves out when an answer ends (stop strings, budgets): that is the engine's.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Settings of the latent step and the token step (LEPO, arXiv:2604.17892, section 3).
+
+    Example: `Sampling(latent_length=4, tau=0.5, temperature=1.0, top_k=30, top_p=0.95, seed=7)`.
+
+    Raises:
+        ValueError: a value is out of its range; the message names the field.
+
+    """
+
+    latent_length: int = 0  # L, latent steps before the first token; >= 0
+    tau: float = 0.5  # temperature of the Gumbel-softmax over the support; > 0, published: 0.3 to 0.5
+    temperature: float = 1.0  # divides the logits; >= 0, 0 is greedy (a support of one)
+    top_k: int = 30  # candidates kept; >= 1
+    top_p: float = 0.95  # nucleus kept, in (0, 1]
+    seed: int = 0  # names the noise; 0 <= seed < 2**63
+
+    def __post_init__(self) -> None:
+        if self.latent_length < 0:
+            raise ValueError(f"latent_length must be 0 or more, got {self.latent_length}")
+        if not 0.0 < self.tau <= 10.0:
+            raise ValueError(f"tau must be in (0, 10], got {self.tau}")
+        if not 0.0 <= self.temperature <= 10.0:
+            raise ValueError(f"temperature must be in [0, 10], got {self.temperature}")
+        if self.top_k < 1:
+            raise ValueError(f"top_k must be 1 or more, got {self.top_k}")
+        if not 0.0 < self.top_p <= 1.0:
+            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be in [0, 2**63), got {self.seed}")
