@@ -1,0 +1,42 @@
+# What a newcomer runs. Each target makes its own environment in .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help install test check serve demo bench clean
+
+help:  ## Show these lines
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+install: $(STAMP)  ## Make .venv and install the project into it
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+check: $(STAMP)  ## Lint, types and import directions
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check  ## Everything that must hold: check, then all tests
+	$(BIN)/python -m pytest
+
+serve: $(STAMP)  ## The whole stack, kept running; prints its URL, keys and a first curl
+	$(BIN)/lepo up
+
+demo: $(STAMP)  ## The whole circle in minutes: serve, grade, learn, swap; exits 0 when the policy got better
+	$(BIN)/lepo demo
+
+bench: $(STAMP)  ## The measurements of the engine, the swap and the server
+	$(BIN)/lepo bench engine --json
+	$(BIN)/lepo bench swap --json
+	$(BIN)/lepo bench http --json
+
+clean:  ## Remove the environment and everything the stack wrote
+	rm -rf $(VENV) var
