@@ -5,24 +5,29 @@ Leaves out what belongs to one request (see `app.api`) and what the hyperparamet
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
+from urllib.parse import quote, urlsplit, urlunsplit
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+SECRETS = Path("/run/secrets")
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class Settings(BaseSettings):
     """Settings of every process; each field is `LEPO_<NAME>` in the environment."""
 
-    model_config = SettingsConfigDict(env_prefix="LEPO_", frozen=True, extra="ignore", protected_namespaces=())
+    model_config = SettingsConfigDict(
+        env_prefix="LEPO_", frozen=True, extra="ignore", protected_namespaces=(), env_ignore_empty=True
+    )
 
     # Where things live
     var_dir: Path = Field(Path("var"), description="Directory for embedded servers, checkpoints and logs.")
     database_url: str | None = Field(
         None, description="postgresql+psycopg://...; unset: an embedded Postgres under var_dir."
     )
+    database_password: SecretStr | None = Field(None, description="Put into `database_url` when that has none.")
     redis_url: str | None = Field(
         None, description="redis://... or redis+socket://...; unset: an embedded Redis under var_dir."
     )
@@ -82,19 +87,23 @@ class Settings(BaseSettings):
     max_staleness: int = Field(
         2, ge=0, description="Policy versions between sampling and learning; older is skipped, counted."
     )
-    key_share: Fraction = Field(
+    key_share: SECRETS = Path("/run/secrets")
+Fraction = Field(
         0.5, description="Largest share of a batch from one API key, when more than one key has graded."
     )
     baseline: Literal["auto", "group", "tracker", "batch"] = Field(
         "auto", description="Where a single grade's baseline comes from."
     )
     learning_rate: float = Field(1e-6, gt=0)
-    adam_beta1: Fraction = 0.9
-    adam_beta2: Fraction = 0.99
+    adam_beta1: SECRETS = Path("/run/secrets")
+Fraction = 0.9
+    adam_beta2: SECRETS = Path("/run/secrets")
+Fraction = 0.99
     weight_decay: float = Field(0.1, ge=0)
     warmup_updates: int = Field(0, ge=0, description="Updates over which the learning rate rises linearly.")
     max_grad_norm: float = Field(1.0, gt=0)
-    clip_low: Fraction = 0.2
+    clip_low: SECRETS = Path("/run/secrets")
+Fraction = 0.2
     clip_high: float = Field(0.2, ge=0)
     kl_beta: float = Field(0.0, ge=0, description="Weight of KL(policy || reference); reference: the first checkpoint.")
     negative_latent_floor: float = Field(
@@ -109,7 +118,8 @@ class Settings(BaseSettings):
         None, description="JSONL of prompts with graders, never trained on; unset: the gate has no signal."
     )
     heldout_size: int = Field(200, ge=1, description="Held-out prompts a gate asks.")
-    gate_margin: Fraction = Field(
+    gate_margin: SECRETS = Path("/run/secrets")
+Fraction = Field(
         0.05, description="How much worse on held-out prompts a checkpoint may look and still be promoted."
     )
     gate_no_signal: Literal["promote", "hold"] = Field(
@@ -135,12 +145,26 @@ class Settings(BaseSettings):
         None, description="A fixed admin key (lepo-<id>-<secret>); unset: made and printed once."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _join_password(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Put `database_password` into a `database_url` that names a user and no password."""
+        url, password = values.get("database_url"), values.get("database_password")
+        if not url or not password:
+            return values
+        parts = urlsplit(url)
+        if parts.username is None or parts.password is not None:
+            return values
+        secret = password.get_secret_value() if isinstance(password, SecretStr) else str(password).strip()
+        netloc = f"{parts.username}:{quote(secret, safe='')}@{parts.netloc.rpartition('@')[2]}"
+        return {**values, "database_url": urlunsplit(parts._replace(netloc=netloc))}
+
 
 def read_settings() -> Settings:
-    """Read the environment.
+    """Read the environment, and the secrets mounted as files (`/run/secrets/lepo_<name>`) where there are any.
 
     Raises:
         pydantic.ValidationError: a value is out of range; the message names the field.
 
     """
-    return Settings()
+    return Settings(_secrets_dir=SECRETS if SECRETS.is_dir() else None)
