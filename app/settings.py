@@ -87,23 +87,19 @@ class Settings(BaseSettings):
     max_staleness: int = Field(
         2, ge=0, description="Policy versions between sampling and learning; older is skipped, counted."
     )
-    key_share: SECRETS = Path("/run/secrets")
-Fraction = Field(
+    key_share: Fraction = Field(
         0.5, description="Largest share of a batch from one API key, when more than one key has graded."
     )
     baseline: Literal["auto", "group", "tracker", "batch"] = Field(
         "auto", description="Where a single grade's baseline comes from."
     )
     learning_rate: float = Field(1e-6, gt=0)
-    adam_beta1: SECRETS = Path("/run/secrets")
-Fraction = 0.9
-    adam_beta2: SECRETS = Path("/run/secrets")
-Fraction = 0.99
+    adam_beta1: Fraction = 0.9
+    adam_beta2: Fraction = 0.99
     weight_decay: float = Field(0.1, ge=0)
     warmup_updates: int = Field(0, ge=0, description="Updates over which the learning rate rises linearly.")
     max_grad_norm: float = Field(1.0, gt=0)
-    clip_low: SECRETS = Path("/run/secrets")
-Fraction = 0.2
+    clip_low: Fraction = 0.2
     clip_high: float = Field(0.2, ge=0)
     kl_beta: float = Field(0.0, ge=0, description="Weight of KL(policy || reference); reference: the first checkpoint.")
     negative_latent_floor: float = Field(
@@ -118,8 +114,7 @@ Fraction = 0.2
         None, description="JSONL of prompts with graders, never trained on; unset: the gate has no signal."
     )
     heldout_size: int = Field(200, ge=1, description="Held-out prompts a gate asks.")
-    gate_margin: SECRETS = Path("/run/secrets")
-Fraction = Field(
+    gate_margin: Fraction = Field(
         0.05, description="How much worse on held-out prompts a checkpoint may look and still be promoted."
     )
     gate_no_signal: Literal["promote", "hold"] = Field(
