@@ -1,1 +1,4 @@
-"""Alembic migrations of the store. Run without torch."""
+"""The schema's history, run by Alembic (`lepo migrate`, `app.store.migrate`).
+
+A step states the schema of its day in full and imports nothing of `app` but what `env` needs to compare.
+"""

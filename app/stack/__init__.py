@@ -1,1 +1,4 @@
-"""The processes of one machine: embedded Postgres and Redis, and the supervisor that keeps all of them running."""
+"""The processes around the model: embedded Postgres and Redis, and the supervisor that keeps them and ours running.
+
+May import the standard library, click, `app.settings` and `app.store`; never torch.
+"""

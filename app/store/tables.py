@@ -1,0 +1,330 @@
+"""The schema on one page: every table of the product.
+
+Leaves out queries (one file per domain beside this one), the view `effective_grades` (`app.store.grades`) and how the
+schema came about (`migrations`). Facts are appended; the few columns that change say so.
+"""
+
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Identity,
+    Index,
+    SmallInteger,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.store.base import AnyJson, Base, Big, Created, Id, Json, one_of
+
+SCOPES: Final = ("infer", "grade", "admin")
+ENDPOINTS: Final = ("chat", "completion")
+FINISHES: Final = ("stop", "length", "cancelled", "deadline")
+GRADING_STATES: Final = ("none", "pending", "graded", "failed")
+GRADE_STATES: Final = ("graded", "failed", "retracted")
+JOB_STATES: Final = ("queued", "running", "succeeded", "failed", "cancelled")
+CLAIM_OUTCOMES: Final = ("claimed", "learned", "skipped")
+
+
+class ApiKey(Base):
+    """A key's public half; the secret itself is shown once and only its SHA-256 is kept."""
+
+    __tablename__ = "api_keys"
+    __table_args__ = (CheckConstraint("scopes <@ ARRAY['infer', 'grade', 'admin']::text[]", name="scopes_known"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)  # the short middle part of lepo-<id>-<secret>
+    name: Mapped[str]
+    secret_sha256: Mapped[bytes]  # 32 bytes
+    scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    created_at: Mapped[Created]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
+class Secret(Base):
+    """A secret made once and shared by every process, such as the one that signs grading tokens."""
+
+    __tablename__ = "secrets"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[bytes]
+    created_at: Mapped[Created]
+
+
+class Checkpoint(Base):
+    """One set of weights on disk. Never edited: what is wrong with it stands in its status and metrics."""
+
+    __tablename__ = "checkpoints"
+    __table_args__ = (one_of("status", ("published", "rejected")),)
+
+    id: Mapped[Id]
+    version: Mapped[Big] = mapped_column(unique=True)  # 0 is the base model; never reused
+    parent_id: Mapped[UUID | None] = mapped_column(ForeignKey("checkpoints.id"))
+    path: Mapped[str]  # directory in the Hugging Face layout
+    digest: Mapped[str]  # SHA-256 fingerprint of the parameters, hexadecimal
+    job_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id", use_alter=True))
+    status: Mapped[str]
+    metrics: Mapped[Json] = mapped_column(default=dict)
+    created_at: Mapped[Created]
+
+
+class Alias(Base):
+    """A name for a checkpoint: `serving` and `previous`. Changes; `promotions` keeps every change."""
+
+    __tablename__ = "aliases"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    checkpoint_id: Mapped[UUID] = mapped_column(ForeignKey("checkpoints.id"))
+    updated_at: Mapped[Created]
+
+
+class Promotion(Base):
+    """One change of an alias: who, why, from where to where."""
+
+    __tablename__ = "promotions"
+
+    id: Mapped[Id]
+    alias: Mapped[str]
+    from_checkpoint_id: Mapped[UUID | None] = mapped_column(ForeignKey("checkpoints.id"))
+    to_checkpoint_id: Mapped[UUID] = mapped_column(ForeignKey("checkpoints.id"))
+    reason: Mapped[str]
+    actor: Mapped[str]  # a key's id, or the name of a part of this product
+    created_at: Mapped[Created]
+
+
+class Interaction(Base):
+    """One answer (one choice of a response) and all that was asked for it.
+
+    A fact, but for four columns: `grading_state` and `grading_attempts` follow the server-side grader, `graded_at` and
+    `claimed` repeat what `grades` and `claims` say so that an index can hold only what is still to be learned from.
+    """
+
+    __tablename__ = "interactions"
+    __table_args__ = (
+        UniqueConstraint("completion_id", "choice"),
+        one_of("endpoint", ENDPOINTS),
+        one_of("finish_reason", FINISHES),
+        one_of("grading_state", GRADING_STATES),
+        CheckConstraint("choice >= 0 AND choice < group_size", name="choice_in_group"),
+        CheckConstraint("learnable = (unlearnable_reason IS NULL)", name="unlearnable_says_why"),
+        Index(
+            "ix_interactions_fresh",
+            "graded_at",
+            postgresql_where=text("graded_at IS NOT NULL AND learnable AND NOT claimed"),
+        ),
+        Index("ix_interactions_pending", "created_at", postgresql_where=text("grading_state = 'pending'")),
+        Index("ix_interactions_created_at", "created_at"),
+        Index("ix_interactions_api_key_id", "api_key_id", "id"),
+    )
+
+    id: Mapped[Id]
+    completion_id: Mapped[str]  # the response's id, chatcmpl-... or cmpl-...
+    choice: Mapped[int]  # 0 .. group_size - 1
+    group_size: Mapped[int]  # `n` of the request
+    endpoint: Mapped[str]
+    model: Mapped[str]  # as the client named it
+    checkpoint_id: Mapped[UUID] = mapped_column(ForeignKey("checkpoints.id"))
+    policy_version: Mapped[Big]  # of that checkpoint
+    api_key_id: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
+    request: Mapped[Json]  # messages or prompt, and the sampling settings as asked
+    prompt_text: Mapped[str]  # as the model saw it, after the chat template
+    prompt_tokens: Mapped[int]
+    answer: Mapped[str]
+    finish_reason: Mapped[str]
+    usage: Mapped[Json]  # prompt_tokens, completion_tokens, reasoning_tokens
+    grader: Mapped[Json | None]  # the grader named in the request, or null
+    grading_state: Mapped[str] = mapped_column(server_default="none")
+    grading_attempts: Mapped[int] = mapped_column(server_default="0")
+    user_tag: Mapped[str | None]  # `user` of the request
+    # `metadata` is taken by SQLAlchemy
+    client_metadata: Mapped[Json | None] = mapped_column("metadata")
+    learnable: Mapped[bool]  # whether a rollout was kept that can be replayed
+    unlearnable_reason: Mapped[str | None]
+    graded_at: Mapped[datetime | None]  # when it first had an effective grade; null while it has none
+    claimed: Mapped[bool] = mapped_column(server_default=text("false"))  # whether `claims` has a row for it
+    created_at: Mapped[Created]
+
+
+class StoredRollout(Base):
+    """An answer's lossless trace, apart from `interactions` so that listings stay light."""
+
+    __tablename__ = "rollouts"
+
+    interaction_id: Mapped[UUID] = mapped_column(ForeignKey("interactions.id", ondelete="CASCADE"), primary_key=True)
+    codec: Mapped[int] = mapped_column(SmallInteger)  # version of the byte codec
+    payload: Mapped[bytes]
+
+
+class Grade(Base):
+    """One entry of the ledger. Never edited: a later entry of the same grader supersedes an earlier one."""
+
+    __tablename__ = "grades"
+    __table_args__ = (
+        one_of("state", GRADE_STATES),
+        CheckConstraint("(state = 'graded') = (value IS NOT NULL)", name="value_iff_graded"),
+        CheckConstraint("value NOT IN ('NaN', 'Infinity', '-Infinity')", name="value_finite"),
+        Index("ix_grades_ledger", "interaction_id", "grader_kind", "grader_id", "entry"),
+    )
+
+    id: Mapped[Id]
+    entry: Mapped[Big] = mapped_column(Identity(always=True), unique=True)  # order of writing within an interaction
+    interaction_id: Mapped[UUID] = mapped_column(ForeignKey("interactions.id", ondelete="CASCADE"))
+    state: Mapped[str]
+    value: Mapped[float | None]  # any finite number, as given; null unless graded
+    grader_kind: Mapped[str]  # client, user, string_check, math, multi, ...
+    grader_id: Mapped[str]  # who: a key's id, a user's tag, a grader's name
+    grader_version: Mapped[str | None]
+    comment: Mapped[str | None]
+    correction: Mapped[str | None]  # what the answer should have been
+    supersedes_id: Mapped[UUID | None] = mapped_column(ForeignKey("grades.id"))
+    api_key_id: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))  # null: graded by this server
+    created_at: Mapped[Created]
+
+
+class IdempotencyKey(Base):
+    """What was answered under an `Idempotency-Key`, per caller."""
+
+    __tablename__ = "idempotency_keys"
+    __table_args__ = (one_of("state", ("running", "done")), Index("ix_idempotency_keys_created_at", "created_at"))
+
+    owner: Mapped[str] = mapped_column(primary_key=True)  # a key's id, or what stands in for it (a grading token)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    route: Mapped[str]
+    body_sha256: Mapped[bytes]
+    state: Mapped[str]
+    attempt: Mapped[int]  # rises when a caller takes over from one that died
+    began_at: Mapped[Created]
+    status: Mapped[int | None]
+    response: Mapped[Any] = mapped_column(AnyJson, nullable=True)  # any JSON value; null while running
+    created_at: Mapped[Created]
+
+
+class Job(Base):
+    """One update of the policy, from request to verdict. Its row is the truth; the Celery message is a hint."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        one_of("kind", ("update",)),
+        one_of("status", JOB_STATES),
+        one_of("trigger", ("schedule", "admin")),
+        CheckConstraint("(status IN ('queued', 'running')) = (finished_at IS NULL)", name="finished_iff_over"),
+        Index("uq_jobs_one_running", "status", unique=True, postgresql_where=text("status = 'running'")),
+        Index("ix_jobs_queued", "created_at", postgresql_where=text("status = 'queued'")),
+    )
+
+    id: Mapped[Id]
+    kind: Mapped[str] = mapped_column(server_default="update")
+    status: Mapped[str] = mapped_column(server_default="queued")
+    trigger: Mapped[str]
+    requested_by: Mapped[str]  # a key's id, or `beat`
+    config: Mapped[Json]  # settings that differ from the service's
+    phase: Mapped[str | None]  # claim, batch, update, gate, publish, ...
+    phase_started_at: Mapped[datetime | None]
+    heartbeat_at: Mapped[datetime | None]
+    fence: Mapped[Big | None]  # from the sequence job_fences; whoever holds it may write
+    worker: Mapped[str | None]
+    cancel_requested: Mapped[bool] = mapped_column(server_default=text("false"))
+    base_checkpoint_id: Mapped[UUID | None] = mapped_column(ForeignKey("checkpoints.id"))
+    result_checkpoint_id: Mapped[UUID | None] = mapped_column(ForeignKey("checkpoints.id"))
+    verdict: Mapped[str | None]  # what came of it in a word: promoted, rejected, nothing_to_learn, ...
+    error: Mapped[str | None]
+    diagnosis: Mapped[Json | None]
+    metrics: Mapped[Json] = mapped_column(default=dict)
+    created_at: Mapped[Created]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class JobEvent(Base):
+    """A line of a job's diary: a message, or metrics of a step."""
+
+    __tablename__ = "job_events"
+    __table_args__ = (
+        one_of("kind", ("message", "metrics")),
+        one_of("level", ("info", "warning", "error")),
+        Index("ix_job_events_job", "job_id", "id"),
+    )
+
+    id: Mapped[Big] = mapped_column(Identity(always=True), primary_key=True)
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    kind: Mapped[str]
+    level: Mapped[str]
+    message: Mapped[str]
+    data: Mapped[Json | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class Claim(Base):
+    """A job's hold on an interaction. The primary key is the proof that nothing is learned from twice."""
+
+    __tablename__ = "claims"
+    __table_args__ = (
+        one_of("outcome", CLAIM_OUTCOMES),
+        CheckConstraint("(outcome = 'skipped') = (reason IS NOT NULL)", name="skipped_says_why"),
+        Index("ix_claims_job", "job_id", "outcome"),
+    )
+
+    interaction_id: Mapped[UUID] = mapped_column(ForeignKey("interactions.id"), primary_key=True)
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id"))
+    outcome: Mapped[str]
+    reason: Mapped[str | None]
+    created_at: Mapped[Created]
+
+
+class Evaluation(Base):
+    """How many held-out prompts a checkpoint answered right."""
+
+    __tablename__ = "evaluations"
+    __table_args__ = (
+        one_of("kind", ("gate", "heldout", "base")),
+        CheckConstraint("correct >= 0 AND correct <= total AND total > 0", name="counts_possible"),
+        Index("ix_evaluations_checkpoint", "checkpoint_id", "kind"),
+    )
+
+    id: Mapped[Id]
+    checkpoint_id: Mapped[UUID] = mapped_column(ForeignKey("checkpoints.id"))
+    kind: Mapped[str]
+    correct: Mapped[int]
+    total: Mapped[int]
+    accuracy: Mapped[float]  # correct / total
+    detail: Mapped[Json | None]
+    created_at: Mapped[Created]
+
+
+class Swap(Base):
+    """One attempt of one server process to take new weights into service."""
+
+    __tablename__ = "swaps"
+    __table_args__ = (one_of("status", ("served", "failed")), Index("ix_swaps_created_at", "created_at"))
+
+    id: Mapped[Id]
+    replica: Mapped[str]  # host:pid, or what the operator named it
+    from_version: Mapped[Big | None]  # null: the first weights of this process
+    to_version: Mapped[Big]
+    status: Mapped[str]
+    staged_ms: Mapped[float | None]  # reading and verifying beside the serving weights
+    pause_ms: Mapped[float | None]  # between the last step on the old and the first on the new
+    pause_steps: Mapped[float | None]  # the same, in steps of that moment
+    fingerprint: Mapped[str | None]  # of the parameters in memory
+    error: Mapped[str | None]
+    created_at: Mapped[Created]
+
+
+class TrackerValue(Base):
+    """A prompt's running success rate: Beta(alpha, beta) counts that fade. Changes with every update."""
+
+    __tablename__ = "tracker_values"
+
+    key: Mapped[str] = mapped_column(primary_key=True)  # digest of the prompt
+    alpha: Mapped[float]
+    beta: Mapped[float]
+    policy_version: Mapped[int] = mapped_column(BigInteger)
+    updated_at: Mapped[Created]

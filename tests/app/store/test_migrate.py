@@ -1,0 +1,74 @@
+"""The schema of the models is the schema of the migrations, and every step can be undone."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import inspect, text
+
+import app.store.tables  # noqa: F401 - fills the metadata
+from app.store.base import Base
+from app.store.connect import Store, open_store
+from app.store.migrate import current, downgrade, is_current, upgrade
+
+CHECKS = """
+    SELECT conrelid::regclass || '.' || conname || ' ' || pg_get_constraintdef(oid)
+    FROM pg_constraint WHERE contype = 'c' AND connamespace = 'public'::regnamespace
+"""
+
+
+def checks(store: Store) -> set[str]:
+    with store.session() as session:
+        return set(session.scalars(text(CHECKS)))
+
+
+def test_models_and_migrations_agree(store: Store) -> None:
+    with store.engine.connect() as connection:
+        options = {"compare_type": True, "compare_server_default": True}
+        assert compare_metadata(MigrationContext.configure(connection, opts=options), Base.metadata) == []
+        assert is_current(connection)
+
+
+def test_check_constraints_agree_which_alembic_does_not_compare(store: Store) -> None:
+    migrated = checks(store)
+    with store.session() as session:
+        session.execute(text("DROP SCHEMA public CASCADE"))
+        session.execute(text("CREATE SCHEMA public"))
+    with store.engine.begin() as connection:
+        Base.metadata.create_all(connection)
+    assert checks(store) == migrated
+
+
+def test_down_to_nothing_and_up_again(database_url: str, store: Store) -> None:
+    before = sorted(inspect(store.engine).get_table_names())
+    downgrade(database_url, "base")
+    left = inspect(store.engine)
+    assert set(left.get_table_names()) <= {"alembic_version"}
+    assert left.get_view_names() == []
+    assert left.get_sequence_names() == []
+    upgrade(database_url)
+    assert sorted(inspect(store.engine).get_table_names()) == before
+
+
+def test_two_that_start_together_migrate_once(database_url: str) -> None:
+    downgrade(database_url, "base")
+    with ThreadPoolExecutor(4) as pool:
+        revisions = list(pool.map(upgrade, [database_url] * 4))
+    assert len(set(revisions)) == 1
+    store = open_store(database_url)
+    with store.engine.connect() as connection:
+        assert current(connection) == revisions[0]
+    store.close()
+
+
+def test_a_migration_runs_without_torch_or_the_web(database_url: str) -> None:
+    program = (
+        "import sys\n"
+        "from app.store.migrate import upgrade\n"
+        f"upgrade({database_url!r})\n"
+        "print(sorted({'torch', 'transformers', 'fastapi', 'celery'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
