@@ -9,16 +9,19 @@ Because the filter comes before the noise, the K kept ids and weights are the wh
 Axes: B rows, V vocabulary, K candidates (fixed width, sorted by probability), D hidden size.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from training.noise import gumbel
+from training.noise import gumbel, stream
+from training.sampling import Sampling
 
 NEG_INF = float("-inf")
 _TWO_STAGE_FROM = 4096  # below this vocabulary one plain top-k is quicker
 _CHUNK = 64  # logits per chunk of the two-stage top-k
+_MAX_TOP_K = 2**62  # what a tensor of 64-bit integers holds; a larger setting means the same
 
 
 class Support(NamedTuple):
@@ -52,32 +55,59 @@ class Drawn(NamedTuple):
     token_logprob_B: Tensor  # float32 [B], log-probability of the token over the whole vocabulary at the temperature
 
 
-def top_candidates(logits_BV: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Largest `width` logits of each row with their ids, sorted.
+def controls_for(samplings: Sequence[Sampling], device: torch.device) -> Controls:
+    """Stack the settings of several answers as tensors on `device`, in their order."""
+    return Controls(
+        torch.tensor([one.temperature for one in samplings], dtype=torch.float32, device=device),
+        torch.tensor([min(one.top_k, _MAX_TOP_K) for one in samplings], dtype=torch.int64, device=device),
+        torch.tensor([one.top_p for one in samplings], dtype=torch.float32, device=device),
+        torch.tensor([one.tau for one in samplings], dtype=torch.float32, device=device),
+        stream(torch.tensor([one.seed for one in samplings], dtype=torch.int64, device=device)),
+    )
 
-    A large vocabulary is searched in two stages: the top `width` chunks by their maximum hold the top `width` logits.
+
+def top_candidates(logits_BV: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Largest `width` logits of each row with their ids, sorted; of equal logits the lower id comes first.
+
+    bfloat16 logits are full of ties, and a bare top-k breaks them by its own inner order: here the same row gives the
+    same candidates at every width, on every device. A large vocabulary is searched in two stages: the first `width`
+    chunks by (maximum, position) hold the first `width` logits by (value, id).
 
     Returns:
-        logits [B, width] and int64 ids [B, width].
+        logits [B, min(width, V)] and int64 ids of the same shape.
 
     """
     batch, vocab = logits_BV.shape
-    if vocab < _TWO_STAGE_FROM or vocab <= 2 * _CHUNK * width:
-        top = logits_BV.topk(min(width, vocab), dim=-1)
-        return top.values, top.indices
+    if vocab < _TWO_STAGE_FROM or vocab <= 2 * _CHUNK * width or logits_BV.dtype == torch.float64:
+        ids_BV = torch.arange(vocab, device=logits_BV.device).expand(batch, -1)
+        best_BK = _first(logits_BV, ids_BV, min(width, vocab))
+        return logits_BV.gather(1, best_BK), best_BK
     whole = vocab - vocab % _CHUNK
     chunks_BCc = logits_BV[:, :whole].view(batch, -1, _CHUNK)
-    best_BW = chunks_BCc.amax(-1).topk(width, dim=-1).indices
-    pooled_BWc = chunks_BCc.gather(1, best_BW[:, :, None].expand(-1, -1, _CHUNK))
+    number_BC = torch.arange(chunks_BCc.shape[1], device=logits_BV.device).expand(batch, -1)
+    best_BW = _first(chunks_BCc.amax(-1), number_BC, width)
+    pooled_BP = chunks_BCc.gather(1, best_BW[:, :, None].expand(-1, -1, _CHUNK)).view(batch, -1)
     offset_c = torch.arange(_CHUNK, device=logits_BV.device)
     pooled_ids_BP = (best_BW[:, :, None] * _CHUNK + offset_c).view(batch, -1)
-    pooled_BP = pooled_BWc.view(batch, -1)
     if whole < vocab:
         rest_R = torch.arange(whole, vocab, device=logits_BV.device)
         pooled_BP = torch.cat([pooled_BP, logits_BV[:, whole:]], dim=-1)
         pooled_ids_BP = torch.cat([pooled_ids_BP, rest_R.expand(batch, -1)], dim=-1)
-    top = pooled_BP.topk(width, dim=-1)
-    return top.values, pooled_ids_BP.gather(1, top.indices)
+    best_BK = _first(pooled_BP, pooled_ids_BP, width)
+    return pooled_BP.gather(1, best_BK), pooled_ids_BP.gather(1, best_BK)
+
+
+def _first(values_BN: Tensor, ids_BN: Tensor, count: int) -> Tensor:
+    """Positions of the first `count` by (value falling, id rising), as one integer key: value above, id below.
+
+    Float32 bits sort like integers once a negative's are flipped. Float64 leaves no room for the id and is sorted
+    stably, which asks its ids to rise with position.
+    """
+    if values_BN.dtype == torch.float64:
+        return values_BN.sort(dim=-1, descending=True, stable=True).indices[:, :count]
+    bits_BN = (values_BN.float() + 0.0).view(torch.int32).to(torch.int64)  # adding 0 makes one zero of the two
+    rising_BN = bits_BN ^ ((bits_BN >> 31) & 0x7FFFFFFF)
+    return ((rising_BN << 32) | (0xFFFFFFFF - ids_BN)).topk(count, dim=-1).indices
 
 
 def support(logits_BV: Tensor, controls: Controls, width: int) -> Support:
@@ -95,15 +125,16 @@ def support(logits_BV: Tensor, controls: Controls, width: int) -> Support:
     logits_BV = logits_BV if logits_BV.dtype == torch.float64 else logits_BV.float()
     greedy_B = controls.temperature_B == 0
     scale_B = torch.where(greedy_B, 1.0, controls.temperature_B).to(logits_BV.dtype).reciprocal()
-    scaled_BV = logits_BV * scale_B[:, None]
-    scaled_BK, ids_BK = top_candidates(scaled_BV, width)
-    full_B = scaled_BV.logsumexp(-1)
+    top_BK, ids_BK = top_candidates(logits_BV, width)
+    scaled_BK = top_BK * scale_B[:, None]
+    full_B = (logits_BV * scale_B[:, None]).logsumexp(-1)
     rank_K = torch.arange(ids_BK.shape[1], device=ids_BK.device)
     kept_k_B = torch.where(greedy_B, 1, controls.top_k_B)
     in_top_k_BK = rank_K < kept_k_B[:, None]
     top_k_BK = scaled_BK.masked_fill(~in_top_k_BK, NEG_INF).softmax(-1)
     before_BK = top_k_BK.cumsum(-1) - top_k_BK
-    keep_BK = in_top_k_BK & ((before_BK < controls.top_p_B[:, None]) | (rank_K == 0))
+    in_nucleus_BK = (before_BK < controls.top_p_B[:, None]) | (controls.top_p_B[:, None] >= 1)  # 1 keeps all, rounded
+    keep_BK = in_top_k_BK & (in_nucleus_BK | (rank_K == 0))
     kept_BK = scaled_BK.masked_fill(~keep_BK, NEG_INF)
     kept_B = kept_BK.logsumexp(-1)
     return Support(ids_BK, kept_BK - kept_B[:, None], kept_B - full_B, keep_BK.sum(-1))

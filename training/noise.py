@@ -13,7 +13,7 @@ from torch import Tensor
 _GOLDEN = -0x61C8864680B583EB  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
 _MIX_1 = -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9
 _MIX_2 = -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
-_TWO_POW_53 = float(2**53)
+_UNIFORM_BITS = 52  # one less than a float64's mantissa holds, so that adding a half stays exact and below 1
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
@@ -46,16 +46,16 @@ def gumbel(stream_B: Tensor, step_B: Tensor, ids_BK: Tensor) -> Tensor:
 
     Args:
         stream_B: int64 [B] from `stream`.
-        step_B: int64 [B], 0-based position in the answer.
-        ids_BK: int64 [B, K] token ids.
+        step_B: integer [B], 0-based position in the answer.
+        ids_BK: integer [B, K] token ids.
 
     Returns:
         float32 [B, K]; finite, computed in float64 because float32 cannot hold the upper tail.
 
     """
-    step_key_B = _mix(stream_B + (step_B + 1) * _GOLDEN)
-    bits_BK = _mix(step_key_B[:, None] + (ids_BK + 1) * _GOLDEN)
-    uniform_BK = (_shift_right(bits_BK, 11).to(torch.float64) + 0.5) / _TWO_POW_53
+    step_key_B = _mix(stream_B + (step_B.long() + 1) * _GOLDEN)
+    bits_BK = _mix(step_key_B[:, None] + (ids_BK.long() + 1) * _GOLDEN)
+    uniform_BK = (_shift_right(bits_BK, 64 - _UNIFORM_BITS).to(torch.float64) + 0.5) / 2.0**_UNIFORM_BITS
     return uniform_BK.log_().neg_().log_().neg_().to(torch.float32)
 
 
@@ -72,5 +72,5 @@ def choice_seed(seed: int, choice: int) -> int:
     """
     if choice == 0:
         return seed
-    mixed = _mix(_mix(torch.tensor(seed)) + choice * _GOLDEN)
+    mixed = _mix(_mix(torch.tensor(seed)) + torch.tensor(choice) * _GOLDEN)
     return int(mixed.item()) & (2**63 - 1)

@@ -5,6 +5,8 @@ Leaves out when an answer ends (stop strings, budgets): that is the engine's.
 
 from dataclasses import dataclass
 
+_SMALLEST = 1e-6  # a divisor below it overflows float32 scores to infinity
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -18,8 +20,8 @@ class Sampling:
     """
 
     latent_length: int = 0  # L, latent steps before the first token; >= 0
-    tau: float = 0.5  # temperature of the Gumbel-softmax over the support; > 0, published: 0.3 to 0.5
-    temperature: float = 1.0  # divides the logits; >= 0, 0 is greedy (a support of one)
+    tau: float = 0.5  # temperature of the Gumbel-softmax over the support; in [1e-6, 10], published: 0.3 to 0.5
+    temperature: float = 1.0  # divides the logits; 0 is greedy (a support of one), else in [1e-6, 10]
     top_k: int = 30  # candidates kept; >= 1
     top_p: float = 0.95  # nucleus kept, in (0, 1]
     seed: int = 0  # names the noise; 0 <= seed < 2**63
@@ -27,10 +29,10 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.latent_length < 0:
             raise ValueError(f"latent_length must be 0 or more, got {self.latent_length}")
-        if not 0.0 < self.tau <= 10.0:
-            raise ValueError(f"tau must be in (0, 10], got {self.tau}")
-        if not 0.0 <= self.temperature <= 10.0:
-            raise ValueError(f"temperature must be in [0, 10], got {self.temperature}")
+        if not _SMALLEST <= self.tau <= 10.0:
+            raise ValueError(f"tau must be in [1e-6, 10], got {self.tau}")
+        if self.temperature != 0 and not _SMALLEST <= self.temperature <= 10.0:
+            raise ValueError(f"temperature must be 0 or in [1e-6, 10], got {self.temperature}")
         if self.top_k < 1:
             raise ValueError(f"top_k must be 1 or more, got {self.top_k}")
         if not 0.0 < self.top_p <= 1.0:
