@@ -1,0 +1,57 @@
+"""The exam: the test problems, asked once each over HTTP before and after, and never learned from.
+
+The answers are sampled with the server's own settings, latent steps included; the seeds are the same both times.
+"""
+
+import asyncio
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from openai import AsyncOpenAI
+
+from app.demo.asking import ask
+from app.demo.tally import Tally
+from app.demo.users import GRADER_DEADLINE_S
+from training.graders import Graded, parse_grader
+from training.tasks.problem import Problem
+
+AT_ONCE = 16
+Z_95 = 1.959964
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How an exam went."""
+
+    correct: int
+    total: int  # > 0
+
+    @property
+    def accuracy(self) -> float:
+        """Share of problems answered right."""
+        return self.correct / self.total
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95% interval of the accuracy."""
+        n, p = self.total, self.accuracy
+        centre = (p + Z_95**2 / (2 * n)) / (1 + Z_95**2 / n)
+        half = Z_95 * math.sqrt(p * (1 - p) / n + Z_95**2 / (4 * n * n)) / (1 + Z_95**2 / n)
+        return centre - half, centre + half
+
+
+async def sit_exam(client: AsyncOpenAI, problems: Sequence[Problem], tally: Tally) -> Mark:
+    """Ask every problem once; a failed request is a wrong answer, and counted as failed too."""
+    turnstile = asyncio.Semaphore(AT_ONCE)
+
+    async def one(index: int, problem: Problem) -> bool:
+        async with turnstile:
+            answers = await ask(client, problem.prompt, tally, choices=1, seed=index)
+        if not answers:
+            return False
+        verdict = parse_grader(dict(problem.grader)).grade(answers[0].text, GRADER_DEADLINE_S)
+        return isinstance(verdict, Graded) and verdict.value == 1.0
+
+    right = await asyncio.gather(*(one(index, problem) for index, problem in enumerate(problems)))
+    return Mark(sum(right), len(problems))

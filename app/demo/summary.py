@@ -1,0 +1,76 @@
+"""What the demo claims at the end, and whether it holds."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+GAIN_WANTED = 0.20  # accuracy, absolute
+SWAPS_WANTED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The figures of one run; `summary.json` holds exactly these."""
+
+    accuracy_before: float  # share of test prompts answered right by the base model
+    accuracy_before_interval: tuple[float, float]  # Wilson, 95%
+    accuracy_after: float  # the same prompts and seeds, by the policy served at the end
+    accuracy_after_interval: tuple[float, float]
+    exam_prompts: int  # held-out prompts of each exam, never trained on
+    updates: int  # LEPO updates whose checkpoint passed the gate and was promoted
+    updates_rejected: int  # updates that the gate or a guard turned down
+    swaps: int  # times the serving process took new weights while answering
+    requests: int  # chat completions asked
+    answers: int  # choices received
+    failed: int  # HTTP calls that did not end well
+    grades: int  # grades in the ledger
+    grades_by_clients: int  # of these, posted by the users
+    grades_by_server: int  # of these, given by graders named in requests
+    learned: int  # answers that entered a promoted update, each at most once
+    skipped: dict[str, int]  # answers that were not learned from, by reason
+    policy_version: int  # served at the end
+    latent_length: int
+    seconds: float  # from the first process started to the last figure, packages already installed
+
+    @property
+    def shortfalls(self) -> list[str]:
+        """What was claimed and did not hold; empty when the demo is a success."""
+        gain = self.accuracy_after - self.accuracy_before
+        checks = (
+            (gain >= GAIN_WANTED, f"accuracy rose by {gain:.1%}, wanted {GAIN_WANTED:.0%} or more"),
+            (self.swaps >= SWAPS_WANTED, f"{self.swaps} swaps, wanted {SWAPS_WANTED} or more"),
+            (self.failed == 0, f"{self.failed} calls failed, wanted none"),
+            (self.grades_by_clients > 0, "no grade came from a client"),
+            (self.grades_by_server > 0, "no grade came from a server-side grader"),
+        )
+        return [complaint for held, complaint in checks if not held]
+
+    def write(self, path: Path) -> None:
+        """Write the figures as one JSON object."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+    def table(self) -> Table:
+        """Lay the figures out for people."""
+        table = Table(title="The circle", title_justify="left", show_header=False, min_width=64)
+        table.add_column(style="bold")
+        table.add_column()
+        for name, low_high, value in (
+            ("accuracy before", self.accuracy_before_interval, self.accuracy_before),
+            ("accuracy after", self.accuracy_after_interval, self.accuracy_after),
+        ):
+            low, high = low_high
+            table.add_row(
+                name, f"{value:.1%}   95% interval {low:.1%} to {high:.1%}, {self.exam_prompts} held-out prompts"
+            )
+        table.add_row("updates", f"{self.updates} promoted, {self.updates_rejected} rejected")
+        table.add_row("swaps while serving", f"{self.swaps}, now at version {self.policy_version}")
+        table.add_row("requests", f"{self.requests} for {self.answers} answers, {self.failed} failed")
+        table.add_row("grades", f"{self.grades_by_clients} by clients, {self.grades_by_server} by server-side graders")
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.skipped.items())) or "none"
+        table.add_row("learned from", f"{self.learned} answers, each once; skipped: {reasons}")
+        table.add_row("latent steps", f"{self.latent_length} at the start of every answer")
+        table.add_row("seconds", f"{self.seconds:.0f}")
+        return table

@@ -1,0 +1,73 @@
+"""Simulated users: each asks, reads, and is graded in one of two ways.
+
+Every second question names a grader and leaves the verdict to the server; for the others the user judges the answers
+and posts the grades.
+"""
+
+import asyncio
+import itertools
+import random
+from collections.abc import Sequence
+
+import httpx
+from openai import AsyncOpenAI
+
+from app.demo.asking import Answer, ask
+from app.demo.tally import Tally
+from training.graders import Graded, parse_grader
+from training.tasks.problem import Problem
+
+GRADER_DEADLINE_S = 5.0
+
+
+async def be_a_user(
+    name: int,
+    client: AsyncOpenAI,
+    http: httpx.AsyncClient,
+    problems: Sequence[Problem],
+    tally: Tally,
+    stop: asyncio.Event,
+    *,
+    choices: int,
+    think_s: float,
+) -> None:
+    """Ask problem after problem until `stop` is set; a question under way is finished and graded."""
+    rng = random.Random(name)  # noqa: S311  a simulation
+    for turn in itertools.count():
+        if stop.is_set():
+            return
+        problem = rng.choice(problems)
+        served = turn % 2 == 0
+        answers = await ask(
+            client,
+            problem.prompt,
+            tally,
+            choices=choices,
+            seed=rng.randrange(2**31),
+            grader=problem.grader if served else None,
+            task=problem.family,
+        )
+        if not served:
+            await asyncio.gather(*(grade(http, answer, problem, tally, user=name) for answer in answers))
+        await asyncio.sleep(think_s * rng.uniform(0.5, 1.5))
+
+
+async def grade(http: httpx.AsyncClient, answer: Answer, problem: Problem, tally: Tally, *, user: int) -> None:
+    """Judge one answer and post the grade."""
+    verdict = parse_grader(dict(problem.grader)).grade(answer.text, GRADER_DEADLINE_S)
+    if not isinstance(verdict, Graded):
+        tally.fail(f"grade: the grader said {verdict}")
+        return
+    try:
+        response = await http.post(
+            f"/v1/interactions/{answer.interaction_id}/grades",
+            json={"value": verdict.value, "grader": {"kind": "client", "id": f"user-{user}"}},
+            headers={"Idempotency-Key": f"{answer.interaction_id}-{user}"},
+        )
+    except httpx.HTTPError as error:
+        tally.fail(f"grade: {error!r}")
+        return
+    if response.is_success:
+        tally.client_grades += 1
+    else:
+        tally.fail(f"grade: HTTP {response.status_code} {response.text[:200]}")

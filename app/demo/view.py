@@ -1,0 +1,66 @@
+"""The live view: what the running service says of itself, once a second.
+
+On a terminal a panel that redraws; elsewhere (CI, a log file) one line every few seconds.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from app.demo.plot import Reading
+from app.demo.tally import Tally
+
+BARS = "▁▂▃▄▅▆▇█"
+WIDTH = 56
+LINE_EVERY_S = 5.0
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """Draw values in [0, 1] as a line of blocks, at most WIDTH wide."""
+    step = max(1, -(-len(values) // WIDTH))
+    return "".join(BARS[min(len(BARS) - 1, int(v * len(BARS)))] for v in values[::step])
+
+
+def panel(overview: dict[str, Any], readings: Sequence[Reading], tally: Tally, seconds_left: float) -> Panel:
+    """Lay out one moment of the service."""
+    grid = Table.grid(padding=(0, 3))
+    job = overview["current_job"]
+    latest = next((r.accuracy for r in reversed(readings) if r.accuracy is not None), None)
+    grades = overview["grades"]
+    rows = (
+        ("policy version", str(overview["serving_version"])),
+        ("held-out accuracy", "not measured yet" if latest is None else f"{latest:.1%}"),
+        ("grades", ", ".join(f"{count} {kind}" for kind, count in sorted(grades.items())) or "0"),
+        ("updates", _counts(overview["verdicts"]) + (f"  now: {job['phase']}" if job else "")),
+        ("swaps", _counts(overview["swaps"])),
+        ("requests", f"{tally.requests}, {tally.failed} failed"),
+        ("answers", f"{overview['interactions']} remembered, {overview['learned']} learned from"),
+    )
+    for name, value in rows:
+        grid.add_row(Text(name, style="bold"), value)
+    curve = Text(sparkline([r.accuracy for r in readings if r.accuracy is not None]), style="green")
+    return Panel(Group(grid, Text(), curve), title="lepo demo", subtitle=f"{seconds_left:.0f} s left", width=76)
+
+
+def line(overview: dict[str, Any], reading: Reading, tally: Tally) -> str:
+    """Say one moment of the service in one line."""
+    accuracy = "-" if reading.accuracy is None else f"{reading.accuracy:.1%}"
+    return (
+        f"{reading.seconds:5.0f} s  version {overview['serving_version']}  held-out {accuracy}  "
+        f"grades {reading.grades}  updates {_counts(overview['verdicts'])}  swaps {_counts(overview['swaps'])}  "
+        f"requests {tally.requests} ({tally.failed} failed)"
+    )
+
+
+def say_errors(console: Console, tally: Tally) -> None:
+    """Print the first failures, if there were any."""
+    for error in tally.errors:
+        console.print(f"failed: {error}", style="red", markup=False)
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "0"
