@@ -21,7 +21,7 @@ class Sampling:
 
     latent_length: int = 0  # L, latent steps before the first token; >= 0
     tau: float = 0.5  # temperature of the Gumbel-softmax over the support; in [1e-6, 10], published: 0.3 to 0.5
-    temperature: float = 1.0  # divides the logits; 0 is greedy (a support of one), else in [1e-6, 10]
+    temperature: float = 1.0  # divides the logits; in [0, 10], below 1e-6 is 0: greedy (a support of one)
     top_k: int = 30  # candidates kept; >= 1
     top_p: float = 0.95  # nucleus kept, in (0, 1]
     seed: int = 0  # names the noise; 0 <= seed < 2**63
@@ -31,8 +31,10 @@ class Sampling:
             raise ValueError(f"latent_length must be 0 or more, got {self.latent_length}")
         if not _SMALLEST <= self.tau <= 10.0:
             raise ValueError(f"tau must be in [1e-6, 10], got {self.tau}")
-        if self.temperature != 0 and not _SMALLEST <= self.temperature <= 10.0:
-            raise ValueError(f"temperature must be 0 or in [1e-6, 10], got {self.temperature}")
+        if not 0.0 <= self.temperature <= 10.0:
+            raise ValueError(f"temperature must be in [0, 10], got {self.temperature}")
+        if self.temperature < _SMALLEST:
+            object.__setattr__(self, "temperature", 0.0)
         if self.top_k < 1:
             raise ValueError(f"top_k must be 1 or more, got {self.top_k}")
         if not 0.0 < self.top_p <= 1.0:
