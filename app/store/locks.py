@@ -15,6 +15,7 @@ class Lock(IntEnum):
     MIGRATE = 7_135_101
     PUBLISH = 7_135_102  # allocating a version
     PROMOTE = 7_135_103  # moving an alias
+    LEARN = 7_135_104  # running an update; held by a connection, not a transaction (`worker.lock`)
 
 
 def hold(session: Session, lock: Lock) -> None:

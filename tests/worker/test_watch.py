@@ -1,0 +1,106 @@
+"""The watch: an overrun is reported with what hung and ends the process; cancel and fence reach the learning thread."""
+
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+
+import pytest
+
+from app.errors import Cancelled, Fenced, Unavailable
+from worker.watch import EXIT_CODE, Watch
+
+
+def until(true: Callable[[], bool], seconds: float = 5.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.005)
+
+
+def never(phase: str, doing: str) -> None:
+    raise AssertionError(f"{phase} overran: {doing}")
+
+
+def test_a_hung_phase_ends_the_process_and_says_where_it_hung() -> None:
+    program = """
+        import time
+        from worker.watch import Watch
+
+        def hang_here():
+            time.sleep(60)
+
+        def report(phase, doing):
+            print(phase, "hang_here" in doing, flush=True)
+
+        with Watch(lambda: False, report, limit_s=0.3, every_s=0.05) as watch:
+            watch.enter("update")
+            hang_here()
+    """
+    began = time.monotonic()
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert ended.returncode == EXIT_CODE
+    assert ended.stdout.split() == ["update", "True"]
+    assert time.monotonic() - began < 15
+
+
+def test_a_report_that_fails_ends_the_process_all_the_same() -> None:
+    program = """
+        import time
+        from worker.watch import Watch
+
+        def report(phase, doing):
+            raise RuntimeError("no database")
+
+        with Watch(lambda: False, report, limit_s=0.1, every_s=0.05):
+            time.sleep(60)
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], check=False, timeout=30, capture_output=True
+    )
+    assert ended.returncode == EXIT_CODE
+
+
+def test_each_phase_has_a_deadline_of_its_own() -> None:
+    left: list[int] = []
+    with Watch(lambda: False, never, limit_s=0.4, every_s=0.02, leave=left.append) as watch:
+        for phase in ("claim", "batch", "update"):
+            watch.enter(phase)
+            time.sleep(0.25)
+            watch.check()
+    assert left == []
+
+
+def test_the_operators_cancel_reaches_the_next_check() -> None:
+    asked: list[bool] = []
+    with Watch(lambda: bool(asked), never, limit_s=60, every_s=0.01) as watch:
+        watch.enter("update")
+        watch.check()
+        asked.append(True)
+        with pytest.raises(Cancelled, match="during update"):
+            until(lambda: bool(watch.check()))
+
+
+def test_a_job_taken_over_ends_at_the_next_check() -> None:
+    def beat() -> bool:
+        raise Fenced("taken over")
+
+    with Watch(beat, never, limit_s=60, every_s=0.01) as watch, pytest.raises(Fenced):
+        until(lambda: bool(watch.check()))
+
+
+def test_a_database_that_is_away_for_a_moment_costs_a_beat_and_not_the_job() -> None:
+    beats: list[int] = []
+
+    def beat() -> bool:
+        beats.append(1)
+        if len(beats) < 3:
+            raise Unavailable("away")
+        return False
+
+    with Watch(beat, never, limit_s=60, every_s=0.01) as watch:
+        until(lambda: len(beats) > 4)
+        watch.check()

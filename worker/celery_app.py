@@ -1,0 +1,90 @@
+"""The Celery application: a bell that says "look now", and the clock that rings it.
+
+A message carries nothing: whether there is something to learn or to grade stands in Postgres, so a lost, doubled or late
+message costs at most one interval. That is why acknowledgement, results and retries of Celery are left unused. Leaves
+out what the tasks do (`worker.learn`, `worker.grade`) and how they are bound to this process (`worker.tasks`).
+"""
+
+from typing import Any, Final
+
+from celery import Celery
+from celery.beat import Scheduler
+from kombu import Queue
+
+from app.settings import Settings
+
+LEARN: Final = "lepo.learn"
+GRADE: Final = "lepo.grade"
+QUEUES: Final = {LEARN: "lepo-learn", GRADE: "lepo-grade"}
+
+_VISIBILITY_S = 24 * 3600  # longer than any update: Redis must not hand a hint out twice
+_HEALTH_CHECK_S = 10  # an idle connection is pinged this often, so that a Redis that went away is noticed
+_SOCKET_S = 15.0  # a Redis that accepts and never answers is an error after this long
+_RETRY_MOST_S = 2.0  # longest pause between two attempts to reach Redis
+
+
+class HintScheduler(Scheduler):  # type: ignore[misc]  # celery has no types
+    """Beat's scheduler, which leaves a hint out while the one before it is still unread.
+
+    Its schedule lives in memory alone: it is derived from the settings, and a hint missed during a restart is followed
+    by the next. So a worker that is away for a week finds two messages and not half a million.
+    """
+
+    def send_task(self, name: str, *args: Any, producer: Any = None, **options: Any) -> Any:
+        """Send the hint unless one waits already."""
+        declared = Queue(QUEUES[name], channel=producer.channel).queue_declare()
+        if declared.message_count:
+            return None
+        return super().send_task(name, *args, producer=producer, **options)
+
+
+def build(settings: Settings, redis_url: str) -> Celery:
+    """Make the application; nothing is connected yet.
+
+    Args:
+        settings: the intervals of the two hints.
+        redis_url: `redis://...`, `rediss://...` or `redis+socket:///path`, already resolved.
+
+    """
+    celery = Celery("lepo", set_as_current=False)
+    celery.conf.update(
+        broker_url=redis_url,
+        broker_connection_retry=True,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={
+            "visibility_timeout": _VISIBILITY_S,
+            "health_check_interval": _HEALTH_CHECK_S,
+            "socket_timeout": _SOCKET_S,
+            "socket_connect_timeout": _SOCKET_S,
+        },
+        result_backend=None,
+        task_ignore_result=True,
+        task_serializer="json",
+        accept_content=["json"],
+        task_queues=[Queue(queue) for queue in QUEUES.values()],
+        task_routes={task: {"queue": queue} for task, queue in QUEUES.items()},
+        task_create_missing_queues=False,
+        task_default_queue=QUEUES[LEARN],
+        task_publish_retry_policy={"max_retries": 2, "interval_start": 0, "interval_max": _RETRY_MOST_S},
+        worker_pool="solo",
+        worker_concurrency=1,
+        worker_prefetch_multiplier=1,
+        worker_enable_remote_control=False,
+        worker_send_task_events=False,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        beat_scheduler=HintScheduler,
+        beat_max_loop_interval=_RETRY_MOST_S,
+        beat_schedule=_schedule(settings),
+        enable_utc=True,
+    )
+    return celery
+
+
+def _schedule(settings: Settings) -> dict[str, dict[str, Any]]:
+    intervals = {LEARN: settings.learn_interval, GRADE: settings.grade_interval}
+    return {
+        task: {"task": task, "schedule": interval, "options": {"expires": interval, "queue": QUEUES[task]}}
+        for task, interval in intervals.items()
+    }

@@ -1,0 +1,104 @@
+"""The watch over a running job: a heartbeat, the operator's word, and the end of a phase that never ends.
+
+A thread of its own, because the thread that learns may be the one that hangs. What a heartbeat writes and where an
+overrun is reported are the caller's. Leaves out who starts the process again: the supervisor (`lepo up`, compose).
+"""
+
+import logging
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from types import TracebackType
+from typing import Final, Self
+
+from app.errors import Cancelled, Fenced, Unavailable
+
+EXIT_CODE: Final = 75  # EX_TEMPFAIL: start me again
+_LAST_WORDS_S: Final = 15.0  # how long the report of an overrun may take before the process ends without it
+
+log = logging.getLogger(__name__)
+
+
+class Watch:
+    """Watches one job; use as a context manager, and name each phase by `enter`.
+
+    Args:
+        beat: writes the heartbeat, called off-thread; returns whether the operator asked to cancel, raises Fenced
+            when the job is no longer ours. Unavailable is taken as a missed beat.
+        report: called off-thread with the phase and what the learning thread was doing when it overran.
+        limit_s: seconds one phase may take.
+        every_s: seconds between two heartbeats.
+        leave: ends the process; another one only in tests.
+
+    """
+
+    def __init__(
+        self,
+        beat: Callable[[], bool],
+        report: Callable[[str, str], None],
+        limit_s: float,
+        every_s: float = 1.0,
+        leave: Callable[[int], object] = os._exit,
+    ) -> None:
+        self._beat, self._report, self._limit_s, self._every_s, self._leave = beat, report, limit_s, every_s, leave
+        self._watched = threading.get_ident()
+        self._phase = ""
+        self._deadline = time.monotonic() + limit_s
+        self._cancelled = False
+        self._fenced: Fenced | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="lepo-watch", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def enter(self, phase: str) -> None:
+        """Begin a phase; its deadline runs from now."""
+        self._phase, self._deadline = phase, time.monotonic() + self._limit_s
+
+    def check(self) -> None:
+        """Ask whether to go on; cheap, made to be called between micro-batches.
+
+        Raises:
+            Cancelled: the operator asked to stop.
+            Fenced: the job is another worker's by now.
+
+        """
+        if self._fenced is not None:
+            raise self._fenced
+        if self._cancelled:
+            raise Cancelled(f"The job was cancelled during {self._phase or 'its start'}.")
+
+    def _run(self) -> None:
+        while not self._over.wait(self._every_s):
+            if time.monotonic() > self._deadline:
+                self._end()
+                return
+            try:
+                self._cancelled = self._beat() or self._cancelled
+            except Fenced as error:
+                self._fenced = error
+                return
+            except Unavailable as error:
+                log.warning("heartbeat missed: %s", error)
+
+    def _end(self) -> None:
+        """Report the overrun and end the process: a hung thread cannot be ended by itself."""
+        doing = "".join(traceback.format_stack(sys._current_frames().get(self._watched)))
+        log.critical("phase %s took longer than %.0f s; this process ends\n%s", self._phase, self._limit_s, doing)
+        last = threading.Timer(_LAST_WORDS_S, self._leave, args=(EXIT_CODE,))
+        last.daemon = True
+        last.start()
+        try:
+            self._report(self._phase, doing)
+        finally:
+            last.cancel()
+            self._leave(EXIT_CODE)
