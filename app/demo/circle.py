@@ -1,4 +1,4 @@
-"""The demo read aloud: start the stack, sit the exam, let users ask and grade while the service learns, sit it again."""
+"""The demo read aloud: start, sit the exam, let users ask and grade while the service learns, sit it again."""
 
 import asyncio
 import contextlib
