@@ -25,7 +25,7 @@ class Rollout:
     """
 
     prompt_ids_P: Tensor  # int32 [P], P >= 1
-    latent_ids_LK: Tensor  # int32 [L, K]; K is the widest support of this answer
+    latent_ids_LK: Tensor  # int32 [L, K]; K is the widest support of this answer, 0 when L is; 0 outside the support
     latent_weights_LK: Tensor  # float32 [L, K], z; 0 outside the support
     latent_logprobs_LK: Tensor  # float32 [L, K], log pi~; -inf outside the support
     latent_log_mass_L: Tensor  # float32 [L], log of the probability the filter left, at the temperature
@@ -53,3 +53,21 @@ class Rollout:
         if self.latent_length == 0:
             return self.latent_ids_LK.new_empty(0)
         return self.latent_ids_LK.gather(1, self.latent_weights_LK.argmax(-1, keepdim=True)).squeeze(1)
+
+
+def trimmed(ids_LK: Tensor, weights_LK: Tensor, logprobs_LK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Cut drawn candidates to the widest support, and write id 0 outside each support, as `Rollout` records them.
+
+    Args:
+        ids_LK: integer [L, K'], candidates by falling probability, K' as wide as they were drawn.
+        weights_LK: float [L, K'].
+        logprobs_LK: float [L, K'], -inf outside the support.
+
+    Returns:
+        The three cut to [L, K]; an answer without latent steps has K = 0.
+
+    """
+    inside_LK = logprobs_LK != float("-inf")
+    width = int(inside_LK.sum(-1).max()) if inside_LK.numel() else 0
+    ids_LK = ids_LK.masked_fill(~inside_LK, 0)
+    return ids_LK[:, :width], weights_LK[:, :width], logprobs_LK[:, :width]

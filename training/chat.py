@@ -1,0 +1,52 @@
+"""A conversation as prompt token ids, through the tokenizer's own chat template.
+
+What a caller writes stays text: control tokens inside a message (`<|im_end|>`) are encoded as ordinary characters, and
+a role is one of those that chat templates know. Leaves out tools, documents and images, and plain prompts, which the
+tokenizer encodes alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from jinja2.exceptions import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+def render_chat(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, object]], *, add_generation_prompt: bool = True
+) -> list[int]:
+    """Token ids of a conversation, ready to be answered.
+
+    Example: `render_chat(tokenizer, [{"role": "user", "content": "2 + 3 ="}])`.
+
+    Args:
+        tokenizer: of the policy; it must carry a chat template.
+        messages: at least one, each with a `role` of `ROLES` and a `content`.
+        add_generation_prompt: end with the opening of the assistant's turn.
+
+    Raises:
+        ValueError: no chat template, no messages, an unknown role, or the template refuses the conversation.
+
+    """
+    if not tokenizer.chat_template:
+        raise ValueError("the model's tokenizer has no chat template: use /v1/completions or a chat model")
+    if not messages:
+        raise ValueError("messages is empty: give at least one message")
+    for index, message in enumerate(messages):
+        if message.get("role") not in ROLES:
+            raise ValueError(f"messages[{index}].role must be one of {', '.join(ROLES)}, got {message.get('role')!r}")
+    try:
+        ids = tokenizer.apply_chat_template(
+            cast("list[dict[str, str]]", [dict(message) for message in messages]),  # content may be parts too
+            add_generation_prompt=add_generation_prompt,
+            tokenize=True,
+            return_dict=False,
+            sanitize_control_tokens=True,
+        )
+    except (TemplateError, TypeError) as error:
+        raise ValueError(f"the chat template refuses these messages: {error}") from error
+    if not ids:
+        raise ValueError("the chat template renders these messages to nothing: give a message with content")
+    return cast("list[int]", ids)

@@ -1,0 +1,109 @@
+"""The reference sampler: one prompt, one answer, the plainest loop that is right.
+
+It is what the engine and the replay are tested against: a stock forward with a stock cache, one position at a time,
+the latent step of `training.latent`, and the record of `training.rollout`. Leaves out batching, stop strings and speed.
+
+Axes: P prompt tokens, L latent steps, K candidates, T answer tokens, D hidden size, V vocabulary; B is 1.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from training.latent import Drawn, controls_for, draw, mix
+from training.policy import Policy, embedding
+from training.rollout import Rollout, StopReason, trimmed
+from training.sampling import Sampling
+
+
+@torch.no_grad()
+def sample(
+    policy: Policy, prompt_ids: Sequence[int], sampling: Sampling, max_new: int, *, ignore_eos: bool = False
+) -> Rollout:
+    """Answer one prompt: latent steps first, then tokens until the end of sequence or the budget.
+
+    Args:
+        policy: the weights and their version.
+        prompt_ids: at least one token id.
+        sampling: settings, the seed included.
+        max_new: generated positions, latent steps included, >= 1.
+        ignore_eos: go on past the end of sequence.
+
+    Raises:
+        ValueError: an empty prompt or budget.
+
+    """
+    if not prompt_ids:
+        raise ValueError("prompt_ids is empty: give at least one token id")
+    if max_new < 1:
+        raise ValueError(f"max_new must be 1 or more, got {max_new}")
+    prompt_ids_P = torch.tensor(prompt_ids, dtype=torch.int64, device=policy.device)
+    steps, stop_reason = _steps(policy, prompt_ids_P, sampling, max_new, ignore_eos=ignore_eos)
+    latent_length = min(sampling.latent_length, len(steps))
+    return _record(policy, prompt_ids_P, sampling, steps[:latent_length], steps[latent_length:], stop_reason)
+
+
+def _steps(
+    policy: Policy, prompt_ids_P: Tensor, sampling: Sampling, max_new: int, *, ignore_eos: bool
+) -> tuple[list[Drawn], StopReason]:
+    """Draw step after step, each from the logits of everything executed before it."""
+    table = embedding(policy)
+    controls = controls_for([sampling], policy.device)
+    cache = DynamicCache(config=policy.model.config)
+    next_BTD: Tensor = table(prompt_ids_P)[None]
+    steps: list[Drawn] = []
+    for step in range(max_new):
+        logits_BV = _logits(policy, next_BTD, cache)
+        drawn = draw(logits_BV, controls, torch.tensor([step], device=policy.device), sampling.top_k)
+        drawn = drawn._replace(weights_BK=drawn.weights_BK.float())  # what is executed is what is recorded
+        steps.append(drawn)
+        if step < sampling.latent_length:
+            next_BTD = mix(table, drawn.ids_BK, drawn.weights_BK)[:, None]
+            continue
+        if not ignore_eos and int(drawn.token_B) in policy.eos_ids:
+            return steps, "stop"
+        next_BTD = table(drawn.token_B)[:, None]
+    return steps, "length"
+
+
+def _logits(policy: Policy, inputs_BTD: Tensor, cache: DynamicCache) -> Tensor:
+    """Logits [B, V] of the last position, with the cache grown by these inputs."""
+    output = policy.model(inputs_embeds=inputs_BTD, past_key_values=cache, use_cache=True)
+    logits_BV: Tensor = output.logits[:, -1]
+    return logits_BV
+
+
+def _record(
+    policy: Policy,
+    prompt_ids_P: Tensor,
+    sampling: Sampling,
+    latents: list[Drawn],
+    tokens: list[Drawn],
+    stop_reason: StopReason,
+) -> Rollout:
+    """Write down what was drawn."""
+    ids_LK, weights_LK, logprobs_LK = trimmed(
+        _column([drawn.ids_BK for drawn in latents], torch.int32),
+        _column([drawn.weights_BK for drawn in latents], torch.float32),
+        _column([drawn.logprobs_BK for drawn in latents], torch.float32),
+    )
+    return Rollout(
+        prompt_ids_P=prompt_ids_P.to(torch.int32).cpu(),
+        latent_ids_LK=ids_LK,
+        latent_weights_LK=weights_LK,
+        latent_logprobs_LK=logprobs_LK,
+        latent_log_mass_L=_column([drawn.log_mass_B for drawn in latents], torch.float32).flatten(),
+        token_ids_T=_column([drawn.token_B for drawn in tokens], torch.int32).flatten(),
+        token_logprobs_T=_column([drawn.token_logprob_B for drawn in tokens], torch.float32).flatten(),
+        token_log_mass_T=_column([drawn.log_mass_B for drawn in tokens], torch.float32).flatten(),
+        sampling=sampling,
+        policy_version=policy.version,
+        stop_reason=stop_reason,
+    )
+
+
+def _column(rows: list[Tensor], dtype: torch.dtype) -> Tensor:
+    """Rows of B = 1 under each other, on the CPU; [0, 0] when there are none."""
+    return torch.cat(rows).to(dtype).cpu() if rows else torch.empty(0, 0, dtype=dtype)
