@@ -1,0 +1,144 @@
+"""Rollouts as one right-padded batch of executed inputs, and where each generated step is predicted from.
+
+The executed prefix of a step is what the model really saw: prompt tokens, then the K-weighted mixtures (never their
+readings), then answer tokens. Leaves out the forward pass (`training.replay`).
+
+Axes: B rollouts, S executed positions, L latent steps, K candidates, T answer tokens, N steps of all rollouts in a row.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor, nn
+
+from training.latent import mix
+from training.rollout import Rollout
+
+_MIX_ELEMENTS = 2**24  # largest N * K * D of embedding rows held at once while mixing
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Steps:
+    """Steps of one kind (latent or token), those of all rollouts in a row.
+
+    Example: three tokens of rollout 1 after 5 prompt ids and 2 latents: `row_N = [1, 1, 1]`, `step_N = [0, 1, 2]`,
+    `predictor_N = [6, 7, 8]`.
+    """
+
+    row_N: Tensor  # int64 [N], which rollout
+    step_N: Tensor  # int64 [N], 0-based among the rollout's steps of this kind
+    predictor_N: Tensor  # int64 [N], executed position whose hidden state predicts the step
+    ids_NK: Tensor  # int64 [N, K], kept candidates; K = 1 for tokens; 0 where weight is 0
+    scale_N: Tensor  # float32 [N], 1 / temperature of the rollout
+    width: int  # longest rollout in steps of this kind
+
+    def padded(self, values: Tensor, rows: int, fill: float | bool = 0.0) -> Tensor:
+        """Lay values [N, ...] out as [B, width, ...]; differentiable."""
+        out = values.new_full((rows, self.width, *values.shape[1:]), fill)
+        return out.index_put((self.row_N, self.step_N), values)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Executed:
+    """One batch, ready for a forward pass."""
+
+    rows: int  # B
+    input_ids_BS: Tensor  # int64 [B, S], 0 at latents and padding
+    latents: Steps
+    latent_weights_NK: Tensor  # float32 [N, K], z; rows sum to 1
+    tokens: Steps
+    token_logprobs_N: Tensor  # float32 [N], as recorded when sampling; NaN where nothing was recorded
+
+    def inputs(self, embedding: nn.Embedding) -> Tensor:
+        """Embed the batch: token rows looked up, latent rows mixed again from ids and weights.
+
+        Returns:
+            [B, S, D] in the embedding's dtype. Gradients follow the caller's grad mode.
+
+        """
+        inputs_BSD: Tensor = embedding(self.input_ids_BS)
+        ids_NK, weights_NK = self.latents.ids_NK, self.latent_weights_NK
+        if not len(ids_NK):
+            return inputs_BSD
+        rows = max(1, _MIX_ELEMENTS // (ids_NK.shape[1] * embedding.embedding_dim))
+        picks = [slice(start, start + rows) for start in range(0, len(ids_NK), rows)]
+        parts = [mix(embedding, ids_NK[pick], weights_NK[pick]) for pick in picks]
+        return inputs_BSD.index_put((self.latents.row_N, self.latents.predictor_N + 1), torch.cat(parts))
+
+
+def executed_length(rollout: Rollout) -> int:
+    """Positions a forward pass reads: everything but the last token, which predicts nothing."""
+    return rollout.prompt_ids_P.shape[0] + rollout.latent_length + max(0, rollout.answer_length - 1)
+
+
+def collate(rollouts: Sequence[Rollout], device: torch.device) -> Executed:
+    """Batch rollouts of any prompt, latent and answer lengths.
+
+    Raises:
+        ValueError: no rollout, or one that must not be learned from or has no prompt.
+
+    """
+    if not rollouts:
+        raise ValueError("nothing to replay: give at least one rollout")
+    for rollout in rollouts:
+        if rollout.altered:
+            raise ValueError(
+                "an altered rollout (logit_bias or min_tokens) is not a sample of the policy: leave it out"
+            )
+        if not len(rollout.prompt_ids_P):
+            raise ValueError("a rollout needs at least one prompt id")
+    prompts = [len(rollout.prompt_ids_P) for rollout in rollouts]
+    latents = [rollout.latent_length for rollout in rollouts]
+    temperatures = torch.tensor([rollout.sampling.temperature or 1.0 for rollout in rollouts], dtype=torch.float32)
+    latent_steps = _steps(prompts, latents, temperatures, _stacked([r.latent_ids_LK for r in rollouts]).long())
+    token_ids_N = torch.cat([rollout.token_ids_T for rollout in rollouts]).long()
+    begins = [prompt + latent for prompt, latent in zip(prompts, latents, strict=True)]
+    answers = [rollout.answer_length for rollout in rollouts]
+    token_steps = _steps(begins, answers, temperatures, token_ids_N[:, None])
+    return Executed(
+        rows=len(rollouts),
+        input_ids_BS=_input_ids(rollouts).to(device),
+        latents=_moved(latent_steps, device),
+        latent_weights_NK=_stacked([rollout.latent_weights_LK for rollout in rollouts]).to(device),
+        tokens=_moved(token_steps, device),
+        token_logprobs_N=torch.cat([rollout.token_logprobs_T for rollout in rollouts]).to(device),
+    )
+
+
+def _steps(begins: list[int], lengths: list[int], temperature_B: Tensor, ids_NK: Tensor) -> Steps:
+    """Place runs of steps: rollout b's first one is executed at position `begins[b]`."""
+    length_B = torch.tensor(lengths)
+    row_N = torch.arange(len(lengths)).repeat_interleave(length_B)
+    before_B = torch.tensor([0, *accumulate(lengths)][:-1])
+    step_N = torch.arange(len(row_N)) - before_B[row_N]
+    predictor_N = torch.tensor(begins)[row_N] + step_N - 1
+    return Steps(row_N, step_N, predictor_N, ids_NK, temperature_B.reciprocal()[row_N], max(lengths))
+
+
+def _moved(steps: Steps, device: torch.device) -> Steps:
+    return Steps(
+        steps.row_N.to(device),
+        steps.step_N.to(device),
+        steps.predictor_N.to(device),
+        steps.ids_NK.to(device),
+        steps.scale_N.to(device),
+        steps.width,
+    )
+
+
+def _stacked(parts: list[Tensor]) -> Tensor:
+    """[L_b, K_b] of every rollout as one [N, K], filled up with zeros."""
+    width = max(1, *(part.shape[1] for part in parts))
+    return torch.cat([nn.functional.pad(part, (0, width - part.shape[1])) for part in parts])
+
+
+def _input_ids(rollouts: Sequence[Rollout]) -> Tensor:
+    """Int64 [B, S]: prompt ids, zeros for latents, answer ids, zeros to the right."""
+    ids_BS = torch.zeros(len(rollouts), max(executed_length(rollout) for rollout in rollouts), dtype=torch.int64)
+    for row, rollout in enumerate(rollouts):
+        prompt, begin = len(rollout.prompt_ids_P), len(rollout.prompt_ids_P) + rollout.latent_length
+        ids_BS[row, :prompt] = rollout.prompt_ids_P
+        ids_BS[row, begin : begin + max(0, rollout.answer_length - 1)] = rollout.token_ids_T[:-1]
+    return ids_BS

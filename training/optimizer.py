@@ -1,0 +1,212 @@
+"""AdamW on float32 masters: what a model in any dtype is trained through.
+
+A float32 model is its own master. A bfloat16 model keeps float32 copies: gradients are gathered into them after every
+micro-batch, the step is taken there, and the weights are the masters rounded. So small steps are not lost, and what
+is published is what was trained. Leaves out when a step is taken (`training.update`).
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerConfig:
+    """Settings of AdamW (arXiv:1711.05101); the defaults are LEPO's.
+
+    Example: `OptimizerConfig(learning_rate=3e-4, warmup_updates=3)`.
+
+    Raises:
+        ValueError: a value is out of its range; the message names the field.
+
+    """
+
+    learning_rate: float = 1e-6  # peak, > 0
+    beta1: float = 0.9  # in [0, 1)
+    beta2: float = 0.99  # in [0, 1)
+    weight_decay: float = 0.1  # of matrices; vectors (norms, biases) are not decayed; >= 0
+    warmup_updates: int = 0  # updates over which the rate rises linearly, >= 0
+    decay_updates: int = 0  # updates in all, after which a cosine has brought the rate to 0; 0: constant
+    max_grad_norm: float = 1.0  # the gradient is scaled down to this norm, > 0
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "max_grad_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        for name in ("weight_decay", "warmup_updates", "decay_updates"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+
+    def rate(self, update: int) -> float:
+        """Learning rate of update number `update` (0-based): linear warm-up, then constant or a cosine to 0."""
+        if update < self.warmup_updates:
+            return self.learning_rate * (update + 1) / self.warmup_updates
+        if not self.decay_updates:
+            return self.learning_rate
+        span = max(1, self.decay_updates - self.warmup_updates)
+        passed = min(1.0, (update - self.warmup_updates) / span)
+        return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * passed))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """Copies of everything a step changes, enough to undo it bit for bit."""
+
+    masters: dict[str, Tensor]  # float32, by parameter name
+    state: dict[str, Tensor]  # as from `MasterOptimizer.moments`
+
+
+class MasterOptimizer:
+    """The trainable parameters of a model, their float32 masters and AdamW's moments."""
+
+    def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
+        self.config = config
+        self._parameters = {name: one for name, one in model.named_parameters() if one.requires_grad}
+        if not self._parameters:
+            raise ValueError("the model has no trainable parameter: set requires_grad on those that should learn")
+        self._masters = {name: _master(parameter) for name, parameter in self._parameters.items()}
+        decayed = [master for master in self._masters.values() if master.ndim > 1]
+        plain = [master for master in self._masters.values() if master.ndim <= 1]
+        self._adam = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            lr=config.learning_rate,
+            betas=(config.beta1, config.beta2),
+        )
+
+    def begin(self) -> None:
+        """Start a step: all gradients are zero, so every master takes part in it."""
+        for name, parameter in self._parameters.items():
+            parameter.grad = None
+            self._masters[name].grad = torch.zeros_like(self._masters[name])
+
+    def gather(self) -> None:
+        """Add the gradients of one micro-batch to the masters', in float32."""
+        for name, parameter in self._parameters.items():
+            master = self._masters[name]
+            if master is not parameter and parameter.grad is not None:
+                assert master.grad is not None
+                master.grad.add_(parameter.grad)
+                parameter.grad = None
+
+    def clip(self) -> float:
+        """Scale the gradient down to the largest norm allowed; return the norm it had."""
+        return float(nn.utils.clip_grad_norm_(self._masters.values(), self.config.max_grad_norm))
+
+    def step(self, rate: float) -> None:
+        """Take one step and round the masters into the model."""
+        for group in self._adam.param_groups:
+            group["lr"] = rate
+        self._adam.step()
+        self.end()
+        self._round()
+
+    def end(self) -> None:
+        """Free all gradients."""
+        for name, parameter in self._parameters.items():
+            parameter.grad = None
+            self._masters[name].grad = None
+
+    def moments(self) -> dict[str, Tensor]:
+        """Copy AdamW's state: `step.NAME`, `exp_avg.NAME`, `exp_avg_sq.NAME`; empty before the first step."""
+        copies: dict[str, Tensor] = {}
+        for name, master in self._masters.items():
+            for key, value in self._adam.state.get(master, {}).items():
+                copies[f"{key}.{name}"] = value.detach().clone()
+        return copies
+
+    def masters(self) -> dict[str, Tensor]:
+        """Copy the masters, by parameter name."""
+        return {name: master.detach().clone() for name, master in self._masters.items()}
+
+    @property
+    def mixed(self) -> bool:
+        """Whether some master is a copy of its own: then the weights alone do not hold them."""
+        return any(self._masters[name] is not parameter for name, parameter in self._parameters.items())
+
+    def snapshot(self) -> Snapshot:
+        """Copy everything a step changes."""
+        return Snapshot(self.masters(), self.moments())
+
+    def rewind(self, snapshot: Snapshot) -> None:
+        """Go back to a snapshot, bit for bit."""
+        self.load(snapshot.masters, snapshot.state)
+
+    def resume(self, masters: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> None:
+        """Go on from a saved state, on the weights that were saved with it.
+
+        Raises:
+            ValueError: the state belongs to another model or to other weights; nothing was changed then.
+
+        """
+        if self.mixed != bool(masters):
+            held = "holds no float32 masters" if self.mixed else "holds masters, but these weights are their own"
+            raise ValueError(f"the training state {held}: it was written by a learner of another dtype")
+        _require("masters", masters, self._masters)
+        for name, master in masters.items():
+            parameter = self._parameters[name]
+            if not torch.equal(master.to(parameter), parameter):
+                raise ValueError(
+                    f"the training state belongs to other weights: its {name} does not round to the model's"
+                )
+        self.load(masters, moments)
+
+    @torch.no_grad()
+    def load(self, masters: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> None:
+        """Take over masters and moments.
+
+        Raises:
+            ValueError: names or shapes are not this model's; nothing was changed then.
+
+        """
+        owners = {f"{kind}.{name}": master for name, master in self._masters.items() for kind in ("step", *_MOMENTS)}
+        _require("masters", masters, self._masters)
+        _require("moments", moments, {key: _scalar(key, master) for key, master in owners.items()})
+        for name, value in masters.items():
+            self._masters[name].copy_(value)
+        self._adam.state.clear()
+        for key, value in moments.items():
+            master, kind = owners[key], key.partition(".")[0]
+            copied = value.detach().clone() if kind == "step" else value.to(master, copy=True)
+            self._adam.state[master][kind] = copied
+        self.end()
+        self._round()
+
+    @torch.no_grad()
+    def _round(self) -> None:
+        for name, parameter in self._parameters.items():
+            if self._masters[name] is not parameter:
+                parameter.copy_(self._masters[name])
+
+
+def _master(parameter: nn.Parameter) -> Tensor:
+    """Return the parameter itself where it is wide enough, else a float32 copy."""
+    if parameter.dtype in {torch.float32, torch.float64}:
+        return parameter
+    return parameter.detach().to(torch.float32, copy=True).requires_grad_()
+
+
+def _scalar(key: str, master: Tensor) -> Tensor:
+    """Tell the shape of a piece of AdamW's state: a step count is a scalar, a moment is like its master."""
+    return master.new_empty(()) if key.startswith("step.") else master
+
+
+def _require(what: str, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Take all of what is wanted, or nothing at all."""
+    if not given:
+        return
+    strange = sorted(given.keys() ^ wanted.keys())
+    if strange:
+        raise ValueError(f"the {what} belong to another model: {strange[:4]} are missing or unknown")
+    for name, value in given.items():
+        if value.shape != wanted[name].shape:
+            raise ValueError(
+                f"the {what} belong to another model: {name} is {tuple(value.shape)}, not {tuple(wanted[name].shape)}"
+            )

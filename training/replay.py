@@ -1,0 +1,129 @@
+"""Differentiable log-probabilities of recorded rollouts, on the prefix that was executed.
+
+LEPO (arXiv:2604.17892) takes every log-probability, old, new and reference, on the executed mixtures. They are mixed
+again from the recorded ids and weights by the function that mixed them when sampling, so under the weights that
+sampled, `replay(sample(x))` gives the recorded log-probabilities. Memory is one chunk of the head, never [B, T, V].
+
+A reference model embeds the same ids and weights with its own embedding: the sample is (ids, weights).
+Leaves out the objective (`training.objective`) and choosing batches (`training.update`).
+
+Axes: B rollouts, L latent steps (longest), K candidates (widest), T answer tokens (longest), S executed positions,
+D hidden size.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from training.executed import Executed, Steps, collate
+from training.head import CausalLM
+from training.rollout import Rollout
+from training.scoring import Reader, Scores, score
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayConfig:
+    """How log-probabilities are taken.
+
+    Example: `ReplayConfig(embedding_gradient=True)` lets the token lookups learn too.
+
+    Raises:
+        ValueError: `chunk_elements` is not positive or `latent_temperature` is unknown.
+
+    """
+
+    embedding_gradient: bool = False  # True: gradients flow through prompt, token and latent lookups; published: False
+    latent_temperature: Literal["one", "sampling"] = "one"  # what divides the logits on latent steps; published: one
+    chunk_elements: int = 2**25  # largest float32 [C, V] that exists at once; 2**25 is 128 MiB, 220 positions at V=152k
+
+    def __post_init__(self) -> None:
+        if self.chunk_elements < 1:
+            raise ValueError(f"chunk_elements must be 1 or more, got {self.chunk_elements}")
+        if self.latent_temperature not in {"one", "sampling"}:
+            raise ValueError(f"latent_temperature must be 'one' or 'sampling', got {self.latent_temperature!r}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Replayed:
+    """Per-step scores of a batch, padded; masks are True on steps that were executed.
+
+    Log-probabilities and KL are differentiable, entropies are not. float32, or float64 for a float64 model.
+    """
+
+    latent_logprobs_BLK: Tensor  # [B, L, K], log pi over the whole vocabulary at the kept ids
+    latent_weights_BLK: Tensor  # [B, L, K], z; 0 outside the support and in padding
+    latent_kl_BL: Tensor  # [B, L], exact KL(policy || reference), nats; 0 without a reference
+    latent_entropy_BL: Tensor  # [B, L], nats
+    latent_mask_BL: Tensor  # bool [B, L]
+    token_logprobs_BT: Tensor  # [B, T], over the whole vocabulary at the rollout's temperature
+    recorded_logprobs_BT: Tensor  # float32 [B, T], as taken when sampling; NaN where nothing was recorded
+    token_kl_BT: Tensor  # [B, T]
+    token_entropy_BT: Tensor  # [B, T]
+    token_mask_BT: Tensor  # bool [B, T]
+
+
+def replay(
+    model: CausalLM,
+    rollouts: Sequence[Rollout],
+    config: ReplayConfig | None = None,
+    reference: CausalLM | None = None,
+) -> Replayed:
+    """Run rollouts through the model once more and score each executed step.
+
+    Args:
+        model: the policy that learns, in eval mode; wrap in `torch.no_grad` to only look.
+        rollouts: at least one; prompts, latents and answers of any length.
+        config: defaults to the published choices.
+        reference: frozen model for the KL (LEPO's beta term); the KL is exact, over the whole vocabulary, because the
+            head is at hand a chunk at a time anyway: unlike an estimate from the sampled token it is never negative,
+            means the same on latent and token steps, and costs one more head product.
+
+    Raises:
+        ValueError: a rollout cannot be learned from; see `training.executed.collate`.
+
+    """
+    config = config or ReplayConfig()
+    batch = collate(rollouts, model.device)
+    hidden_BSD = model.hidden(_inputs(model, batch, config.embedding_gradient))
+    frozen_BSD = None if reference is None else _frozen_hidden(reference, batch)
+
+    def scored(steps: Steps, scale_N: Tensor) -> Scores:
+        where = (steps.row_N, steps.predictor_N)
+        frozen = None if reference is None or frozen_BSD is None else Reader(reference, frozen_BSD[where])
+        return score(Reader(model, hidden_BSD[where]), steps.ids_NK, scale_N, config.chunk_elements, frozen)
+
+    at_one = config.latent_temperature == "one"
+    latents = scored(batch.latents, torch.ones_like(batch.latents.scale_N) if at_one else batch.latents.scale_N)
+    tokens = scored(batch.tokens, batch.tokens.scale_N)
+    return _padded(batch, latents, tokens)
+
+
+def _padded(batch: Executed, latents: Scores, tokens: Scores) -> Replayed:
+    """Scores of steps in a row, laid out by rollout and step."""
+    rows = batch.rows
+    return Replayed(
+        latent_logprobs_BLK=batch.latents.padded(latents.logprobs_NK, rows),
+        latent_weights_BLK=batch.latents.padded(batch.latent_weights_NK, rows),
+        latent_kl_BL=batch.latents.padded(latents.kl_N, rows),
+        latent_entropy_BL=batch.latents.padded(latents.entropy_N, rows),
+        latent_mask_BL=batch.latents.padded(torch.ones_like(batch.latents.row_N, dtype=torch.bool), rows, fill=False),
+        token_logprobs_BT=batch.tokens.padded(tokens.logprobs_NK.squeeze(1), rows),
+        recorded_logprobs_BT=batch.tokens.padded(batch.token_logprobs_N, rows, fill=float("nan")),
+        token_kl_BT=batch.tokens.padded(tokens.kl_N, rows),
+        token_entropy_BT=batch.tokens.padded(tokens.entropy_N, rows),
+        token_mask_BT=batch.tokens.padded(torch.ones_like(batch.tokens.row_N, dtype=torch.bool), rows, fill=False),
+    )
+
+
+def _inputs(model: CausalLM, batch: Executed, embedding_gradient: bool) -> Tensor:
+    """Embed what was executed, [B, S, D]: constants unless the lookups are to learn."""
+    with torch.set_grad_enabled(embedding_gradient and torch.is_grad_enabled()):
+        return batch.inputs(model.embedding)
+
+
+@torch.no_grad()
+def _frozen_hidden(reference: CausalLM, batch: Executed) -> Tensor:
+    return reference.hidden(batch.inputs(reference.embedding))

@@ -1,0 +1,316 @@
+"""One update: graded rollouts in, better weights out, or exactly the weights from before.
+
+The flow is meant to be read: look at the policy, take one step per minibatch (gradients of micro-batches add up to
+the gradient of the whole), look again, judge. A guard that refuses, a caller who cancels, or any error leaves the
+weights and the optimizer bit for bit as they were. By default each rollout is used for one on-policy step, because the
+latent term of LEPO has no importance ratio; `epochs` and `minibatches` reuse a batch as PPO does.
+
+Leaves out baselines (`training.advantage`), the held-out gate, publishing, and time: deadlines come in through
+`cancelled`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from training.batches import micro_batches, minibatches
+from training.executed import executed_length
+from training.head import take_apart
+from training.health import HealthConfig, UpdateCancelled, check_gradient, check_length, check_policy
+from training.objective import ObjectiveConfig, ObjectiveMetrics, Tally, objective, step_weights
+from training.optimizer import MasterOptimizer, OptimizerConfig
+from training.probe import look, movement, spread
+from training.replay import ReplayConfig, replay
+from training.rollout import Rollout
+from training.traces import TraceStats, describe
+
+Progress = Callable[[int, int], None]  # micro-batches done, micro-batches in all
+Cancelled = Callable[[], bool]  # asked before every micro-batch
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateConfig:
+    """Settings of one update.
+
+    Example: `UpdateConfig(optimizer=OptimizerConfig(learning_rate=3e-4), micro_batch_positions=4096)`.
+
+    Raises:
+        ValueError: a value is out of its range, or settings contradict each other.
+
+    """
+
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
+    micro_batch_positions: int = 16_384  # padded positions per forward, > 0
+    epochs: int = 1  # passes over the batch, > 0
+    minibatches: int = 1  # optimizer steps per pass, > 0
+    probe_rollouts: int = 64  # rollouts scored before and after the update for its KL and entropy, > 0
+    activation_checkpointing: bool = False  # recompute layers in the backward pass: less memory, a third more time
+    seed: int = 0  # names the shuffle into minibatches
+
+    def __post_init__(self) -> None:
+        for name in ("micro_batch_positions", "epochs", "minibatches", "probe_rollouts"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        if self.epochs * self.minibatches > 1 and self.objective.old_logprobs == "none":
+            raise ValueError("epochs or minibatches above 1 reuse rollouts: set old_logprobs to 'recorded'")
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateReport:
+    """What an accepted update did."""
+
+    loss: float  # mean over optimizer steps
+    gradient_norm: float  # before clipping, the largest of the steps
+    learning_rate: float
+    kl: float  # nats per step, KL(policy before || after), see `training.probe`
+    entropy_before: float  # nats, mean over answer tokens
+    entropy_after: float  # nats
+    objective: ObjectiveMetrics  # over the rollouts that had an advantage (all of them with beta > 0)
+    traces: TraceStats  # over all rollouts
+    rollouts: int  # rollouts given
+    without_signal: int  # of these, rollouts with advantage 0: they pull nowhere and were not run with beta = 0
+    optimizer_steps: int
+    micro_batches: int
+    padding_share: float  # share of padded positions that held nothing, in [0, 1)
+
+
+class Learner:
+    """A model that learns, its AdamW state and its count of updates.
+
+    The model is changed in place and switched to eval mode (dropout off, so that replay is what was sampled): give the
+    learner its own copy, never the one that serves.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, config: UpdateConfig | None = None, reference: PreTrainedModel | None = None
+    ) -> None:
+        """Check that the model can be learned from.
+
+        Args:
+            model: a stock causal LM, float32 or bfloat16 (float32 masters are kept then).
+            config: settings of every update.
+            reference: frozen model for the KL term; needed with beta > 0, unused without.
+
+        Raises:
+            ValueError: beta > 0 without a reference, or a model that `training.head.take_apart` refuses.
+
+        """
+        self.config = config or UpdateConfig()
+        if self.config.objective.beta > 0 and reference is None:
+            raise ValueError("beta > 0 needs a reference model: load the first checkpoint, or set beta to 0")
+        self.updates = 0  # accepted so far
+        model.train(mode=False)
+        self._causal = take_apart(model)
+        self._reference = None
+        if reference is not None and self.config.objective.beta > 0:
+            reference.train(mode=False)
+            self._reference = take_apart(reference.requires_grad_(requires_grad=False))
+        self._optimizer = MasterOptimizer(model, self.config.optimizer)
+        if self.config.activation_checkpointing:
+            _checkpoint_activations(model)
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model that learns, as it is now."""
+        return self._causal.model
+
+    def update(
+        self,
+        rollouts: Sequence[Rollout],
+        advantages: Sequence[float],
+        *,
+        progress: Progress | None = None,
+        cancelled: Cancelled | None = None,
+    ) -> UpdateReport:
+        """Learn from one batch.
+
+        Args:
+            rollouts: at least one.
+            advantages: one per rollout, from `training.advantage`.
+            progress: told after every micro-batch.
+            cancelled: asked before every micro-batch.
+
+        Raises:
+            UpdateRejected: a guard refused; the learner is as before, the diagnosis is on the exception.
+            UpdateCancelled: `cancelled` said so; the learner is as before.
+            ValueError: no rollouts, counts that differ, or a rollout that must not be learned from.
+
+        """
+        _require_batch(rollouts, advantages)
+        traces = describe(rollouts)
+        check_length(traces.mean_tokens, self.config.health)
+        before = self._optimizer.snapshot()
+        accepted = False
+        try:
+            report = self._learn(rollouts, advantages, traces, _Watch(progress, cancelled))
+            accepted = True
+        finally:
+            if not accepted:
+                self._optimizer.rewind(before)
+        self.updates += 1
+        return report
+
+    def state(self) -> dict[str, Tensor]:
+        """Copy what must go on after a restart beside the weights; contiguous CPU tensors for safetensors.
+
+        `updates`; AdamW's `step.*`, `exp_avg.*`, `exp_avg_sq.*`; `master.*` where the weights are not float32.
+        """
+        tensors = {"updates": torch.tensor(self.updates), **self._optimizer.moments()}
+        if self._optimizer.mixed:
+            tensors |= {f"master.{name}": value for name, value in self._optimizer.masters().items()}
+        return {name: value.cpu().contiguous() for name, value in tensors.items()}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `state` gave, on the weights it was given with.
+
+        Raises:
+            ValueError: the tensors belong to another model or other weights; nothing was changed then.
+
+        """
+        masters = {key.removeprefix("master."): one for key, one in tensors.items() if key.startswith("master.")}
+        moments = {key: one for key, one in tensors.items() if not key.startswith("master.") and key != "updates"}
+        if "updates" not in tensors:
+            raise ValueError("no 'updates' in the training state: it was not written by a learner")
+        self._optimizer.resume(masters, moments)
+        self.updates = int(tensors["updates"])
+
+    def _learn(
+        self, rollouts: Sequence[Rollout], advantages: Sequence[float], traces: TraceStats, watch: "_Watch"
+    ) -> UpdateReport:
+        """Look, step, look again, judge."""
+        config = self.config
+        probed = [rollouts[index] for index in spread(len(rollouts), config.probe_rollouts)]
+        before = look(self._causal, probed, config.replay, config.micro_batch_positions)
+        plan = list(self._plan(rollouts, advantages))
+        watch.total = sum(len(step.buckets) for step in plan)
+        rate = config.optimizer.rate(self.updates)
+        steps = [self._step(step, rate, watch) for step in plan]
+        after = look(self._causal, probed, config.replay, config.micro_batch_positions)
+        moved = movement(before, after)
+        check_policy(moved.kl, moved.entropy_after, config.health)
+        tally = sum((taken.tally for taken in steps), start=Tally.empty())
+        return UpdateReport(
+            loss=sum(taken.loss for taken in steps) / len(steps),
+            gradient_norm=max(taken.norm for taken in steps),
+            learning_rate=rate,
+            kl=moved.kl,
+            entropy_before=moved.entropy_before,
+            entropy_after=moved.entropy_after,
+            objective=tally.metrics(),
+            traces=traces,
+            rollouts=len(rollouts),
+            without_signal=sum(advantage == 0 for advantage in advantages),
+            optimizer_steps=len(steps),
+            micro_batches=watch.total,
+            padding_share=_padding_share(plan),
+        )
+
+    def _plan(self, rollouts: Sequence[Rollout], advantages: Sequence[float]) -> Iterator["_Step"]:
+        """Lay out the optimizer steps: their rollouts, step weights and micro-batches."""
+        config = self.config
+        for epoch in range(config.epochs):
+            parts = minibatches(len(rollouts), config.minibatches, config.seed + self.updates * config.epochs + epoch)
+            for part in parts:
+                chosen = [rollouts[index] for index in part]
+                steps = [rollout.latent_length + rollout.answer_length for rollout in chosen]
+                weights_B = step_weights(steps, config.objective)
+                advantages_B = torch.tensor([advantages[index] for index in part], dtype=torch.float64)
+                pulls = [index for index in range(len(part)) if config.objective.beta or advantages_B[index] != 0]
+                lengths = [executed_length(chosen[index]) for index in pulls]
+                buckets = micro_batches(lengths, config.micro_batch_positions)
+                yield _Step(chosen, advantages_B, weights_B, [[pulls[index] for index in one] for one in buckets])
+
+    def _step(self, step: "_Step", rate: float, watch: "_Watch") -> "_Taken":
+        """Take one optimizer step; the gradient is that of all its micro-batches together."""
+        self._optimizer.begin()
+        loss, tally = torch.zeros((), dtype=torch.float64), Tally.empty()
+        for bucket in step.buckets:
+            watch.ask()
+            part_loss, part_tally = self._backward(step, bucket)
+            loss, tally = loss + part_loss, tally + part_tally
+            watch.tell()
+        norm = self._optimizer.clip()
+        check_gradient(float(loss), norm, self.config.health)
+        self._optimizer.step(rate)
+        return _Taken(float(loss), norm, tally)
+
+    def _backward(self, step: "_Step", bucket: list[int]) -> tuple[Tensor, Tally]:
+        """Add one micro-batch's gradient."""
+        rollouts = [step.rollouts[index] for index in bucket]
+        replayed = replay(self._causal, rollouts, self.config.replay, self._reference)
+        loss, tally = objective(replayed, step.advantages_B[bucket], step.weights_B[bucket], self.config.objective)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.gather()
+        return loss.detach().double(), tally
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Step:
+    """One optimizer step, planned."""
+
+    rollouts: list[Rollout]  # B of them
+    advantages_B: Tensor  # float64 [B]
+    weights_B: Tensor  # float64 [B], from `step_weights`
+    buckets: list[list[int]]  # indices of the rollouts that pull, by micro-batch
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Taken:
+    """One optimizer step, done."""
+
+    loss: float
+    norm: float  # of the gradient, before clipping
+    tally: Tally
+
+
+class _Watch:
+    """Between the loop and its caller: progress out, cancellation in."""
+
+    def __init__(self, progress: Progress | None, cancelled: Cancelled | None) -> None:
+        self.total = 0  # micro-batches of this update
+        self._done = 0
+        self._progress = progress
+        self._cancelled = cancelled
+
+    def ask(self) -> None:
+        if self._cancelled is not None and self._cancelled():
+            raise UpdateCancelled(f"update cancelled after {self._done} of {self.total} micro-batches")
+
+    def tell(self) -> None:
+        self._done += 1
+        if self._progress is not None:
+            self._progress(self._done, self.total)
+
+
+def _require_batch(rollouts: Sequence[Rollout], advantages: Sequence[float]) -> None:
+    if not rollouts:
+        raise ValueError("nothing to learn from: give at least one rollout")
+    if len(rollouts) != len(advantages):
+        raise ValueError(f"{len(rollouts)} rollouts but {len(advantages)} advantages: give one for each")
+
+
+def _padding_share(plan: Sequence[_Step]) -> float:
+    held, padded = 0, 0
+    for step in plan:
+        for bucket in step.buckets:
+            lengths = [executed_length(step.rollouts[index]) for index in bucket]
+            held, padded = held + sum(lengths), padded + len(lengths) * max(lengths)
+    return 1.0 - held / padded if padded else 0.0
+
+
+def _checkpoint_activations(model: PreTrainedModel) -> None:
+    """Recompute each layer in the backward pass. Only the layers are told that they train: dropout stays off."""
+    if not model.supports_gradient_checkpointing:
+        raise ValueError(f"{type(model).__name__} does not support activation checkpointing: switch it off")
+    cast("Any", model).gradient_checkpointing_enable({"use_reentrant": False})
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True
