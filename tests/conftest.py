@@ -6,9 +6,10 @@ databases, and that Redis is emptied. Leaves out what only one room needs (fixtu
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from uuid import uuid4
+from typing import Any
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
@@ -19,8 +20,12 @@ from sqlalchemy import make_url
 from app.stack.postgres import EmbeddedPostgres
 from app.stack.redis import EmbeddedRedis, client_url
 from app.stack.supervisor import Supervisor
+from app.store import checkpoints, interactions, promotions
 from app.store.connect import Store, open_store
 from app.store.migrate import upgrade
+from app.store.tables import Checkpoint, Interaction
+
+Answers = Callable[..., list[UUID]]
 
 IN_MEMORY_SPEED = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
@@ -95,6 +100,54 @@ def redis_url(redis_server_url: str) -> str:
     with redis.Redis.from_url(client_url(redis_server_url)) as client:
         client.flushall()
     return redis_server_url
+
+
+@pytest.fixture
+def base_checkpoint(store: Store) -> Checkpoint:
+    """The base model, served."""
+    with store.session() as session:
+        row = checkpoints.publish(session, path="/models/base", digest="00" * 32)
+        promotions.promote(session, row.id, "base", "test")
+    return row
+
+
+@pytest.fixture
+def answers(store: Store, base_checkpoint: Checkpoint) -> Answers:
+    """Write a response with `n` answers, and give their ids."""
+
+    def write(n: int = 1, *, policy_version: int = 0, **changes: Any) -> list[UUID]:
+        completion_id = f"chatcmpl-{uuid4().hex}"
+        written = []
+        with store.session() as session:
+            for choice in range(n):
+                row = Interaction(
+                    **answer(base_checkpoint, completion_id, choice, n) | {"policy_version": policy_version} | changes
+                )
+                payload = b"\x00\x01" if row.learnable else None
+                interactions.record(session, row, codec=1 if payload else None, payload=payload)
+                written.append(row.id)
+        return written
+
+    return write
+
+
+def answer(base: Checkpoint, completion_id: str, choice: int, n: int) -> dict[str, Any]:
+    return {
+        "completion_id": completion_id,
+        "choice": choice,
+        "group_size": n,
+        "endpoint": "chat",
+        "model": "lepo",
+        "checkpoint_id": base.id,
+        "policy_version": base.version,
+        "request": {"messages": [{"role": "user", "content": "1+1?"}]},
+        "prompt_text": "1+1?",
+        "prompt_tokens": 4,
+        "answer": "2",
+        "finish_reason": "stop",
+        "usage": {"prompt_tokens": 4, "completion_tokens": 1, "reasoning_tokens": 0},
+        "learnable": True,
+    }
 
 
 def copies(server: str, template: str) -> Iterator[str]:

@@ -56,9 +56,9 @@ class Overview:
 def overview(session: Session) -> Overview:
     """Read the overview in one transaction."""
     versions = dict(
-        session.execute(select(Alias.name, Checkpoint.version).join(Checkpoint, Checkpoint.id == Alias.checkpoint_id))
-        .tuples()
-        .all()
+        session.execute(
+            select(Alias.name, Checkpoint.version).join(Checkpoint, Checkpoint.id == Alias.checkpoint_id)
+        ).all()
     )
     running = session.execute(select(Job.id, Job.phase, Job.heartbeat_at).where(Job.status == "running")).one_or_none()
     return Overview(
@@ -79,7 +79,7 @@ def overview(session: Session) -> Overview:
 
 def _counts(session: Session, column: Text_, *where: ColumnElement[bool]) -> dict[str, int]:
     """Count rows by the value of one text column."""
-    rows = session.execute(select(column, func.count()).where(*where).group_by(column)).tuples()
+    rows = session.execute(select(column, func.count()).where(*where).group_by(column))
     return {str(value): count for value, count in rows}
 
 
@@ -88,5 +88,5 @@ def _history(session: Session) -> list[Point]:
         select(Checkpoint.version, Evaluation.correct, Evaluation.total, Evaluation.accuracy, Evaluation.created_at)
         .join(Checkpoint, Checkpoint.id == Evaluation.checkpoint_id)
         .order_by(Evaluation.created_at)
-    ).tuples()
+    )
     return [Point(*row) for row in rows]

@@ -1,0 +1,136 @@
+"""API keys: `lepo-<id>-<secret>`, of which only the id and the secret's SHA-256 are stored.
+
+Leaves out which route needs which scope (`app.api`). A secret has 256 random bits, so a plain digest is enough: nothing
+can be guessed that a slow hash would protect.
+"""
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Final, Literal
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from app.errors import Forbidden, NotFound, Unauthorized
+from app.store.tables import SCOPES, ApiKey
+
+Scope = Literal["infer", "grade", "admin"]
+
+FORM: Final = re.compile(r"lepo-([0-9a-z]{4,32})-([0-9A-Za-z_]{16,128})")
+ALPHABET: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
+NOBODY: Final = bytes(32)  # compared with when there is no such key, so that both cases take as long
+
+
+def create_key(
+    session: Session, name: str, scopes: Iterable[str], *, expires_at: datetime | None = None
+) -> tuple[ApiKey, str]:
+    """Make a key.
+
+    Returns:
+        The row, and the key's text, which is not kept: show it now or never.
+
+    Raises:
+        ValueError: no scope, or one that does not exist.
+
+    """
+    public = "".join(secrets.choice(ALPHABET) for _ in range(10))
+    text = f"lepo-{public}-{secrets.token_hex(32)}"
+    return keep_key(session, text, name, scopes, expires_at=expires_at), text
+
+
+def keep_key(
+    session: Session, text: str, name: str, scopes: Iterable[str], *, expires_at: datetime | None = None
+) -> ApiKey:
+    """Store a key whose text was chosen elsewhere (`LEPO_ADMIN_KEY`); the same id and secret may be kept again.
+
+    Raises:
+        ValueError: not of the form `lepo-<id>-<secret>`, an unknown scope, or the id is taken by another secret.
+
+    """
+    wanted = sorted(set(scopes))
+    if not wanted or not set(wanted) <= set(SCOPES):
+        raise ValueError(
+            f"a key needs one or more of the scopes {', '.join(SCOPES)}; got {', '.join(wanted) or 'none'}"
+        )
+    form = FORM.fullmatch(text)
+    if form is None:
+        raise ValueError("a key reads lepo-<id>-<secret>: id of 4 to 32 [0-9a-z], secret of 16 to 128 [0-9A-Za-z_]")
+    digest = sha256(form[2])
+    known = session.get(ApiKey, form[1])
+    if known is not None:
+        if not hmac.compare_digest(known.secret_sha256, digest):
+            raise ValueError(f"key {form[1]} exists with another secret; choose another id")
+        return known
+    key = ApiKey(id=form[1], name=name, secret_sha256=digest, scopes=wanted, expires_at=expires_at)
+    session.add(key)
+    session.flush()
+    return key
+
+
+def authenticate(session: Session, text: str | None, now: datetime, scope: Scope | None = None) -> ApiKey:
+    """Find the key behind the text a caller sent.
+
+    Args:
+        session: a transaction.
+        text: the key as sent; None when none was.
+        now: with a time zone.
+        scope: what it must allow; a key with `admin` allows everything.
+
+    Raises:
+        Unauthorized: no key, unknown, wrong, expired or revoked; the message does not say which of the middle three.
+        Forbidden: a good key without the scope.
+
+    """
+    if not text:
+        raise Unauthorized("Send an API key: Authorization: Bearer lepo-...", code="missing_api_key")
+    form = FORM.fullmatch(text)
+    key = session.get(ApiKey, form[1]) if form else None
+    right = hmac.compare_digest(key.secret_sha256 if key else NOBODY, sha256(form[2] if form else ""))
+    if key is None or not right or key.revoked_at is not None:
+        raise Unauthorized("This API key is not known here. Make one with: lepo keys create")
+    if key.expires_at is not None and key.expires_at <= now:
+        raise Unauthorized(f"API key {key.id} expired on {key.expires_at:%Y-%m-%d}", code="expired_api_key")
+    if scope is not None and not allows(key, scope):
+        raise Forbidden(f"API key {key.id} lacks the scope {scope!r}; it has {', '.join(key.scopes)}")
+    return key
+
+
+def allows(key: ApiKey, scope: Scope) -> bool:
+    """Tell whether a key may do this; `admin` may do everything."""
+    return scope in key.scopes or "admin" in key.scopes
+
+
+def revoke(session: Session, key_id: str) -> ApiKey:
+    """Close a key for good; doing it twice changes nothing.
+
+    Raises:
+        NotFound: there is no such key.
+
+    """
+    key = session.get(ApiKey, key_id, with_for_update=True)
+    if key is None:
+        raise NotFound(f"There is no API key {key_id}; see: lepo keys list")
+    if key.revoked_at is None:
+        key.revoked_at = session.scalar(select(func.now()))
+        session.flush()
+    return key
+
+
+def list_keys(session: Session) -> list[ApiKey]:
+    """List every key, the oldest first."""
+    return list(session.scalars(select(ApiKey).order_by(ApiKey.created_at, ApiKey.id)))
+
+
+def has_admin(session: Session) -> bool:
+    """Tell whether somebody holds an admin key that still opens."""
+    usable = ApiKey.revoked_at.is_(None) & (ApiKey.expires_at.is_(None) | (ApiKey.expires_at > func.now()))
+    return session.scalar(select(ApiKey.id).where(ApiKey.scopes.contains(["admin"]), usable).limit(1)) is not None
+
+
+def sha256(secret: str) -> bytes:
+    """Digest a secret, 32 bytes."""
+    return hashlib.sha256(secret.encode()).digest()
