@@ -84,6 +84,9 @@ class Settings(BaseSettings):
     learn_interval: float = Field(10.0, gt=0, description="Seconds between two looks for fresh grades.")
     min_grades: int = Field(64, ge=2, description="Fresh graded interactions that start an update.")
     max_grades: int = Field(512, ge=2, description="Most interactions one update claims.")
+    group_grace: float = Field(
+        30.0, ge=0, description="Seconds a group (the choices of one request) waits for its missing grades."
+    )
     max_staleness: int = Field(
         2, ge=0, description="Policy versions between sampling and learning; older is skipped, counted."
     )

@@ -5,10 +5,6 @@ Nothing heavy is imported before a command runs, so their `--help` is quick, and
 
 from typing import Any, Final
 
-import click
-
-from app.settings import read_settings
-
 # No gossip, mingle or heartbeats: workers need not know of each other, Postgres knows them all.
 WORKER: Final[dict[str, Any]] = {
     "without_gossip": True,

@@ -10,11 +10,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from training.graders import parse_grader
+from training.chat import render_chat
+from training.graders.parse import parse_grader
 
 Messages = list[dict[str, Any]]
 
@@ -35,10 +36,11 @@ class HeldOut:
     questions: tuple[Question, ...]
     digest: str  # SHA-256 of prompts and graders, hexadecimal: outcomes of two different sets are never compared
     said: frozenset[str]  # what users say in them, normalised
+    prompts: frozenset[tuple[int, ...]]  # the same as the model sees it
 
-    def holds(self, request: Mapping[str, Any]) -> bool:
-        """Whether a request asks one of the questions: as its prompt, or in any of its messages."""
-        return any(_normal(text) in self.said for text in texts_of(request))
+    def holds(self, request: Mapping[str, Any], prompt_ids: Sequence[int]) -> bool:
+        """Whether a request asks one of the questions: token for token, or in its prompt or any of its messages."""
+        return tuple(prompt_ids) in self.prompts or any(normal(text) in self.said for text in texts_of(request))
 
 
 def read_heldout(path: Path, size: int, tokenizer: PreTrainedTokenizerBase) -> HeldOut:
@@ -58,7 +60,12 @@ def read_heldout(path: Path, size: int, tokenizer: PreTrainedTokenizerBase) -> H
                 questions.append(_question(line, f"{path}:{number}", tokenizer))
     if not questions:
         raise ValueError(f"{path} holds no held-out prompts: give it a line per prompt, or unset LEPO_HELDOUT")
-    return HeldOut(tuple(questions), _digest(questions), frozenset(_normal(question.said) for question in questions))
+    return HeldOut(
+        questions=tuple(questions),
+        digest=_digest(questions),
+        said=frozenset(normal(question.said) for question in questions),
+        prompts=frozenset(question.prompt_ids for question in questions),
+    )
 
 
 def texts_of(request: Mapping[str, Any]) -> list[str]:
@@ -82,18 +89,10 @@ def _question(line: str, where: str, tokenizer: PreTrainedTokenizerBase) -> Ques
         said = texts_of({"messages": messages})[-1]
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(f"{where} is not a prompt (or messages) with a grader: {error}") from error
-    ids = _render(messages, said, tokenizer)
+    ids = tuple(render_chat(tokenizer, messages)) if tokenizer.chat_template else tuple(tokenizer.encode(said))
     if not ids:
         raise ValueError(f"{where} is empty once it is tokenized: write a prompt")
     return Question(said, ids, grader)
-
-
-def _render(messages: Messages, said: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Tokenize as the server does: through the chat template where the model has one, as plain text otherwise."""
-    if not tokenizer.chat_template:
-        return tuple(cast("list[int]", tokenizer(said)["input_ids"]))
-    text = cast("str", tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-    return tuple(cast("list[int]", tokenizer(text, add_special_tokens=False)["input_ids"]))
 
 
 def _digest(questions: Sequence[Question]) -> str:
@@ -101,5 +100,6 @@ def _digest(questions: Sequence[Question]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _normal(text: str) -> str:
+def normal(text: str) -> str:
+    """Write a text so that case and spacing do not matter."""
     return " ".join(text.split()).casefold()

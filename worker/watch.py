@@ -1,7 +1,8 @@
 """The watch over a running job: a heartbeat, the operator's word, and the end of a phase that never ends.
 
-A thread of its own, because the thread that learns may be the one that hangs. What a heartbeat writes and where an
-overrun is reported are the caller's. Leaves out who starts the process again: the supervisor (`lepo up`, compose).
+Threads of their own, because the thread that learns may be the one that hangs, and one for each duty, because a
+heartbeat can hang in the database too. What a heartbeat writes and where an overrun is reported are the caller's. Leaves
+out who starts the process again: the supervisor (`lepo up`, compose).
 """
 
 import logging
@@ -22,6 +23,10 @@ _LAST_WORDS_S: Final = 15.0  # how long the report of an overrun may take before
 log = logging.getLogger(__name__)
 
 
+class Stopped(Exception):
+    """This process was asked to end; the job's claims go back."""
+
+
 class Watch:
     """Watches one job; use as a context manager, and name each phase by `enter`.
 
@@ -30,6 +35,7 @@ class Watch:
             when the job is no longer ours. Unavailable is taken as a missed beat.
         report: called off-thread with the phase and what the learning thread was doing when it overran.
         limit_s: seconds one phase may take.
+        stopping: set when this process is asked to end.
         every_s: seconds between two heartbeats.
         leave: ends the process; another one only in tests.
 
@@ -40,25 +46,30 @@ class Watch:
         beat: Callable[[], bool],
         report: Callable[[str, str], None],
         limit_s: float,
+        stopping: threading.Event | None = None,
         every_s: float = 1.0,
         leave: Callable[[int], object] = os._exit,
     ) -> None:
         self._beat, self._report, self._limit_s, self._every_s, self._leave = beat, report, limit_s, every_s, leave
+        self._stopping = stopping or threading.Event()
         self._watched = threading.get_ident()
         self._phase = ""
         self._deadline = time.monotonic() + limit_s
         self._cancelled = False
         self._fenced: Fenced | None = None
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="lepo-watch", daemon=True)
+        self._pulse = threading.Thread(target=self._beats, name="lepo-pulse", daemon=True)
+        self._guard = threading.Thread(target=self._guards, name="lepo-guard", daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._pulse.start()
+        self._guard.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._over.set()
-        self._thread.join()
+        self._guard.join()
+        self._pulse.join()
 
     def enter(self, phase: str) -> None:
         """Begin a phase; its deadline runs from now."""
@@ -70,18 +81,22 @@ class Watch:
         Raises:
             Cancelled: the operator asked to stop.
             Fenced: the job is another worker's by now.
+            Stopped: this process is to end.
 
         """
         if self._fenced is not None:
             raise self._fenced
+        if self._stopping.is_set():
+            raise Stopped(f"The worker was stopped during {self._phase or 'its start'}.")
         if self._cancelled:
             raise Cancelled(f"The job was cancelled during {self._phase or 'its start'}.")
 
-    def _run(self) -> None:
+    def asked_to_end(self) -> bool:
+        """Whether `check` would raise."""
+        return self._fenced is not None or self._cancelled or self._stopping.is_set()
+
+    def _beats(self) -> None:
         while not self._over.wait(self._every_s):
-            if time.monotonic() > self._deadline:
-                self._end()
-                return
             try:
                 self._cancelled = self._beat() or self._cancelled
             except Fenced as error:
@@ -89,6 +104,12 @@ class Watch:
                 return
             except Unavailable as error:
                 log.warning("heartbeat missed: %s", error)
+
+    def _guards(self) -> None:
+        while not self._over.wait(min(self._every_s, max(0.0, self._deadline - time.monotonic()))):
+            if time.monotonic() >= self._deadline:
+                self._end()
+                return
 
     def _end(self) -> None:
         """Report the overrun and end the process: a hung thread cannot be ended by itself."""

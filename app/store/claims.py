@@ -151,6 +151,17 @@ def skip(session: Session, job_id: UUID, reasons: Mapping[UUID, str]) -> None:
         )
 
 
+def abandon(session: Session, job_id: UUID, reason: str) -> int:
+    """Settle everything a job still claims as skipped: what is not to be tried again. Returns how many."""
+    dropped = (
+        update(Claim)
+        .where(Claim.job_id == job_id, Claim.outcome == "claimed")
+        .values(outcome="skipped", reason=reason)
+        .returning(Claim.interaction_id)
+    )
+    return len(session.scalars(dropped).all())
+
+
 def settle(session: Session, job_id: UUID) -> int:
     """Note that a job learned from everything it still claims; returns how many. For the transaction that promotes."""
     learned = (

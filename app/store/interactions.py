@@ -135,12 +135,14 @@ def list_interactions(
 def take_pending(session: Session, limit: int) -> list[Interaction]:
     """Lock answers whose server-side grader has not run, the oldest first; others who ask skip them meanwhile.
 
+    Those whose grader failed before come after those it has not been tried on.
+
     The lock ends with the transaction, so a grader that dies leaves nothing behind.
     """
     query = (
         select(Interaction)
         .where(Interaction.grading_state == "pending")
-        .order_by(Interaction.created_at)
+        .order_by(Interaction.grading_attempts, Interaction.created_at)
         .limit(limit)
         .with_for_update(skip_locked=True, key_share=True)
     )
@@ -148,7 +150,10 @@ def take_pending(session: Session, limit: int) -> list[Interaction]:
 
 
 def settle_grading(session: Session, interaction_id: UUID, state: str) -> None:
-    """Note what came of a run of the server-side grader: `graded`, `failed`, or `pending` to try again later."""
+    """Note what came of a run of the server-side grader.
+
+    `graded`; `failed`; `none` when it had no opinion; or `pending` to try again later.
+    """
     session.execute(
         update(Interaction)
         .where(Interaction.id == interaction_id)

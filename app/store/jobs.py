@@ -186,6 +186,13 @@ def orphans(session: Session, silent: timedelta = timedelta(0)) -> list[Job]:
     return lost
 
 
+def failures_in_a_row(session: Session) -> int:
+    """Count the jobs, back from the last one over, that failed without a verdict: crashed, hung, or lost."""
+    ended = select(Job.status, Job.verdict).where(Job.finished_at.is_not(None)).order_by(Job.finished_at.desc())
+    rows = session.execute(ended.limit(10)).tuples()
+    return sum(1 for _ in takewhile(lambda row: row[0] == "failed" and row[1] is None, rows))
+
+
 def get_job(session: Session, job_id: UUID) -> Job:
     """Read one.
 

@@ -20,9 +20,8 @@ with learner_lock(open_store(sys.argv[1])) as taken:
 
 def test_a_second_learner_is_turned_away_until_the_first_is_done(store: Store, database_url: str) -> None:
     other = open_store(database_url)
-    with learner_lock(store) as first:
-        with learner_lock(other) as second:
-            assert (first, second) == (True, False)
+    with learner_lock(store) as first, learner_lock(other) as second:
+        assert (first, second) == (True, False)
     with learner_lock(other) as third:
         assert third
     other.close()

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable
 
@@ -62,6 +63,22 @@ def test_a_report_that_fails_ends_the_process_all_the_same() -> None:
         [sys.executable, "-c", textwrap.dedent(program)], check=False, timeout=30, capture_output=True
     )
     assert ended.returncode == EXIT_CODE
+
+
+def test_a_heartbeat_that_hangs_does_not_hold_up_the_deadline() -> None:
+    left: list[int] = []
+    reported: list[str] = []
+    ended = threading.Event()
+
+    def beat() -> bool:
+        ended.wait(10)
+        return False
+
+    with Watch(beat, lambda phase, doing: reported.append(phase), limit_s=0.1, every_s=0.01, leave=left.append) as watch:
+        watch.enter("gate")
+        until(lambda: left == [EXIT_CODE])
+        ended.set()
+    assert reported == ["gate"]
 
 
 def test_each_phase_has_a_deadline_of_its_own() -> None:

@@ -1,0 +1,60 @@
+"""From lessons to a batch: an advantage for each, the baseline it came from, and the trackers after it.
+
+Leaves out what may be learned from (`worker.lessons`) and the arithmetic (`training.advantage`).
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from training.advantage import Baseline, Mode, Tracker, choose_baseline
+from training.rollout import Rollout
+from worker.lessons import Lesson, Reason
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """What one update learns from; B rollouts."""
+
+    rollouts: list[Rollout]  # B of them
+    advantages: list[float]  # B of them, none is 0
+    ids: list[UUID]  # B interactions
+    rewards: list[float]  # B of them
+    baselines: dict[str, int]  # baseline -> rollouts that used it
+    keys: dict[str, int]  # API key -> rollouts
+    skipped: dict[UUID, Reason]  # lessons without an advantage
+    trackers: dict[str, Tracker]  # after the grades of all lessons
+
+
+def build(lessons: Sequence[Lesson], mode: Mode, trackers: Mapping[str, Tracker], drift: float) -> Batch:
+    """Give each lesson its advantage, and leave out those that would pull nowhere.
+
+    Args:
+        lessons: any number.
+        mode: which baselines may be used.
+        trackers: state of the lessons' keys before this batch.
+        drift: the serving policy's cumulative drift, nats.
+
+    """
+    if not lessons:
+        return Batch([], [], [], [], {}, {}, {}, {})
+    advantages = choose_baseline([one.graded for one in lessons], mode, trackers, drift)
+    values = advantages.values_B.tolist()
+    pulls = [index for index, value in enumerate(values) if value != 0.0]
+    silent = sorted(set(range(len(lessons))).difference(pulls))
+    return Batch(
+        rollouts=[lessons[index].rollout for index in pulls],
+        advantages=[values[index] for index in pulls],
+        ids=[lessons[index].interaction_id for index in pulls],
+        rewards=[lessons[index].graded.reward for index in pulls],
+        baselines=dict(Counter(advantages.baselines[index] for index in pulls)),
+        keys=dict(Counter(lessons[index].key for index in pulls)),
+        skipped={lessons[index].interaction_id: unheard(advantages.baselines[index]) for index in silent},
+        trackers=advantages.trackers,
+    )
+
+
+def unheard(baseline: Baseline) -> Reason:
+    """Say why an advantage is 0."""
+    return "no_group" if baseline == "none" else "no_variance"

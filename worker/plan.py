@@ -1,0 +1,40 @@
+"""From settings to the configuration of an update.
+
+Leaves out what the values mean (`app.settings`, `training.objective`, `training.optimizer`).
+"""
+
+from app.settings import Settings
+from training.health import HealthConfig
+from training.objective import ObjectiveConfig
+from training.optimizer import OptimizerConfig
+from training.update import UpdateConfig
+
+
+def update_config(settings: Settings) -> UpdateConfig:
+    """Put together how one update is run.
+
+    Raises:
+        ValueError: settings contradict each other.
+
+    """
+    return UpdateConfig(
+        optimizer=OptimizerConfig(
+            learning_rate=settings.learning_rate,
+            beta1=settings.adam_beta1,
+            beta2=settings.adam_beta2,
+            weight_decay=settings.weight_decay,
+            warmup_updates=settings.warmup_updates,
+            max_grad_norm=settings.max_grad_norm,
+        ),
+        objective=ObjectiveConfig(
+            beta=settings.kl_beta,
+            clip_low=settings.clip_low,
+            clip_high=settings.clip_high,
+            normalization=settings.normalization,
+            max_steps=settings.max_completion_tokens,
+            latent_gradient=settings.latent_gradient,
+            negative_latent_floor=settings.negative_latent_floor,
+        ),
+        health=HealthConfig(max_kl=settings.max_kl, min_entropy=settings.min_entropy),
+        micro_batch_positions=settings.micro_batch_tokens,
+    )

@@ -1,0 +1,112 @@
+"""The policy that learns, resident in the worker from update to update.
+
+While the serving version is the one it made, it goes on with the weights and the optimizer it has; otherwise (a fresh
+process, a rollback, a rejected candidate, another device) it starts again from the checkpoint's directory, which holds
+the optimizer's state too. Leaves out which version serves (`app.store.promotions`).
+"""
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from app.settings import Settings
+from training.checkpoint import MANIFEST, load_training_state, verify
+from training.policy import Policy, load_policy
+from training.update import Learner, UpdateConfig
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a version's weights are."""
+
+    version: int  # policy version, >= 0
+    path: str  # a checkpoint directory, or what `from_pretrained` takes (the base model)
+
+
+class Resident:
+    """Holds at most one policy with its learner.
+
+    Args:
+        settings: dtype and device of the weights.
+
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._policy: Policy | None = None
+        self._learner: Learner | None = None
+        self._reference: Policy | None = None
+
+    def policy(self, source: Source) -> Policy:
+        """Give the policy of that version, from memory if it is the resident one.
+
+        Raises:
+            ValueError: the directory is damaged or incomplete; the message says how.
+
+        """
+        if self._policy is None or self._policy.version != source.version:
+            self.drop()
+            self._policy = self._load(source)
+        return self._policy
+
+    def learner(self, source: Source, base: Source, config: UpdateConfig) -> Learner:
+        """Give the learner of that version under these settings.
+
+        Args:
+            source: the version to learn from.
+            base: the first checkpoint, the reference of the KL term.
+            config: settings of the update; when they differ from the last update's the optimizer's state goes on.
+
+        """
+        policy = self.policy(source)
+        if self._learner is None:
+            self._learner = Learner(policy.model, config, self._frozen(base, config))
+            state = load_training_state(Path(source.path)) if published(source.path) else {}
+            if state:
+                self._learner.restore(state)
+        elif self._learner.config != config:
+            state = self._learner.state()
+            self._learner = Learner(policy.model, config, self._frozen(base, config))
+            self._learner.restore(state)
+        return self._learner
+
+    def became(self, version: int) -> None:
+        """Note that the weights in memory, as learned, are a version of their own now."""
+        assert self._policy is not None, "nothing is resident"
+        self._policy = replace(self._policy, version=version)
+
+    def drop(self) -> None:
+        """Forget the weights: they are not those of any version, or another one is wanted."""
+        self._policy = self._learner = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _load(self, source: Source) -> Policy:
+        if published(source.path):
+            verify(Path(source.path))
+        log.info("loading policy version %d from %s", source.version, source.path)
+        return load_policy(
+            source.path,
+            version=source.version,
+            dtype=getattr(torch, self._settings.dtype),
+            device=self._settings.device,
+            revision=self._settings.model_revision if source.version == 0 else None,
+        )
+
+    def _frozen(self, base: Source, config: UpdateConfig) -> PreTrainedModel | None:
+        """Load the reference of the KL term, where there is one, once."""
+        if config.objective.beta == 0:
+            return None
+        if self._reference is None or self._reference.version != base.version:
+            self._reference = self._load(base)
+        return self._reference.model
+
+
+def published(path: str) -> bool:
+    """Whether a path is a directory that `training.checkpoint.publish` wrote; a base model from elsewhere is none."""
+    return (Path(path) / MANIFEST).is_file()

@@ -1,0 +1,25 @@
+"""What one worker process holds: its settings, its way into Postgres, the resident policy, and the word to stop.
+
+Leaves out what is done with it (`worker.learn`, `worker.grade`).
+"""
+
+import os
+import socket
+import threading
+from dataclasses import dataclass, field
+
+from app.settings import Settings
+from app.store.connect import Store
+from worker.resident import Resident
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Workshop:
+    """Made once per process, by the command that becomes the worker."""
+
+    settings: Settings
+    store: Store  # four connections or more: the lock's, the job's, the heartbeat's, the last words'
+    redis_url: str  # `redis://...` or `redis+socket://...`, for the hint after a promotion
+    resident: Resident
+    stopping: threading.Event = field(default_factory=threading.Event)  # set when the process was asked to end
+    name: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}")  # stands on its jobs
