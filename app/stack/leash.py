@@ -17,7 +17,7 @@ def drop_rights(user: str) -> None:
     """Become the user with this id, and its groups; `-` changes nothing."""
     if user == "-":
         return
-    import pwd  # noqa: PLC0415 - only where there are such users
+    import pwd
 
     entry = pwd.getpwuid(int(user))
     os.setgroups([])

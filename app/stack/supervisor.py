@@ -89,8 +89,8 @@ class Supervisor:
     ) -> None:
         self.stop()
 
-    def start(self, child: Child) -> int:
-        """Start a process and wait until it is ready.
+    def start(self, child: Child, *, wait: bool = True) -> int:
+        """Start a process and, unless told otherwise, wait until it is ready.
 
         Returns:
             Its pid.
@@ -106,7 +106,8 @@ class Supervisor:
             lock = take_lock(self.lock_path(child.name), child.stop_seconds)
             process = self._starter.submit(self._spawn, child, lock).result()
             self._running[child.name] = Running(child, process, lock, time.monotonic())
-        self.wait_ready(child.name, forgiving=False)
+        if wait:
+            self.wait_ready(child.name, forgiving=False)
         return self.pid(child.name)
 
     def wait_ready(self, name: str, *, forgiving: bool = True) -> None:

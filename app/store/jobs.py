@@ -9,6 +9,7 @@ diary (`app.store.events`).
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from itertools import takewhile
 from typing import Any, Literal
 from uuid import UUID
 
@@ -189,7 +190,7 @@ def orphans(session: Session, silent: timedelta = timedelta(0)) -> list[Job]:
 def failures_in_a_row(session: Session) -> int:
     """Count the jobs, back from the last one over, that failed without a verdict: crashed, hung, or lost."""
     ended = select(Job.status, Job.verdict).where(Job.finished_at.is_not(None)).order_by(Job.finished_at.desc())
-    rows = session.execute(ended.limit(10)).tuples()
+    rows = session.execute(ended.limit(10))
     return sum(1 for _ in takewhile(lambda row: row[0] == "failed" and row[1] is None, rows))
 
 

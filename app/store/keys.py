@@ -16,6 +16,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.errors import Forbidden, NotFound, Unauthorized
+from app.store.locks import Lock, hold
 from app.store.tables import SCOPES, ApiKey
 
 Scope = Literal["infer", "grade", "admin"]
@@ -123,6 +124,29 @@ def revoke(session: Session, key_id: str) -> ApiKey:
 def list_keys(session: Session) -> list[ApiKey]:
     """List every key, the oldest first."""
     return list(session.scalars(select(ApiKey).order_by(ApiKey.created_at, ApiKey.id)))
+
+
+def first_admin_key(session: Session, chosen: str | None = None) -> str | None:
+    """See to it that somebody can administer a new service.
+
+    Args:
+        session: a transaction; processes that start together take turns.
+        chosen: a key set by the operator (`LEPO_ADMIN_KEY`); kept if it is new.
+
+    Returns:
+        `chosen`; or the text of a new key if there was no admin key that opens, to be shown once; else None.
+
+    Raises:
+        ValueError: `chosen` is not a key, or its id is taken by another secret.
+
+    """
+    hold(session, Lock.FIRST_KEY)
+    if chosen is not None:
+        keep_key(session, chosen, "admin", ["admin"])
+        return chosen
+    if has_admin(session):
+        return None
+    return create_key(session, "admin", ["admin"])[1]
 
 
 def has_admin(session: Session) -> bool:

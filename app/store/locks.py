@@ -16,6 +16,7 @@ class Lock(IntEnum):
     PUBLISH = 7_135_102  # allocating a version
     PROMOTE = 7_135_103  # moving an alias
     LEARN = 7_135_104  # running an update; held by a connection, not a transaction (`worker.lock`)
+    FIRST_KEY = 7_135_105  # making the first admin key
 
 
 def hold(session: Session, lock: Lock) -> None:

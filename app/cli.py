@@ -1,0 +1,109 @@
+"""The command `lepo`: a list of doors, each imported only when it is opened.
+
+So `lepo --help` takes a fraction of a second and imports neither torch nor a database driver. Leaves out what the
+commands do; each is a click command in the file named here.
+"""
+
+import importlib
+from typing import Any, Final
+
+import click
+
+COMMANDS: Final = {
+    "up": ("app.commands.up:command", "Run the whole stack on this machine and print how to reach it."),
+    "demo": ("app.demo.command:command", "Run the whole circle and show the policy getting better."),
+    "serve": ("app.api.serve:command", "Run the HTTP server."),
+    "worker": ("worker.commands:worker", "Run the process that grades and learns."),
+    "beat": ("worker.commands:beat", "Run the clock that rings the worker."),
+    "migrate": ("app.commands.migrate:command", "Bring the database to this release's schema."),
+    "keys": ("app.commands.keys:command", "Create, list and revoke API keys."),
+    "health": ("app.commands.health:command", "Ask whether a part of the stack is well; for health checks."),
+    "make-demo-model": ("app.commands.demo_model:command", "Make the small model of the demo anew."),
+}
+BENCHES: Final = {
+    "engine": ("benchmarks.engine:command", "The engine against its peers on the same modules."),
+    "swap": ("benchmarks.swap:command", "A hundred swaps under streamed load."),
+    "http": ("benchmarks.http:command", "The server against its own engine."),
+    "learning": ("benchmarks.learning:command", "LEPO against its rivals, with intervals."),
+    "online": ("benchmarks.online:command", "The whole service learning from simulated users."),
+    "update": ("benchmarks.update:command", "One update's memory and time against full logits."),
+}
+
+
+class Door(click.Command):
+    """A command that is not imported yet."""
+
+    def __init__(self, name: str, where: str, short_help: str) -> None:
+        super().__init__(name, short_help=short_help)
+        self.where = where
+
+    def open(self) -> click.Command:
+        """Import the command."""
+        module, _, attribute = self.where.partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command), f"{self.where} is not a command"
+        return command
+
+
+class Doors(click.Group):
+    """A group of doors. What goes wrong behind one, and is not a bug, is told in words and without a traceback."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the door of a name and open it."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command.open() if isinstance(command, Door) else command, rest
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        from app.errors import LepoError
+
+        try:
+            return super().invoke(ctx)
+        except LepoError as error:
+            raise click.ClickException(error.message) from error
+        except ValueError as error:
+            for line in settings_errors(error):
+                click.echo(line, err=True)
+            if not settings_errors(error):
+                raise
+            ctx.exit(2)
+
+
+def settings_errors(error: ValueError) -> list[str]:
+    """Say in one line per setting what is wrong with it; nothing when the error is not about settings."""
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError) or error.title != "Settings":
+        return []
+    return [
+        f"LEPO_{'_'.join(str(part) for part in item['loc']).upper()}: {item['msg']}, got {item['input']!r}"
+        if item["loc"]
+        else f"LEPO_*: {item['msg']}"
+        for item in error.errors()
+    ]
+
+
+def group(name: str, about: str, doors: dict[str, tuple[str, str]]) -> Doors:
+    """Make a group out of a list of doors."""
+    made = Doors(name, help=about, context_settings={"help_option_names": ["-h", "--help"]})
+    for door, (where, short_help) in doors.items():
+        made.add_command(Door(door, where, short_help))
+    return made
+
+
+def build() -> Doors:
+    """Make the command `lepo` with everything under it."""
+    lepo = group("lepo", "Serve a language model that reasons in latents, and let it learn from grades.", COMMANDS)
+    lepo.add_command(group("bench", "Measure, against peers, on this machine.", BENCHES))
+    return click.version_option(package_name="lepo-service")(lepo)
+
+
+def main() -> None:
+    """Run the command line."""
+    build()(prog_name="lepo")
+
+
+if __name__ == "__main__":
+    main()

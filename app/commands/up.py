@@ -1,0 +1,40 @@
+"""`lepo up`: the whole stack on this machine, until Ctrl-C."""
+
+import signal
+import time
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+
+@click.command("up", short_help="Run the whole stack on this machine and print how to reach it.")
+def command() -> None:
+    """Run Postgres, Redis, the server, a worker and beat, migrated and ready; print the address, keys and a first curl.
+
+    Postgres and Redis are embedded unless LEPO_DATABASE_URL and LEPO_REDIS_URL name others. Ctrl-C stops everything.
+    """
+    import logging
+
+    from app.settings import read_settings
+    from app.stack.stack import Stack
+    from app.stack.supervisor import AlreadyRunning, ChildFailed
+
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    signal.signal(signal.SIGTERM, stop)
+    settings = read_settings()
+    click.echo(f"Starting; logs are in {settings.var_dir / 'logs'} ...")
+    try:
+        with Stack(settings.var_dir) as stack:
+            click.echo(stack.welcome())
+            while True:
+                time.sleep(3600)
+    except KeyboardInterrupt:
+        click.echo("Stopped.")
+    except (AlreadyRunning, ChildFailed) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def stop(_signal: int, _frame: FrameType | None) -> NoReturn:
+    """End like Ctrl-C does."""
+    raise KeyboardInterrupt

@@ -1,0 +1,224 @@
+"""The whole stack as one object: start it, ask where it is, kill a part of it, stop it.
+
+`lepo up`, the demo and the tests use this same class, with the same commands that a deployment runs one by one. Leaves
+out what each part does, and keeping it alive (`app.stack.supervisor`).
+"""
+
+import os
+import socket
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Collection, Mapping
+from contextlib import closing
+from http import HTTPStatus
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+from app.settings import SECRETS, Settings
+from app.stack.child import Child
+from app.stack.postgres import EmbeddedPostgres
+from app.stack.redis import EmbeddedRedis
+from app.stack.supervisor import Supervisor
+from app.store.connect import open_store
+from app.store.keys import create_key, first_admin_key
+from app.store.migrate import upgrade
+
+EVERY_PART: Final = ("api", "worker", "beat")
+COMMANDS: Final = {"api": "serve", "worker": "worker", "beat": "beat"}
+READY_SECONDS: Final = 180.0  # a large model takes minutes to load
+
+
+class Stack:
+    """Postgres and Redis (unless others are set) and our processes, under one directory.
+
+    Example:
+        with Stack(Path("var"), {"LEPO_LEARN_INTERVAL": "1"}) as stack:
+            print(stack.base_url, stack.pids)
+
+    Args:
+        var_dir: where everything is kept.
+        env: settings of all processes, over those of the environment.
+        parts: which of our processes to run.
+        ready_seconds: patience until the server answers.
+
+    """
+
+    def __init__(
+        self,
+        var_dir: Path,
+        env: Mapping[str, str] | None = None,
+        *,
+        parts: Collection[str] = EVERY_PART,
+        ready_seconds: float = READY_SECONDS,
+    ) -> None:
+        if not set(parts) <= set(EVERY_PART):
+            raise ValueError(f"parts must be among {', '.join(EVERY_PART)}; got {', '.join(parts)}")
+        self.var_dir = var_dir.resolve()
+        self.settings = settings_over(env or {})
+        self.port = self.settings.port or free_port(self.settings.host)
+        self.database_url = ""  # known once started
+        self.redis_url = ""  # in Celery's form
+        self.admin_key: str | None = None  # made at the very first start, or set; else it was printed back then
+        self._env = dict(env or {})
+        self._parts = [part for part in EVERY_PART if part in parts]
+        self._ready_seconds = ready_seconds
+        self._supervisor: Supervisor | None = None
+
+    def __enter__(self) -> "Stack":
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def base_url(self) -> str:
+        """Where the server is, without a path."""
+        host = "127.0.0.1" if self.settings.host in {"0.0.0.0", "::"} else self.settings.host  # noqa: S104 - not bound
+        return f"http://{host}:{self.port}"
+
+    @property
+    def supervisor(self) -> Supervisor:
+        """Who keeps the processes."""
+        if self._supervisor is None:
+            raise ValueError("the stack is not started; use it in a with statement")
+        return self._supervisor
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Pid of every process by name: postgres, redis, api, worker, beat."""
+        return self.supervisor.pids()
+
+    def start(self) -> None:
+        """Start everything and wait until the server is ready; on any failure, stop it all again.
+
+        Raises:
+            AlreadyRunning: another stack runs in this directory.
+            ChildFailed: a process did not come up; the message quotes its log.
+
+        """
+        self._supervisor = Supervisor(self.var_dir)
+        started = False
+        try:
+            self.database_url = self._start_postgres()
+            self.redis_url = self._start_redis()
+            upgrade(self.database_url)
+            self.admin_key = self._first_admin_key()
+            for part in self._parts:
+                self.supervisor.start(self._child(part), wait=False)
+            for part in self._parts:
+                self.supervisor.wait_ready(part, forgiving=False)
+            started = True
+        finally:
+            if not started:
+                self.stop()
+
+    def stop(self) -> None:
+        """Stop every process, the last started first. Safe to call twice."""
+        if self._supervisor is not None:
+            self._supervisor.stop()
+            self._supervisor = None
+
+    def kill(self, name: str) -> int:
+        """Kill a process (-9); it is started again by itself. Returns the pid it had."""
+        return self.supervisor.kill(name)
+
+    def wait_ready(self, name: str) -> None:
+        """Wait until a process is ready again."""
+        self.supervisor.wait_ready(name)
+
+    def create_key(self, name: str, scopes: Collection[str] = ("infer", "grade")) -> str:
+        """Make an API key; returns its text."""
+        with closing(open_store(self.database_url, pool=1)) as store, store.session() as session:
+            return create_key(session, name, scopes)[1]
+
+    def welcome(self) -> str:
+        """Say where everything is, and how to ask a first question; makes a key for it at the very first start."""
+        key = "$LEPO_KEY"
+        lines = ["", f"  lepo is ready at {self.base_url}   (docs: /docs, metrics: /metrics)", ""]
+        if self.admin_key is not None and self.settings.admin_key is None:
+            key = self.create_key("first")
+            lines += [
+                "  Keys, shown this once:",
+                f"    admin         {self.admin_key}",
+                f"    infer, grade  {key}",
+                "",
+            ]
+        else:
+            lines += ["  Another key: lepo keys create NAME", ""]
+        body = f'{{"model": "{self.settings.served_name}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+        lines += [
+            f"  curl {self.base_url}/v1/chat/completions \\",
+            f'    -H "Authorization: Bearer {key}" -H "Content-Type: application/json" \\',
+            f"    -d '{body}'",
+            "",
+            "  Ctrl-C stops everything.",
+        ]
+        return "\n".join(lines)
+
+    def _start_postgres(self) -> str:
+        if self.settings.database_url is not None:
+            return self.settings.database_url
+        embedded = EmbeddedPostgres(self.var_dir)
+        embedded.prepare()
+        self.supervisor.start(embedded.child())
+        return embedded.url()
+
+    def _start_redis(self) -> str:
+        if self.settings.redis_url is not None:
+            return self.settings.redis_url
+        embedded = EmbeddedRedis(self.var_dir)
+        embedded.prepare()
+        self.supervisor.start(embedded.child())
+        return embedded.url()
+
+    def _first_admin_key(self) -> str | None:
+        chosen = self.settings.admin_key
+        with closing(open_store(self.database_url, pool=1)) as store, store.session() as session:
+            return first_admin_key(session, None if chosen is None else chosen.get_secret_value())
+
+    def _child(self, part: str) -> Child:
+        """Describe one of our processes: the command that a deployment runs, told where the others are."""
+        threads = str(self.settings.threads)
+        return Child(
+            name=part,
+            argv=(sys.executable, "-m", "app.cli", COMMANDS[part]),
+            env={
+                "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads),
+                "PYTHONUNBUFFERED": "1",
+                **self._env,
+                "LEPO_VAR_DIR": str(self.var_dir),
+                "LEPO_DATABASE_URL": self.database_url,
+                "LEPO_REDIS_URL": self.redis_url,
+                "LEPO_PORT": str(self.port),
+            },
+            ready=self._server_is_ready if part == "api" else None,
+            ready_seconds=self._ready_seconds,
+            stop_seconds=self.settings.drain_seconds + 5.0 if part == "api" else 15.0,
+        )
+
+    def _server_is_ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.base_url}/ready", timeout=2.0) as answer:  # noqa: S310 - our own address
+                return bool(answer.status == HTTPStatus.OK)
+        except (urllib.error.URLError, OSError):
+            return False
+
+
+def settings_over(env: Mapping[str, str]) -> Settings:
+    """Read the settings as a process with these additional variables would."""
+    over: dict[str, Any] = {
+        name.removeprefix("LEPO_").lower(): value for name, value in env.items() if name.startswith("LEPO_")
+    }
+    return Settings(_secrets_dir=SECRETS if SECRETS.is_dir() else None, **over)
+
+
+def free_port(host: str) -> int:
+    """Find a TCP port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
