@@ -13,7 +13,8 @@ from openai import AsyncOpenAI
 from app.demo.asking import ask
 from app.demo.tally import Tally
 from app.demo.users import GRADER_DEADLINE_S
-from training.graders import Graded, parse_grader
+from training.graders.parse import parse_grader
+from training.graders.verdict import Graded
 from training.tasks.problem import Problem
 
 AT_ONCE = 16

@@ -14,7 +14,8 @@ from openai import AsyncOpenAI
 
 from app.demo.asking import Answer, ask
 from app.demo.tally import Tally
-from training.graders import Graded, parse_grader
+from training.graders.parse import parse_grader
+from training.graders.verdict import Graded
 from training.tasks.problem import Problem
 
 GRADER_DEADLINE_S = 5.0
