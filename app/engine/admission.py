@@ -1,0 +1,75 @@
+"""What a request must be to be taken: each refusal is a ValueError that names the field and its bound."""
+
+from dataclasses import dataclass
+
+from app.engine.request import Request, RequestTooLong
+
+MOST_TOP_LOGPROBS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What one engine can hold."""
+
+    vocabulary: int  # token ids are below this
+    max_length: int  # prompt plus generated positions
+    max_top_k: int  # candidates kept per step
+    most_choices: int  # slots plus places to wait
+
+
+def check(request: Request, bounds: Bounds) -> None:
+    """Refuse what the engine cannot answer.
+
+    Raises:
+        RequestTooLong: prompt and budget do not fit a slot.
+        ValueError: a field is out of range.
+
+    """
+    _check_ids(request, bounds.vocabulary)
+    _check_ranges(request, bounds)
+    prompt, least = len(request.prompt_ids), request.sampling.latent_length + 1
+    if prompt + least > bounds.max_length:
+        raise RequestTooLong(
+            f"the prompt has {prompt} tokens; with {least - 1} latent steps and one token of answer at most "
+            f"{max(bounds.max_length - least, 0)} fit",
+            param="prompt",
+        )
+    if prompt + request.max_new > bounds.max_length:
+        raise RequestTooLong(
+            f"prompt ({prompt} tokens) and max_new ({request.max_new}) exceed the {bounds.max_length} positions of an "
+            f"answer; ask for max_new of at most {bounds.max_length - prompt}",
+            param="max_new",
+        )
+
+
+def _check_ids(request: Request, vocabulary: int) -> None:
+    if not request.prompt_ids:
+        raise ValueError("prompt is empty: give at least one token")
+    named = {"prompt": request.prompt_ids, "stop_ids": request.stop_ids, "logit_bias": tuple(request.logit_bias)}
+    for field, ids in named.items():
+        if ids and not (min(ids) >= 0 and max(ids) < vocabulary):
+            raise ValueError(f"{field} holds token ids outside 0 to {vocabulary - 1}")
+
+
+def _check_ranges(request: Request, bounds: Bounds) -> None:
+    sampling = request.sampling
+    most_top = min(MOST_TOP_LOGPROBS, bounds.vocabulary)
+    problems = {
+        f"top_k must be at most {bounds.max_top_k}, got {sampling.top_k}": sampling.top_k > bounds.max_top_k,
+        f"max_new must be more than latent_length ({sampling.latent_length}), got {request.max_new}": (
+            request.max_new <= sampling.latent_length
+        ),
+        f"choices must be 1 to {bounds.most_choices}, got {request.choices}": (
+            not 1 <= request.choices <= bounds.most_choices
+        ),
+        f"min_tokens must be 0 or more, got {request.min_tokens}": request.min_tokens < 0,
+        "stop holds an empty string: leave it out": not all(request.stop),
+        f"top_logprobs must be 0 to {most_top}, got {request.top_logprobs}": not 0 <= request.top_logprobs <= most_top,
+        "logit_bias holds a value outside -100 to 100": not all(-100 <= v <= 100 for v in request.logit_bias.values()),
+        f"deadline_s must be more than 0, got {request.deadline_s}": (
+            request.deadline_s is not None and not request.deadline_s > 0
+        ),
+    }
+    for message, wrong in problems.items():
+        if wrong:
+            raise ValueError(message)

@@ -1,0 +1,168 @@
+"""One choice of a request on the host: what was drawn so far, its text, and why it ends.
+
+The device only draws; here a step's numbers become events, and the end is decided. Endings are looked for at answer
+tokens alone: a latent step has no token, so it can neither stop an answer nor appear in its text.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from app.engine.request import Delta, Event, Finished, FinishReason, Reasoned, Request, TokenInfo
+from app.engine.rows import Trace
+from app.engine.text import Decode, Detokenizer, StopScanner
+from training.noise import choice_seed
+from training.rollout import Rollout
+from training.sampling import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """What reads the drawn ids: one per engine."""
+
+    decode: Decode  # ids to text, without special tokens
+    eos_ids: frozenset[int]  # ids that end an answer
+
+
+class Answer:
+    """One choice, from its first step to its `Finished`."""
+
+    def __init__(self, request: Request, choice: int, reader: Reader, *, telling: bool) -> None:
+        self.request = request
+        self.choice = choice
+        self.sampling: Sampling = dataclasses.replace(request.sampling, seed=choice_seed(request.sampling.seed, choice))
+        self.endings = frozenset(request.stop_ids) | (frozenset() if request.ignore_eos else reader.eos_ids)
+        self.steps = 0  # steps executed, latent ones included
+        self.spans: list[tuple[int, int]] = []  # (policy version, first step)
+        self.finished = False
+        self.first_token_at: float | None = None  # monotonic seconds
+        self.base = len(request.prompt_ids) - 1  # position of its first step
+        self._telling = telling  # whether anyone reads the deltas
+        self._decode = reader.decode
+        self._detokenizer = Detokenizer(reader.decode)
+        self._scanner = StopScanner(request.stop)
+        self._reads = telling or bool(request.stop)
+        self._reading: list[int] = []
+        self._tokens: list[int] = []
+        self._logprobs: list[float] = []
+        self._masses: list[float] = []  # of every step, latent ones first
+        self._pieces: list[str] = []
+        self._ended_by_id = False
+
+    @property
+    def latents(self) -> int:
+        """Latent steps executed."""
+        return len(self._reading)
+
+    @property
+    def answer_tokens(self) -> int:
+        """Answer tokens drawn, the ending one included."""
+        return len(self._tokens)
+
+    @property
+    def in_latents(self) -> bool:
+        """Whether the next step is a latent one."""
+        return self.steps < self.sampling.latent_length
+
+    @property
+    def bend(self) -> int:
+        """How the next step is not drawn from the model's own distribution: +1 by bias, +2 by forbidden endings."""
+        forbids = not self.in_latents and len(self._tokens) < self.request.min_tokens and bool(self.endings)
+        return bool(self.request.logit_bias) + 2 * forbids
+
+    def bias(self) -> dict[int, float]:
+        """Collect what the next step adds to this row's logits."""
+        added = dict(self.request.logit_bias)
+        if self.bend >= 2:
+            added |= dict.fromkeys(self.endings, float("-inf"))
+        return added
+
+    def take(
+        self, token: int, logprob: float, mass: float, top: tuple[tuple[int, float], ...], events: list[Event]
+    ) -> FinishReason | None:
+        """Take one step's numbers; add what happened to `events`; say whether the answer is over."""
+        latent = self.in_latents
+        self.steps += 1
+        self._masses.append(mass)
+        if latent:
+            self._reading.append(token)
+            if self._telling and not self.in_latents:
+                events.append(Reasoned(self.choice, tuple(self._reading), self._decode(self._reading)))
+            return None
+        self._tokens.append(token)
+        self._logprobs.append(logprob)
+        if token in self.endings:
+            self._ended_by_id = True
+            return "stop"
+        if self._reads and self._read(token, logprob, top, events):
+            return "stop"
+        return "length" if self.steps >= self.request.max_new else None
+
+    def finish(
+        self,
+        reason: FinishReason,
+        trace: Trace,
+        prompt_P: Tensor,
+        times: tuple[float, float | None],
+        events: list[Event],
+    ) -> None:
+        """Close the answer: give out held text and the rollout.
+
+        Args:
+            reason: why it ends.
+            trace: its latent steps, from the device.
+            prompt_P: int32 [P].
+            times: seconds from submission to the first prefill, and to the first answer token (None: there was none).
+            events: gets a last `Delta` if text was held, then `Finished`.
+
+        """
+        if self._reads:
+            rest = self._detokenizer.flush()
+            safe, _ = self._scanner.push(rest) if rest else ("", False)
+            self._tell(safe + self._scanner.flush(), (), events)
+            text = "".join(self._pieces)
+        else:
+            text = self._decode(self._tokens[:-1] if self._ended_by_id else self._tokens)
+        self.finished = True
+        rollout = self._rollout(reason, trace, prompt_P)
+        events.append(Finished(self.choice, text, reason, rollout, tuple(self.spans), *times))
+
+    def _read(self, token: int, logprob: float, top: tuple[tuple[int, float], ...], events: list[Event]) -> bool:
+        """Turn a token into text; say whether a stop string ends the answer."""
+        piece = self._detokenizer.push(token)
+        stopped = False
+        if len(self._tokens) > self.request.min_tokens or not self.request.min_tokens:
+            piece, stopped = self._scanner.push(piece)
+        self._tell(piece, (TokenInfo(token, logprob, top),), events)
+        return stopped
+
+    def _tell(self, text: str, tokens: tuple[TokenInfo, ...], events: list[Event]) -> None:
+        if text:
+            self._pieces.append(text)
+        if self._telling and (text or tokens):
+            events.append(Delta(self.choice, text, tokens))
+
+    def _rollout(self, reason: FinishReason, trace: Trace, prompt_P: Tensor) -> Rollout:
+        masses = torch.tensor(self._masses, dtype=torch.float32)
+        return Rollout(
+            prompt_ids_P=prompt_P,
+            latent_ids_LK=trace.ids_LK,
+            latent_weights_LK=trace.weights_LK,
+            latent_logprobs_LK=trace.logprobs_LK,
+            latent_log_mass_L=masses[: self.latents],
+            token_ids_T=torch.tensor(self._tokens, dtype=torch.int32),
+            token_logprobs_T=torch.tensor(self._logprobs, dtype=torch.float32),
+            token_log_mass_T=masses[self.latents :],
+            sampling=self.sampling,
+            policy_version=self.spans[0][0],
+            stop_reason=reason,
+            altered=bool(self.request.logit_bias) or self.request.min_tokens > 0,
+        )
+
+
+def answers_of(request: Request, reader: Reader, *, telling: bool) -> Sequence[Answer]:
+    """All choices of a request."""
+    return [Answer(request, choice, reader, telling=telling) for choice in range(request.choices)]

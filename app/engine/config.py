@@ -1,0 +1,53 @@
+"""The engine's own settings: sizes, bounds and how new weights take over.
+
+Leaves out what belongs to one request (`app.engine.request`) and what belongs to the model (`training.policy`).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from app.settings import Settings
+
+SwapMode = Literal["two_versions", "drain", "in_place"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Sizes and bounds of one engine.
+
+    Example: `EngineConfig(slots=32, max_length=2048)`.
+
+    Raises:
+        ValueError: a value is out of its range; the message names the field.
+
+    """
+
+    slots: int = 32  # answers decoded together, >= 1
+    max_length: int = 2048  # prompt plus generated positions of one answer, >= 8
+    max_top_k: int = 64  # K, candidates kept per step, >= 1; a constant, so that batch mates never change a row's ties
+    prefill_chunk: int = 256  # prompt positions computed between two decode steps, >= 8
+    prefix_cache_tokens: int = 65_536  # prompt positions kept for reuse per policy version; 0 is off
+    max_waiting: int = 256  # choices that may wait for a slot
+    swap_mode: SwapMode = "two_versions"  # see `app.engine.swap`
+
+    def __post_init__(self) -> None:
+        lowest = {"slots": 1, "max_length": 8, "max_top_k": 1, "prefill_chunk": 8}
+        for name, bound in lowest.items():
+            if getattr(self, name) < bound:
+                raise ValueError(f"{name} must be {bound} or more, got {getattr(self, name)}")
+        for name in ("prefix_cache_tokens", "max_waiting"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "EngineConfig":
+        """Take the engine's fields from the settings of the process."""
+        return cls(
+            slots=settings.slots,
+            max_length=settings.max_length,
+            max_top_k=settings.max_top_k,
+            prefill_chunk=settings.prefill_chunk,
+            prefix_cache_tokens=settings.prefix_cache_tokens,
+            max_waiting=settings.max_waiting,
+            swap_mode=settings.swap_mode,
+        )

@@ -1,0 +1,363 @@
+"""The engine: one thread that owns weights, caches and the step loop.
+
+`_turn` reads: end who must end, swap, admit, prefill a chunk, place, step, tell. Requests come from any thread through
+a bounded queue and hear of their answers through their sink. Any failure on this thread ends the engine and reaches
+every request as `Crashed`; nothing hangs. Leaves out HTTP, storage, and text templates.
+"""
+
+import heapq
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+import torch
+
+from app.engine import admission
+from app.engine.anatomy import examine
+from app.engine.answer import Reader
+from app.engine.config import EngineConfig
+from app.engine.lanes import Lanes
+from app.engine.request import Crashed, EngineClosed, Event, Finished, FinishReason, QueueFull, Request, Sink
+from app.engine.stats import EngineStats
+from app.engine.swap import Swapper, SwapReport
+from app.engine.text import decoder
+from app.engine.ticket import Ticket
+from app.engine.waiting import Waiting
+from training.policy import Policy
+
+_LOG = logging.getLogger(__name__)
+_JOIN_S = 30.0  # seconds beyond the drain that `close` waits for a turn to end
+_SMOOTHING = 0.05  # weight of the newest turn in the mean
+
+
+class Engine:
+    """Answers requests with one policy at a time, and takes new weights while answering.
+
+    Example:
+        engine = Engine(load_policy("demo", ...), EngineConfig(slots=16))
+        engine.start()
+        ticket = engine.submit(Request(prompt_ids=(1, 2), sampling=Sampling(latent_length=4), max_new=32), print)
+
+    Raises:
+        UnsupportedModel: the model cannot be served through slots.
+
+    """
+
+    def __init__(self, policy: Policy, config: EngineConfig) -> None:
+        anatomy = examine(policy)
+        self.config = config
+        self.max_length = min(config.max_length, anatomy.positions or config.max_length)
+        self.failure: BaseException | None = None  # what crashed the engine
+        self._lanes = Lanes(policy, anatomy, config, self.max_length)
+        self._lanes.serving.prove()
+        self._reader = Reader(decoder(policy.tokenizer), policy.eos_ids)
+        self._bounds = admission.Bounds(
+            vocabulary=anatomy.vocabulary,
+            max_length=self.max_length,
+            max_top_k=config.max_top_k,
+            most_choices=config.slots + config.max_waiting,
+        )
+        self._changed = threading.Condition()  # guards what follows, and says that it changed
+        self._waiting = Waiting()
+        self._cancelled: list[Ticket] = []
+        self._state: Literal["ready", "closing", "closed", "crashed"] = "ready"
+        self._close_by: float | None = None
+        self._swapper = Swapper(self._lanes, config.swap_mode, self._wake)
+        self._live: dict[Ticket, None] = {}  # admitted and not finished, in order of admission
+        self._deadlines: list[tuple[float, int, Ticket]] = []
+        self._serial = itertools.count()
+        self._thread: threading.Thread | None = None
+        self._step_s = 0.0
+        self._requests = self._finished = self._refused = 0
+
+    @property
+    def version(self) -> int:
+        """Policy version that new requests start on."""
+        return self._lanes.serving.version
+
+    def start(self) -> None:
+        """Start the engine's thread."""
+        assert self._thread is None
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def close(self, drain_s: float) -> None:
+        """Take no more requests, let those here finish for up to `drain_s` seconds, cancel the rest, and stop."""
+        with self._changed:
+            if self._state == "ready":
+                self._state = "closing"
+                self._close_by = time.monotonic() + drain_s
+            self._changed.notify()
+        if self._thread is None:
+            self._stop()
+        else:
+            self._thread.join(drain_s + _JOIN_S)
+
+    def submit(self, request: Request, sink: Sink) -> Ticket:
+        """Take a request; its sink hears of it from the engine's thread. Never blocks.
+
+        Raises:
+            QueueFull: too many wait; `retry_after_s` says when to come back.
+            EngineClosed: the engine is stopping, has stopped, or has failed.
+            RequestTooLong: prompt and budget do not fit a slot.
+            ValueError: a field is out of range; the message names it.
+
+        """
+        return self._submit(request, sink, telling=True, bounded=True)
+
+    def swap(self, directory: Path, version: int) -> "Future[SwapReport]":
+        """Take the weights of a checkpoint, while answering.
+
+        Returns:
+            a future with a report; `StageFailed` when the checkpoint was refused (the old version goes on),
+            `Superseded` when a newer swap was asked for before this one began, `EngineClosed` when the engine stops.
+
+        """
+        with self._changed:
+            self._require_open()
+        return self._swapper.order(directory, version)
+
+    def generate(
+        self, requests: Sequence[Request], progress: Callable[[int], None] | None = None
+    ) -> list[list[Finished]]:
+        """Answer many requests and wait for all; the queue's bound does not apply.
+
+        Runs on the engine's thread when it was started, else on the caller's.
+
+        Args:
+            requests: any number.
+            progress: told the number of finished choices whenever it grows.
+
+        Returns:
+            per request its choices in order.
+
+        Raises:
+            RuntimeError: the engine failed under way.
+
+        """
+        done = threading.Semaphore(0)
+        gathered: list[list[Event]] = [[] for _ in requests]
+
+        def sink_of(index: int) -> Sink:
+            def sink(events: Sequence[Event]) -> None:
+                gathered[index].extend(events)
+                done.release()
+
+            return sink
+
+        tickets = [self._submit(r, sink_of(i), telling=False, bounded=False) for i, r in enumerate(requests)]
+        seen = 0
+        while any(ticket.unfinished for ticket in tickets):
+            if self._thread is None:
+                with torch.inference_mode():
+                    self._turn()
+            else:
+                done.acquire()
+            finished = sum(map(len, gathered))
+            if progress is not None and finished != seen:
+                progress(finished)
+            seen = finished
+        return [_in_order(events) for events in gathered]
+
+    def stats(self) -> EngineStats:
+        """Snapshot of the engine; cheap, from any thread."""
+        lanes = list(self._lanes)
+        caches = [lane.prefix for lane in lanes if lane.prefix is not None]
+        running = [row.answer for lane in lanes for row in list(lane.running) if row is not None]
+        serving = self._lanes.serving
+        others = tuple(lane.version for lane in lanes if lane is not serving and lane.version >= 0)
+        return EngineStats(
+            state=self._state,
+            version=serving.version,
+            versions=(serving.version, *others),
+            slots=self.config.slots,
+            running=len(running),
+            waiting=self._waiting.choices + sum(lane.waiting_choices for lane in lanes),
+            requests=self._requests,
+            finished=self._finished,
+            refused=self._refused,
+            steps=sum(lane.totals.steps for lane in lanes),
+            tokens=sum(lane.totals.tokens for lane in lanes),
+            latents=sum(lane.totals.latents for lane in lanes),
+            prompt_tokens=sum(lane.totals.prompt_tokens for lane in lanes),
+            prefill_tokens=sum(lane.prefill.computed_tokens for lane in lanes),
+            prefix_hit_tokens=sum(cache.hit_tokens for cache in caches),
+            prefix_tokens=sum(cache.tokens for cache in caches),
+            cache_tokens=sum(answer.base + answer.steps for answer in running),
+            step_s=self._step_s,
+            swaps=self._swapper.done,
+            failed_swaps=self._swapper.failed,
+            last_swap=self._swapper.last,
+            failure=None if self.failure is None else f"{type(self.failure).__name__}: {self.failure}",
+        )
+
+    def _submit(self, request: Request, sink: Sink, *, telling: bool, bounded: bool) -> Ticket:
+        admission.check(request, self._bounds)
+        ticket = Ticket(request, sink, self._reader, self._cancel, telling=telling)
+        with self._changed:
+            self._require_open()
+            if bounded:
+                self._require_room(request.choices)
+            self._waiting.push(ticket)
+            self._requests += 1
+            if ticket.deadline is not None:
+                heapq.heappush(self._deadlines, (ticket.deadline, next(self._serial), ticket))
+            self._changed.notify()
+        return ticket
+
+    def _require_open(self) -> None:
+        if self._state == "crashed":
+            raise EngineClosed("The engine has failed and answers no more; see /health and the log.")
+        if self._state != "ready":
+            raise EngineClosed("The engine is stopping.")
+
+    def _require_room(self, choices: int) -> None:
+        if self._waiting.choices + choices > self.config.max_waiting + self._free_slots():
+            self._refused += 1
+            raise QueueFull(self._waiting.estimate_s())
+
+    def _free_slots(self) -> int:
+        """Slots that neither a running choice nor one whose prompt is under way needs."""
+        return self.config.slots - sum(lane.in_use + lane.waiting_choices for lane in self._lanes)
+
+    def _cancel(self, ticket: Ticket) -> None:
+        with self._changed:
+            self._cancelled.append(ticket)
+            self._changed.notify()
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify()
+
+    def _run(self) -> None:
+        with ExitStack() as barrier:
+            barrier.push(self._barrier)
+            with torch.inference_mode():
+                while self._wait_for_work():
+                    self._turn()
+        self._stop()
+
+    def _barrier(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> bool:
+        """Hold any failure of the engine's thread, whatever it is: it is kept, logged, and told to every request."""
+        if error is None:
+            return False
+        _LOG.error("the engine failed", exc_info=error)
+        self.failure = error
+        with self._changed:
+            self._state = "crashed"
+        for ticket in [*self._live, *self._waiting]:
+            ticket.events.append(Crashed("The engine failed while answering; the request is over."))
+            ticket.unfinished = 0
+            ticket.flush()
+        return True
+
+    def _stop(self) -> None:
+        """End what is left, and say so."""
+        if self.failure is None:
+            for ticket in [*self._live, *self._waiting]:
+                self._end(ticket, "cancelled")
+            self._tell()
+        self._swapper.close("The engine has stopped.")
+        with self._changed:
+            if self._state != "crashed":
+                self._state = "closed"
+
+    def _wait_for_work(self) -> bool:
+        """Sleep while there is nothing to do; False when it is time to stop."""
+        with self._changed:
+            while True:
+                now = time.monotonic()
+                busy = bool(self._live) or bool(len(self._waiting))
+                if self._close_by is not None and (not busy or now >= self._close_by):
+                    return False
+                if busy or self._cancelled or self._swapper.ready:
+                    return True
+                self._changed.wait()
+
+    def _turn(self) -> None:
+        """One turn of the loop."""
+        began = time.monotonic()
+        self._end_cancelled_and_late(began)
+        self._swapper.advance(self._step_s)
+        self._admit()
+        for lane in self._lanes:
+            lane.prefill.advance()
+            lane.place(self.config.slots - sum(each.in_use for each in self._lanes))
+        steps = 0
+        for lane in self._lanes:
+            steps += bool(lane.running)
+            lane.step()
+        self._tell()
+        if steps:
+            self._step_s += (time.monotonic() - began - self._step_s) * (_SMOOTHING if self._step_s else 1.0)
+
+    def _end_cancelled_and_late(self, now: float) -> None:
+        with self._changed:
+            cancelled, self._cancelled = self._cancelled, []
+            late = []
+            while self._deadlines and self._deadlines[0][0] <= now:
+                late.append(heapq.heappop(self._deadlines)[2])
+        for ticket in cancelled:
+            self._end(ticket, "cancelled")
+        for ticket in late:
+            self._end(ticket, "deadline")
+
+    def _end(self, ticket: Ticket, reason: FinishReason) -> None:
+        """End every unfinished choice of a request, wherever it is."""
+        with self._changed:
+            waited = self._waiting.drop(ticket)
+        if not waited and ticket not in self._live:
+            return
+        self._live[ticket] = None
+        for lane in self._lanes:
+            lane.end(ticket, reason)
+        ticket.finish_unstarted(reason, self.version)
+
+    def _admit(self) -> None:
+        """Start the prompts of as many waiting requests as there are slots for, in the serving lane."""
+        lane = self._lanes.serving
+        if lane.prefill.busy or self._swapper.holds_admission:
+            return
+        with self._changed:
+            tickets = self._waiting.take(lane.staged_rows, self._free_slots())
+        if not tickets:
+            return
+        now = time.monotonic()
+        for ticket in tickets:
+            ticket.started = now
+            self._live[ticket] = None
+        lane.begin(tickets)
+
+    def _tell(self) -> None:
+        """Hand each request's events of this turn to its sink; forget those that are complete."""
+        finished = 0
+        for ticket in list(self._live):
+            finished += ticket.flush()
+            if not ticket.unfinished:
+                del self._live[ticket]
+        if finished:
+            self._finished += finished
+            with self._changed:
+                self._waiting.finished(finished)
+
+
+def _in_order(events: Sequence[Event]) -> list[Finished]:
+    """Finished choices of one request by number.
+
+    Raises:
+        RuntimeError: the engine failed.
+
+    """
+    crash = next((event for event in events if isinstance(event, Crashed)), None)
+    if crash is not None:
+        raise RuntimeError(crash.message)
+    return sorted((event for event in events if isinstance(event, Finished)), key=lambda event: event.choice)

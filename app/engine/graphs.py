@@ -1,0 +1,91 @@
+"""The fused step as CUDA graphs: one per (rows, length, width, mixing) bucket, captured when first needed.
+
+A replay reads and writes the very tensors that `app.engine.rows` owns, so a graph needs no copies in or out; the rows
+that pad a batch to its bucket are unused slots, which stand at position 0 and harm nobody. A model that cannot be
+captured runs step by step, and `captures` says so. Rows with a bias of their own go the eager way too.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from app.engine.bias import Bias
+from app.engine.rows import Rows
+
+_WARM_UPS = 2  # runs before a capture, so that lazily made handles and buffers exist
+_FINE = 8  # batches above this are rounded up to its next multiple, smaller ones to a power of two
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Shape of one graph."""
+
+    rows: int  # B, unused rows included
+    length: int  # positions in view
+    width: int  # candidates
+    mixing: bool  # whether latent steps are among them
+    trace_room: int  # the trace buffers' size: they move when they grow
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """One graph and where it leaves its results."""
+
+    graph: torch.cuda.CUDAGraph
+    drawn_3B: Tensor
+    logits_BV: Tensor
+
+
+class StepGraphs:
+    """Graphs of one lane's step."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.captures = True  # False once the model refused to be captured
+        self._rows = rows
+        self._graphs: dict[Bucket, Captured] = {}
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def step(
+        self, rows: int, length: int, width: int, *, mixing: bool, bias: Bias | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Do what `Rows.step` does, replayed."""
+        assert bias is None
+        bucket = Bucket(self._rounded(rows), length, width, mixing, self._rows.trace_room)
+        if self.captures and bucket not in self._graphs:
+            self._capture(bucket)
+        if not self.captures:
+            return self._rows.step(rows, length, width, mixing=mixing)
+        captured = self._graphs[bucket]
+        captured.graph.replay()
+        return captured.drawn_3B[:, :rows], captured.logits_BV[:rows]
+
+    def _rounded(self, rows: int) -> int:
+        up = 1 << (rows - 1).bit_length() if rows <= _FINE else -(-rows // _FINE) * _FINE
+        return min(up, self._rows.pool.rows)
+
+    def _capture(self, bucket: Bucket) -> None:
+        """Record one step without taking it: what the warm-ups moved is put back."""
+        for stale in [known for known in self._graphs if known.trace_room != bucket.trace_room]:
+            del self._graphs[stale]
+        whole, next_RD = self._rows.whole.clone(), self._rows.next_RD.clone()
+        stream: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.stream(stream):
+                for _ in range(_WARM_UPS):
+                    self._run(bucket)
+                    self._rows.whole.copy_(whole)
+                    self._rows.next_RD.copy_(next_RD)
+            torch.cuda.current_stream().wait_stream(stream)
+            with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
+                drawn_3B, logits_BV = self._run(bucket)
+        except RuntimeError:
+            torch.cuda.synchronize()  # a broken device says so here, and ends the engine
+            self.captures = False
+            return
+        self._graphs[bucket] = Captured(graph, drawn_3B, logits_BV)
+
+    def _run(self, bucket: Bucket) -> tuple[Tensor, Tensor]:
+        return self._rows.step(bucket.rows, bucket.length, bucket.width, mixing=bucket.mixing)

@@ -1,0 +1,257 @@
+"""A lane: one resident policy version with everything that depends on it.
+
+Its weights (in storage that never moves), its keys and values, its prefix cache, its prompts under way and its rows.
+Two lanes at most make the swap: new requests enter the newest, the other runs its rows to the end and is then free to
+take the next weights in place. So a row, its cache and its prompt are of one version by construction. Leaves out which
+lane is the newest, the waiting (`app.engine.engine`), and how weights get in (`app.engine.stage`).
+
+Axes: B rows in use, V vocabulary, K candidates.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from app.engine.anatomy import Anatomy, UnsupportedModel, probe_ids
+from app.engine.answer import Answer
+from app.engine.bias import Bias
+from app.engine.cache import KVPool
+from app.engine.config import EngineConfig
+from app.engine.graphs import StepGraphs
+from app.engine.length import Lengths
+from app.engine.masks import Masks
+from app.engine.prefill import Limits, Prefill
+from app.engine.prefix import BLOCK, PrefixCache
+from app.engine.request import FinishReason
+from app.engine.rows import Rows, Seed, Trace
+from app.engine.ticket import Ticket
+from training.policy import Policy
+
+_STAGED = 8  # prompts computed together at most
+_WIDTH_STEP = 32  # candidates are drawn in multiples of this
+_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
+
+
+class NotFinite(RuntimeError):
+    """The model's logits are not numbers."""
+
+
+@dataclass(slots=True)
+class Running:
+    """Whose row it is."""
+
+    ticket: Ticket
+    answer: Answer
+
+
+@dataclass(slots=True)
+class Totals:
+    """What a lane has done; only ever grows."""
+
+    steps: int = 0  # forwards of the batch
+    tokens: int = 0  # answer tokens drawn
+    latents: int = 0  # latent steps drawn
+    prompt_tokens: int = 0  # prompt positions asked for
+
+
+class Lane:
+    """One policy version and its answers; belongs to the engine's thread while it serves."""
+
+    def __init__(self, policy: Policy, anatomy: Anatomy, config: EngineConfig, max_length: int) -> None:
+        self.policy = policy
+        self.anatomy = anatomy
+        self.version = policy.version
+        self.fingerprint: str | None = None  # of the live weights, once it was computed
+        self.running: list[Running | None] = []  # by row; None is a hole until the next `place`
+        self.totals = Totals()
+        graphed = policy.device.type == "cuda"
+        self._lengths = Lengths(max_length, graphed=graphed)
+        masks = Masks(anatomy.kinds, anatomy.window, max_length, policy.dtype, policy.device)
+        self.rows = Rows(policy, KVPool(anatomy.layers, config.slots, max_length), masks, config.max_top_k)
+        tokens = config.prefix_cache_tokens
+        self.prefix = PrefixCache(anatomy.layers, tokens) if tokens >= BLOCK else None
+        limits = Limits(min(_STAGED, config.slots), config.prefill_chunk, self._lengths)
+        self.prefill = Prefill(policy, anatomy.layers, masks, self.prefix, limits)
+        self.staged_rows = limits.rows
+        self._graphs = StepGraphs(self.rows) if graphed else None
+        self._bias: Bias | None = None
+        self._bends: list[tuple[Answer, int]] = []  # what `_bias` was built for
+
+    @property
+    def in_use(self) -> int:
+        """Rows that belong to an answer."""
+        return sum(running is not None for running in self.running)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing here depends on the weights any more, but the prefix cache."""
+        return self.in_use == 0 and not self.prefill.busy
+
+    @property
+    def waiting_choices(self) -> int:
+        """Choices whose prompt is here and that have no row yet."""
+        return sum(job.ticket.request.choices - job.ticket.seeded for job in self.prefill.jobs)
+
+    def begin(self, tickets: Sequence[Ticket]) -> None:
+        """Start the prompts of requests; from here on they are of this version."""
+        self.totals.prompt_tokens += sum(len(ticket.request.prompt_ids) for ticket in tickets)
+        self.prefill.start(tickets)
+
+    def place(self, free: int) -> None:
+        """Give rows to up to `free` choices whose prompts are done, then close the holes that are left."""
+        holes = [row for row, running in enumerate(self.running) if running is None]
+        seeds: list[Seed] = []
+        for job in self.prefill.jobs:
+            if job.left:
+                continue
+            ticket = job.ticket
+            while free > len(seeds) and ticket.seeded < ticket.request.choices:
+                answer = ticket.answers[ticket.seeded]
+                ticket.seeded += 1
+                if answer.finished:
+                    continue
+                row = holes.pop(0) if holes else self._new_row()
+                seeds.append(self._seed(row, ticket, answer, job.row))
+        if seeds:
+            self.rows.seed(seeds)
+        self.prefill.jobs = [job for job in self.prefill.jobs if job.ticket.seeded < job.ticket.request.choices]
+        self._close(holes)
+
+    def step(self) -> None:
+        """Move every row by one step and tell its ticket what happened."""
+        rows = len(self.running)
+        if not rows:
+            return
+        answers = [running.answer for running in self.running if running is not None]
+        assert len(answers) == rows
+        needed = max(answer.base + answer.steps for answer in answers) + 1
+        mixing = any(answer.in_latents for answer in answers)
+        top_k = max(answer.sampling.top_k for answer in answers)
+        width = min(-(-top_k // _WIDTH_STEP) * _WIDTH_STEP, self.rows.width)
+        bias = self._bias_of(answers)
+        run = self.rows.step if self._graphs is None or bias is not None else self._graphs.step
+        drawn_3B, logits_BV = run(rows, self._lengths.bucket(needed), width, mixing=mixing, bias=bias)
+        tokens, logprobs, masses = drawn_3B.tolist()  # the one place where the host waits for the device
+        tops = self._tops(answers, logits_BV)
+        self.totals.steps += 1
+        now = time.monotonic()
+        for row, (token, logprob, mass) in enumerate(zip(tokens, logprobs, masses, strict=True)):
+            if math.isnan(logprob):
+                raise NotFinite(f"policy version {self.version} gave logits that are not numbers")
+            self._take(row, int(token), logprob, mass, tops[row] if tops else (), now)
+
+    def end(self, ticket: Ticket, reason: FinishReason) -> None:
+        """End what a request has here, now: running choices and those that still wait for a row."""
+        now = time.monotonic()
+        for row, running in enumerate(self.running):
+            if running is not None and running.ticket is ticket:
+                self._finish(row, reason, now)
+        self.prefill.drop(ticket)
+
+    def change(self, version: int, fingerprint: str) -> None:
+        """Note that the weights are others now. Rows under way go on, their spans say so; prompts start again."""
+        self.version, self.fingerprint = version, fingerprint
+        if self.prefix is not None:
+            self.prefix.drop()
+        self.prefill.restart()
+        for running in self.running:
+            if running is not None:
+                running.answer.spans.append((version, running.answer.steps))
+
+    def prove(self) -> None:
+        """Compare logits through slots with those of a plain forward, once, at load.
+
+        Raises:
+            UnsupportedModel: they differ, so the model does something between positions that slots do not carry.
+
+        """
+        ids_1T = probe_ids(self.anatomy, self._lengths.longest).to(self.policy.device)
+        head = ids_1T.shape[1] - 2
+        with torch.inference_mode():
+            plain_1V: Tensor = self.policy.model(input_ids=ids_1T, use_cache=False).logits[:, -1].to(ids_1T.device)
+            inputs_1TD = self.rows.embedding(ids_1T)
+            position_1T = torch.arange(ids_1T.shape[1], device=ids_1T.device)[None]
+            length = self._lengths.bucket(ids_1T.shape[1])
+            self.rows.forward(inputs_1TD[:, :head], position_1T[:, :head], length)
+            for at in range(head, ids_1T.shape[1]):
+                slots_1V = self.rows.forward(inputs_1TD[:, at : at + 1], position_1T[:, at : at + 1], length)
+        error = float((slots_1V - plain_1V).abs().max() / plain_1V.abs().max().clamp(min=1e-6))
+        if not error <= _TOLERANCE[self.policy.dtype]:
+            raise UnsupportedModel(
+                f"{type(self.policy.model).__name__} gives other logits through slots (off by {error:.2g}): it keeps "
+                "something between positions that is not keys and values; choose another model"
+            )
+
+    def _new_row(self) -> int:
+        self.running.append(None)
+        return len(self.running) - 1
+
+    def _seed(self, row: int, ticket: Ticket, answer: Answer, staged: int) -> Seed:
+        """Make a finished prompt a row."""
+        self.running[row] = Running(ticket, answer)
+        answer.spans.append((self.version, 0))
+        if answer.base:
+            self.rows.pool.copy(row, self.prefill.pool, staged, answer.base)
+        return Seed(row, ticket.request.prompt_ids[-1], answer.base, answer.sampling)
+
+    def _close(self, holes: Sequence[int]) -> None:
+        """Fill holes with the last rows, so that the rows in use are the first ones."""
+        for hole in sorted(holes, reverse=True):
+            last = len(self.running) - 1
+            moved = self.running[last]
+            if hole != last:
+                assert moved is not None
+                self.rows.move(last, hole, moved.answer.base + moved.answer.steps)
+                self.running[hole] = moved
+            self.running.pop()
+        if holes:
+            self.rows.clear(slice(len(self.running), len(self.running) + len(holes)))
+
+    def _take(
+        self, row: int, token: int, logprob: float, mass: float, top: tuple[tuple[int, float], ...], now: float
+    ) -> None:
+        running = self.running[row]
+        assert running is not None
+        answer = running.answer
+        if answer.in_latents:
+            self.totals.latents += 1
+        else:
+            self.totals.tokens += 1
+            if answer.first_token_at is None:
+                answer.first_token_at = now
+        reason = answer.take(token, logprob, mass, top, running.ticket.events)
+        if reason is not None:
+            self._finish(row, reason, now)
+
+    def _finish(self, row: int, reason: FinishReason, now: float) -> None:
+        """Close a row's answer and leave a hole."""
+        running = self.running[row]
+        assert running is not None
+        trace: Trace = self.rows.trace(row, running.answer.latents)
+        running.ticket.finish(running.answer, reason, trace, self.version, now)
+        self.running[row] = None
+
+    def _bias_of(self, answers: Sequence[Answer]) -> Bias | None:
+        """Give what rows add to their logits, built again only when rows or their phases changed."""
+        bends = [(answer, answer.bend) for answer in answers]
+        if not any(bend for _, bend in bends):
+            return None
+        if bends != self._bends:
+            self._bends = bends
+            self._bias = Bias([answer.bias() for answer in answers], self.anatomy.columns, self.policy.device)
+        return self._bias
+
+    def _tops(self, answers: Sequence[Answer], logits_BV: Tensor) -> list[tuple[tuple[int, float], ...]]:
+        """Likeliest tokens of each row that asked for them, at its temperature; empty when none asked."""
+        most = max(answer.request.top_logprobs for answer in answers)
+        if not most:
+            return []
+        temperature_B = self.rows.controls(len(answers)).temperature_B
+        scale_B = torch.where(temperature_B == 0, 1.0, temperature_B).reciprocal()
+        top = (logits_BV.float() * scale_B[:, None]).log_softmax(-1).topk(most, dim=-1)
+        pairs = zip(top.indices.tolist(), top.values.tolist(), answers, strict=True)
+        return [tuple(zip(ids, values, strict=True))[: answer.request.top_logprobs] for ids, values, answer in pairs]

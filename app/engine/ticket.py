@@ -1,0 +1,70 @@
+"""A request in the engine's hands: its choices, its times, its events of this step, and the way to cancel it."""
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from app.engine.answer import Answer, Reader, answers_of
+from app.engine.request import Event, Finished, FinishReason, Request, Sink
+from app.engine.rows import Trace
+
+
+class Ticket:
+    """What `Engine.submit` gives back; everything but `cancel` belongs to the engine's thread."""
+
+    def __init__(
+        self, request: Request, sink: Sink, reader: Reader, on_cancel: Callable[["Ticket"], None], *, telling: bool
+    ) -> None:
+        self.request = request
+        self.answers = answers_of(request, reader, telling=telling)
+        self.prompt_P: Tensor = torch.tensor(request.prompt_ids, dtype=torch.int32)
+        self.arrived = time.monotonic()
+        self.deadline = None if request.deadline_s is None else self.arrived + request.deadline_s
+        self.started: float | None = None  # when its prefill began
+        self.seeded = 0  # choices that got a row so far
+        self.events: list[Event] = []  # of the step under way
+        self.unfinished = request.choices
+        self.gone = False  # the sink does not listen any more
+        self._sink = sink
+        self._on_cancel = on_cancel
+
+    def cancel(self) -> None:
+        """End it: its slots are free within one step, and each unfinished choice yields `Finished("cancelled")`."""
+        self._on_cancel(self)
+
+    def finish(self, answer: Answer, reason: FinishReason, trace: Trace, version: int, now: float) -> None:
+        """Close one choice; one that never ran counts as of `version`."""
+        if not answer.spans:
+            answer.spans.append((version, 0))
+        queued = (self.started if self.started is not None else now) - self.arrived
+        first = answer.first_token_at
+        times = (queued, None if first is None else first - self.arrived)
+        answer.finish(reason, trace, self.prompt_P, times, self.events)
+        self.unfinished -= 1
+
+    def finish_unstarted(self, reason: FinishReason, version: int) -> None:
+        """Close the choices that never had a row."""
+        nothing = torch.empty((0, 0))
+        for answer in self.answers:
+            if not answer.finished:
+                self.finish(answer, reason, Trace(nothing.to(torch.int32), nothing, nothing), version, time.monotonic())
+
+    def flush(self) -> int:
+        """Hand the step's events to the sink, once; a sink whose event loop is closed counts as a cancel.
+
+        Returns:
+            choices that finished among them.
+
+        """
+        events, self.events = self.events, []
+        finished = sum(isinstance(event, Finished) for event in events)
+        if not events or self.gone:
+            return finished
+        try:
+            self._sink(events)
+        except RuntimeError:
+            self.gone = True
+            self.cancel()
+        return finished

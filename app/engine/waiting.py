@@ -1,0 +1,64 @@
+"""The requests that wait: first come first served within a priority, bounded in choices."""
+
+import heapq
+import itertools
+import time
+from collections.abc import Iterator
+
+from app.engine.ticket import Ticket
+
+_SMOOTHING = 0.1  # weight of the newest interval between two finished choices
+
+
+class Waiting:
+    """A queue of tickets; the engine's lock guards it."""
+
+    def __init__(self) -> None:
+        self.choices = 0  # that wait
+        self._heap: list[tuple[int, int, Ticket]] = []
+        self._serial = itertools.count()
+        self._interval_s = 0.0  # mean seconds between two finished choices of late
+        self._last_finish: float | None = None
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def __iter__(self) -> Iterator[Ticket]:
+        return (ticket for _, _, ticket in self._heap)
+
+    def push(self, ticket: Ticket) -> None:
+        """Add a ticket behind those of its priority."""
+        heapq.heappush(self._heap, (ticket.request.priority, next(self._serial), ticket))
+        self.choices += ticket.request.choices
+
+    def take(self, prompts: int, free: int) -> list[Ticket]:
+        """Remove the next tickets: up to `prompts` of them, as long as one of `free` slots is left for each."""
+        taken: list[Ticket] = []
+        while self._heap and len(taken) < prompts and free > 0:
+            _, _, ticket = heapq.heappop(self._heap)
+            self.choices -= ticket.request.choices
+            free -= ticket.request.choices
+            taken.append(ticket)
+        return taken
+
+    def drop(self, ticket: Ticket) -> bool:
+        """Remove a ticket; False when it is not here."""
+        kept = [entry for entry in self._heap if entry[2] is not ticket]
+        if len(kept) == len(self._heap):
+            return False
+        heapq.heapify(kept)
+        self._heap = kept
+        self.choices -= ticket.request.choices
+        return True
+
+    def finished(self, choices: int) -> None:
+        """Note that choices finished now: the pace that `estimate_s` goes by."""
+        now = time.monotonic()
+        if self._last_finish is not None:
+            interval = (now - self._last_finish) / choices
+            self._interval_s += _SMOOTHING * (interval - self._interval_s) if self._interval_s else interval
+        self._last_finish = now
+
+    def estimate_s(self) -> float:
+        """Seconds until those who wait now have slots, at the pace of late; at least 1."""
+        return max(1.0, self.choices * self._interval_s)
