@@ -1,15 +1,15 @@
 """The Celery application: a bell that says "look now", and the clock that rings it.
 
-A message carries nothing: whether there is something to learn or to grade stands in Postgres, so a lost, doubled or late
-message costs at most one interval. That is why acknowledgement, results and retries of Celery are left unused. Leaves
-out what the tasks do (`worker.learn`, `worker.grade`) and how they are bound to this process (`worker.tasks`).
+A message carries nothing: whether there is something to learn or to grade stands in Postgres, so a lost, doubled or
+late message costs at most one interval. That is why acknowledgement, results and retries of Celery are left unused.
+Leaves out what the tasks do (`worker.learn`, `worker.grade`) and how they are bound to a process (`worker.tasks`).
 """
 
 from typing import Any, Final
 
 from celery import Celery
 from celery.beat import Scheduler
-from kombu import Queue
+from kombu.entity import Queue
 
 from app.settings import Settings
 
@@ -32,8 +32,7 @@ class HintScheduler(Scheduler):  # type: ignore[misc]  # celery has no types
 
     def send_task(self, name: str, *args: Any, producer: Any = None, **options: Any) -> Any:
         """Send the hint unless one waits already."""
-        declared = Queue(QUEUES[name], channel=producer.channel).queue_declare()
-        if declared.message_count:
+        if queue(name, producer.channel).queue_declare().message_count:
             return None
         return super().send_task(name, *args, producer=producer, **options)
 
@@ -62,8 +61,8 @@ def build(settings: Settings, redis_url: str) -> Celery:
         task_ignore_result=True,
         task_serializer="json",
         accept_content=["json"],
-        task_queues=[Queue(queue) for queue in QUEUES.values()],
-        task_routes={task: {"queue": queue} for task, queue in QUEUES.items()},
+        task_queues=[queue(task) for task in QUEUES],
+        task_routes={task: {"queue": name} for task, name in QUEUES.items()},
         task_create_missing_queues=False,
         task_default_queue=QUEUES[LEARN],
         task_publish_retry_policy={"max_retries": 2, "interval_start": 0, "interval_max": _RETRY_MOST_S},
@@ -80,6 +79,11 @@ def build(settings: Settings, redis_url: str) -> Celery:
         enable_utc=True,
     )
     return celery
+
+
+def queue(task: str, channel: Any = None) -> Any:
+    """Give a task's own queue: a hint that waits there is one of its kind."""
+    return Queue(QUEUES[task], channel=channel)  # type: ignore[no-untyped-call]  # kombu has few types
 
 
 def _schedule(settings: Settings) -> dict[str, dict[str, Any]]:

@@ -3,14 +3,81 @@
 Nothing heavy is imported before a command runs, so their `--help` is quick, and beat never loads torch.
 """
 
+import logging
 from typing import Any, Final
 
+import click
+
+TASKS: Final = ("learn", "grade")
 # No gossip, mingle or heartbeats: workers need not know of each other, Postgres knows them all.
 WORKER: Final[dict[str, Any]] = {
     "without_gossip": True,
     "without_mingle": True,
     "without_heartbeat": True,
     "quiet": True,
-    "loglevel": "INFO",
+    "loglevel": "WARNING",
 }
-BEAT: Final[dict[str, Any]] = {"quiet": True, "loglevel": "INFO"}
+BEAT: Final[dict[str, Any]] = {"quiet": True, "loglevel": "WARNING"}
+
+
+@click.command("worker", short_help="Run the process that grades and learns.")
+@click.option(
+    "--task",
+    "tasks",
+    type=click.Choice(TASKS),
+    multiple=True,
+    default=TASKS,
+    show_default=True,
+    help="Do only this; a second worker can then do the other.",
+)
+def worker(tasks: tuple[str, ...]) -> None:
+    """Grade answers and learn from grades, whenever the clock (`lepo beat`) says to look.
+
+    One task at a time, in this process. Any number of workers may run; one of them learns at a time. Stopped (SIGTERM),
+    it gives back what it was learning from.
+    """
+    import torch
+    from celery import signals
+
+    from app.settings import read_settings
+    from app.stack.addresses import database_address, redis_address
+    from app.store.connect import open_store
+    from worker.celery_app import QUEUES, build
+    from worker.resident import Resident
+    from worker.tasks import register
+    from worker.workshop import Workshop
+
+    log_plainly()
+    settings = read_settings()
+    torch.set_num_threads(settings.threads)
+    redis_url = redis_address(settings)
+    shop = Workshop(settings, open_store(database_address(settings)), redis_url, Resident(settings))
+    celery = build(settings, redis_url)
+    register(celery, shop)
+
+    def stop(**_: object) -> None:
+        shop.stopping.set()
+
+    signals.worker_shutting_down.connect(stop, weak=False)
+    consumer = celery.Worker(queues=[QUEUES[f"lepo.{task}"] for task in tasks], **WORKER)
+    consumer.start()
+    raise SystemExit(consumer.exitcode or 0)
+
+
+@click.command("beat", short_help="Run the clock that rings the worker.")
+def beat() -> None:
+    """Ring every worker at the intervals of LEPO_LEARN_INTERVAL and LEPO_GRADE_INTERVAL. Run exactly one."""
+    from app.settings import read_settings
+    from app.stack.addresses import redis_address
+    from worker.celery_app import build
+
+    log_plainly()
+    settings = read_settings()
+    build(settings, redis_address(settings)).Beat(**BEAT).run()
+
+
+def log_plainly() -> None:
+    """Log our own lines, and Celery's from warnings on."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for chatty in ("celery", "kombu", "amqp", "httpx"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -52,9 +52,7 @@ def paper_of(heldout: HeldOut, settings: Settings) -> dict[str, Any]:
     }
 
 
-def sit(
-    policy: Policy, heldout: HeldOut, settings: Settings, progress: Callable[[int], None] | None = None
-) -> Marks:
+def sit(policy: Policy, heldout: HeldOut, settings: Settings, progress: Callable[[int], None] | None = None) -> Marks:
     """Have the policy answer every question once, and mark the answers.
 
     Args:
@@ -109,7 +107,7 @@ def detail_of(marks: Marks) -> dict[str, Any]:
 
 
 def sampling_of(settings: Settings) -> Sampling:
-    """The sampling of a request that asks for nothing special."""
+    """Give the sampling of a request that asks for nothing special."""
     return Sampling(
         latent_length=min(settings.latent_length, settings.max_completion_tokens - 1),
         tau=settings.latent_tau,

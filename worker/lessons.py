@@ -90,21 +90,19 @@ def sift(claimed: Sequence[Claimed], rules: Rules, heldout: HeldOut | None, rng:
 
 def examine(one: Claimed, rules: Rules, heldout: HeldOut | None) -> Rollout | Reason:
     """Read one rollout, or say why it is not learned from."""
-    if one.interaction.policy_version > rules.serving_version:
-        return "rolled_back"
-    if rules.baseline == "tracker" and not 0.0 <= one.reward.value <= 1.0:
-        return "reward_out_of_range"
     try:
         rollout = decode(one.payload)
     except ValueError:
         return "unreadable"
-    if heldout is not None and heldout.holds(one.interaction.request, rollout.prompt_ids_P.tolist()):
-        return "held_out"
-    if rollout.altered:
-        return "altered"
-    if rollout.latent_length + rollout.answer_length == 0:
-        return "empty"
-    return rollout
+    asks_held_out = heldout is not None and heldout.holds(one.interaction.request, rollout.prompt_ids_P.tolist())
+    findings: dict[Reason, bool] = {
+        "held_out": asks_held_out,
+        "rolled_back": rollout.policy_version > rules.serving_version,
+        "altered": rollout.altered,
+        "empty": rollout.latent_length + rollout.answer_length == 0,
+        "reward_out_of_range": rules.baseline == "tracker" and not 0.0 <= one.reward.value <= 1.0,
+    }
+    return next((reason for reason, found in findings.items() if found), rollout)
 
 
 def lesson(one: Claimed, rollout: Rollout, key: str) -> Lesson:

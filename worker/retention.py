@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
+from training.checkpoint import MANIFEST, checkpoint_dir
+
 
 def expired(versions: Collection[int], keep: int, protected: Collection[int]) -> list[int]:
     """Choose the versions to delete: all but the `keep` newest and the protected ones.
@@ -22,16 +24,13 @@ def expired(versions: Collection[int], keep: int, protected: Collection[int]) ->
 
 
 def versions_on_disk(parent: Path) -> dict[int, Path]:
-    """Find the checkpoint directories under `parent` by their version; anything else there is not ours to touch."""
-    if not parent.is_dir():
-        return {}
-    return {int(path.name): path for path in parent.iterdir() if path.name.isdecimal() and path.is_dir()}
+    """Find the published checkpoints under `parent` by version; anything else there is not ours to touch."""
+    numbers = (int(path.name[1:]) for path in parent.glob("v*") if path.name[1:].isdecimal())
+    found = {number: checkpoint_dir(parent, number) for number in numbers}
+    return {number: path for number, path in found.items() if (path / MANIFEST).is_file()}
 
 
 def delete(directory: Path) -> None:
-    """Delete a checkpoint: renamed first, so that no half-deleted directory is ever taken for a checkpoint."""
-    doomed = directory.with_name(f".deleted-{directory.name}")
-    if doomed.exists():
-        shutil.rmtree(doomed)
-    directory.rename(doomed)
-    shutil.rmtree(doomed)
+    """Delete a checkpoint, its manifest first: what is half deleted is no checkpoint any more."""
+    (directory / MANIFEST).unlink()
+    shutil.rmtree(directory)

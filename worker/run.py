@@ -57,7 +57,7 @@ class Run:
         self._phase = phase
         self.watch.enter(phase)
 
-    def note(self, message: str, **figures: Any) -> None:  # noqa: ANN401  figures of any kind, made JSON here
+    def note(self, message: str, **figures: Any) -> None:
         """Write figures into the diary, and keep them among the job's metrics."""
         known = plain(figures)
         self.metrics |= known
@@ -65,7 +65,7 @@ class Run:
             jobs.heartbeat(session, self.job_id, self.fence, known)
             events.measure(session, self.job_id, known, message=message)
 
-    def finish(self, session: Session, status: jobs.Outcome, verdict: str | None, **more: Any) -> None:  # noqa: ANN401
+    def finish(self, session: Session, status: jobs.Outcome, verdict: str | None, **more: Any) -> None:
         """Write the end, in the caller's transaction; `over` once that is committed."""
         self._clock()
         jobs.finish(session, self.job_id, self.fence, status, verdict=verdict, metrics=plain(self.metrics), **more)
@@ -73,9 +73,7 @@ class Run:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> bool:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> bool:
         """End a job that did not end by itself. Expected ends are swallowed; an error goes on to the caller."""
         if error is None or self.over:
             return False
@@ -159,7 +157,7 @@ def summary(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def plain(value: Any) -> Any:  # noqa: ANN401  any figures
+def plain(value: Any) -> Any:
     """Make figures JSON: mappings and sequences all the way down, and no NaN or infinity but as text."""
     if isinstance(value, Mapping):
         return {str(key): plain(one) for key, one in value.items()}

@@ -1,8 +1,8 @@
 """The watch over a running job: a heartbeat, the operator's word, and the end of a phase that never ends.
 
 Threads of their own, because the thread that learns may be the one that hangs, and one for each duty, because a
-heartbeat can hang in the database too. What a heartbeat writes and where an overrun is reported are the caller's. Leaves
-out who starts the process again: the supervisor (`lepo up`, compose).
+heartbeat can hang in the database too. What a heartbeat writes and where an overrun is reported are the caller's.
+Leaves out who starts the process again: the supervisor (`lepo up`, compose).
 """
 
 import logging

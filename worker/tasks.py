@@ -1,0 +1,35 @@
+"""The tasks as Celery sees them: doors to `worker.learn` and `worker.grade`, and nothing more.
+
+An error goes on to Celery, which logs it and waits for the next hint; what it means for a job is on the job's row.
+"""
+
+import logging
+from collections.abc import Callable
+
+from celery import Celery
+
+from app.errors import Unavailable
+from worker.celery_app import GRADE, LEARN
+from worker.grade import grade
+from worker.learn import learn
+from worker.workshop import Workshop
+
+log = logging.getLogger(__name__)
+
+
+def register(celery: Celery, shop: Workshop) -> None:
+    """Bind both tasks to this process."""
+    celery.task(name=LEARN)(door(learn, shop))
+    celery.task(name=GRADE)(door(grade, shop))
+
+
+def door(work: Callable[[Workshop], object], shop: Workshop) -> Callable[[], None]:
+    """Make a task of work; a database that is away is a line in the log, and the next hint tries again."""
+
+    def look() -> None:
+        try:
+            work(shop)
+        except Unavailable as error:
+            log.warning("not now: %s", error)
+
+    return look
