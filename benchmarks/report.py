@@ -1,0 +1,94 @@
+"""How a measurement is shown: one JSON object on the last line of stdout, or a table with each bound beside its figure.
+
+Leaves out measuring.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """What a figure must reach."""
+
+    key: str  # in the report; a dot goes into a mapping: "speedup_ragged.tiny"
+    limit: float  # the bound itself
+    kind: Literal["at least", "at most"]
+
+    def met(self, value: float) -> bool:
+        """Whether a figure keeps the bound; one that is no number does not."""
+        if math.isnan(value):
+            return False
+        return value >= self.limit if self.kind == "at least" else value <= self.limit
+
+
+def judged(report: Mapping[str, Any], bounds: Sequence[Bound]) -> list[dict[str, Any]]:
+    """Every bound whose figure was measured, with the figure and whether it is met."""
+    rows = []
+    for bound in bounds:
+        value = find(report, bound.key)
+        if value is not None:
+            rows.append({"key": bound.key, bound.kind: bound.limit, "measured": value, "met": bound.met(value)})
+    return rows
+
+
+def find(report: Mapping[str, Any], path: str) -> float | None:
+    """Figure at a dotted path (longest names first, so that "0.5b" is one name), or None."""
+    if path in report:
+        value = report[path]
+        return float(value) if isinstance(value, int | float) else None
+    head, _, rest = path.partition(".")
+    inner = report.get(head)
+    return find(inner, rest) if rest and isinstance(inner, Mapping) else None
+
+
+def finish(report: Mapping[str, Any], *, as_json: bool, out: Path | None = None) -> None:
+    """Print a report, and write it to a file too when one is named."""
+    line = json.dumps(report, allow_nan=False)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    if as_json:
+        click.echo(line)
+    else:
+        show(report)
+
+
+def show(report: Mapping[str, Any]) -> None:
+    """Print the figures and the bounds as tables."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    figures = Table("figure", "value", title=str(report["benchmark"]))
+    for key, value in flat(report, skip=("benchmark", "bounds", "settings", "machine", "raw")):
+        figures.add_row(key, str(value))
+    console.print(figures)
+    table = Table("bound", "asked", "measured", "met")
+    for row in report.get("bounds", ()):
+        kind = "at least" if "at least" in row else "at most"
+        table.add_row(row["key"], f"{kind} {row[kind]}", str(row["measured"]), "yes" if row["met"] else "NO")
+    if table.row_count:
+        console.print(table)
+    machine = report["machine"]
+    if not machine["alone"]:
+        console.print(f"The machine was not idle (load average {machine['load_average_before'][0]:.2f}).")
+
+
+def flat(tree: Mapping[str, Any], skip: Sequence[str] = (), prefix: str = "") -> list[tuple[str, Any]]:
+    """Nested mappings as (dotted name, figure)."""
+    pairs: list[tuple[str, Any]] = []
+    for key, value in tree.items():
+        if key in skip and not prefix:
+            continue
+        if isinstance(value, Mapping):
+            pairs += flat(value, prefix=f"{prefix}{key}.")
+        else:
+            pairs.append((f"{prefix}{key}", value))
+    return pairs
