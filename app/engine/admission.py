@@ -42,6 +42,22 @@ def check(request: Request, bounds: Bounds) -> None:
         )
 
 
+def check_prompt(prompt_ids: tuple[int, ...], top: int, bounds: Bounds) -> None:
+    """Refuse a prompt that the engine cannot score.
+
+    Raises:
+        RequestTooLong: it is longer than a slot.
+        ValueError: it is empty, holds an unknown id, or `top` is out of range.
+
+    """
+    if not prompt_ids or not (min(prompt_ids) >= 0 and max(prompt_ids) < bounds.vocabulary):
+        raise ValueError(f"prompt must hold token ids from 0 to {bounds.vocabulary - 1}, at least one")
+    if len(prompt_ids) > bounds.max_length:
+        raise RequestTooLong(f"the prompt has {len(prompt_ids)} tokens, {bounds.max_length} fit", param="prompt")
+    if not 0 <= top <= min(MOST_TOP_LOGPROBS, bounds.vocabulary):
+        raise ValueError(f"top must be 0 to {min(MOST_TOP_LOGPROBS, bounds.vocabulary)}, got {top}")
+
+
 def _check_ids(request: Request, vocabulary: int) -> None:
     if not request.prompt_ids:
         raise ValueError("prompt is empty: give at least one token")

@@ -24,7 +24,8 @@ from app.engine.anatomy import examine
 from app.engine.answer import Reader
 from app.engine.config import EngineConfig
 from app.engine.lanes import Lanes
-from app.engine.request import Crashed, EngineClosed, Event, Finished, FinishReason, QueueFull, Request, Sink
+from app.engine.request import Crashed, EngineClosed, Event, Finished, FinishReason, QueueFull, Request, Sink, TokenInfo
+from app.engine.score import Scorer
 from app.engine.stats import EngineStats
 from app.engine.swap import Swapper, SwapReport
 from app.engine.text import decoder
@@ -70,6 +71,7 @@ class Engine:
         self._state: Literal["ready", "closing", "closed", "crashed"] = "ready"
         self._close_by: float | None = None
         self._swapper = Swapper(self._lanes, config.swap_mode, self._wake)
+        self._scorer = Scorer(self._wake)
         self._live: dict[Ticket, None] = {}  # admitted and not finished, in order of admission
         self._deadlines: list[tuple[float, int, Ticket]] = []
         self._serial = itertools.count()
@@ -123,6 +125,27 @@ class Engine:
         with self._changed:
             self._require_open()
         return self._swapper.order(directory, version)
+
+    def score(self, prompt_ids: tuple[int, ...], top: int = 0) -> "Future[list[TokenInfo]]":
+        """Score a prompt under the serving weights, between two steps.
+
+        Args:
+            prompt_ids: at least one token id.
+            top: likeliest candidates wanted per token, 0 to 20.
+
+        Returns:
+            a future with one entry per prompt token but the first, at temperature 1 over the whole vocabulary.
+
+        Raises:
+            EngineClosed: the engine is stopping, has stopped, or has failed; the future may hold it, too.
+            RequestTooLong: the prompt is longer than a slot.
+            ValueError: an id is not in the vocabulary, or `top` is out of range.
+
+        """
+        admission.check_prompt(prompt_ids, top, self._bounds)
+        with self._changed:
+            self._require_open()
+            return self._scorer.order(prompt_ids, top)
 
     def generate(
         self, requests: Sequence[Request], progress: Callable[[int], None] | None = None
@@ -267,6 +290,7 @@ class Engine:
                 self._end(ticket, "cancelled")
             self._tell()
         self._swapper.close("The engine has stopped.")
+        self._scorer.close("The engine has stopped.")
         with self._changed:
             if self._state != "crashed":
                 self._state = "closed"
@@ -279,7 +303,7 @@ class Engine:
                 busy = bool(self._live) or bool(len(self._waiting))
                 if self._close_by is not None and (not busy or now >= self._close_by):
                     return False
-                if busy or self._cancelled or self._swapper.ready:
+                if busy or self._cancelled or self._swapper.ready or self._scorer.ready:
                     return True
                 self._changed.wait()
 
@@ -288,6 +312,7 @@ class Engine:
         began = time.monotonic()
         self._end_cancelled_and_late(began)
         self._swapper.advance(self._step_s)
+        self._scorer.advance(self._lanes.serving.policy)
         self._admit()
         for lane in self._lanes:
             lane.prefill.advance()

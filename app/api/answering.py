@@ -1,0 +1,89 @@
+"""From a checked request to its response: what chat and plain completions do alike.
+
+Leaves out reading prompts and writing answers (`chat`, `completions`).
+"""
+
+from collections.abc import Sequence
+
+from app.api.answers import Answers
+from app.api.ask import Prompt
+from app.api.callers import Caller
+from app.api.generation import Budget, GenerationFields, draw_settings, first_seed
+from app.api.server import Server
+from app.errors import BadRequest, Forbidden, NotFound
+from training.graders.parse import parse_grader
+from training.graders.spec import GraderSpecError
+
+
+def check_fields(server: Server, fields: GenerationFields, caller: Caller, prompts: int) -> None:
+    """Refuse what can be refused before the prompt is tokenized.
+
+    Raises:
+        NotFound: another model.
+        Forbidden: a priority above the others' without an admin key.
+        BadRequest: too many answers, a grader that does not parse, an option of streams without a stream.
+
+    """
+    if fields.model != server.settings.served_name:
+        words = f"There is no model {fields.model!r} here; this server serves {server.settings.served_name!r}."
+        raise NotFound(words, param="model", code="model_not_found")
+    most = server.settings.max_choices
+    if fields.choices > most:
+        raise BadRequest(f"n may be {most} at most (LEPO_MAX_CHOICES).", param="n")
+    if fields.choices * prompts > most:
+        raise BadRequest(f"n times the number of prompts may be {most} at most (LEPO_MAX_CHOICES).", param="prompt")
+    if fields.stream_options is not None and not fields.stream:
+        raise BadRequest("stream_options may be given with stream: true only.", param="stream_options")
+    if (fields.priority or 0) < 0 and not caller.may("admin"):
+        raise Forbidden("A priority below 0 needs an admin key.", param="priority")
+    check_grader(fields.grader)
+
+
+def check_grader(spec: dict[str, object] | None) -> None:
+    """Refuse a grader that could never run.
+
+    Raises:
+        BadRequest: `param` is the path of the wrong field.
+
+    """
+    if spec is None:
+        return
+    try:
+        parse_grader(spec)
+    except GraderSpecError as error:
+        raise BadRequest(f"{error}.", param=error.param, code="invalid_grader") from error
+
+
+def budget_for(
+    server: Server, fields: GenerationFields, prompts: Sequence[Prompt], param: str, *, total: int | None
+) -> Budget:
+    """Settle the draw of every answer, once the prompts' lengths are known.
+
+    Raises:
+        BadRequest: something does not fit; `param` names the field.
+
+    """
+    room = server.engine.max_length - max(len(prompt.ids) for prompt in prompts)
+    budget = draw_settings(fields, server.settings, total=total, room=room, seed=first_seed(fields), prompt=param)
+    if (fields.min_tokens or 0) > budget.max_new - budget.sampling.latent_length:
+        raise BadRequest("min_tokens is more than the answer may have.", param="min_tokens")
+    strangers = [token for token in fields.logit_bias or () if int(token) >= server.prompts.vocabulary]
+    if strangers:
+        words = f"logit_bias: {strangers[0]} is no token id; the last is {server.prompts.vocabulary - 1}."
+        raise BadRequest(words, param="logit_bias")
+    return budget
+
+
+def submitted(answers: Answers) -> Answers:
+    """Hand a request to the engine.
+
+    Raises:
+        EngineRefusal: the engine takes no more.
+        BadRequest: the engine cannot do this.
+
+    """
+    try:
+        answers.submit()
+    except ValueError as error:
+        raise BadRequest(f"{error}.") from error
+    return answers

@@ -1,0 +1,122 @@
+"""`POST /v1/chat/completions`: OpenAI's chat, answered with latent steps.
+
+Leaves out tools, images and audio: the model is text in, text out, and says so with a 400.
+"""
+
+from functools import partial
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from starlette.responses import JSONResponse, Response
+
+from app.api.answering import budget_for, check_fields, submitted
+from app.api.answers import Answers
+from app.api.ask import Ask
+from app.api.auth import require
+from app.api.callers import Caller
+from app.api.chat_chunks import ChatChunks
+from app.api.fields import Text, only
+from app.api.generation import GenerationFields
+from app.api.server import Server, ServerDep
+from app.api.stream import AnswerStream
+from app.api.whole import chat_completion, gather
+from app.errors import BadRequest
+
+router = APIRouter()
+
+APART = {"grader", "user", "metadata"}  # recorded in columns of their own
+
+
+class TextPart(BaseModel):
+    """One part of a message; only text is understood."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+    type: Literal["text"]
+    text: Text
+
+
+class Message(BaseModel):
+    """One message. Further fields, such as those of an earlier answer sent back, are ignored."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: list[TextPart] | Text | None = None
+    name: Text | None = None
+    tool_calls: Annotated[Any, AfterValidator(only([]))] = None
+    function_call: Annotated[Any, AfterValidator(only())] = None
+
+    @property
+    def text(self) -> str:
+        """The content as one text; parts stand on lines of their own."""
+        if isinstance(self.content, list):
+            return "\n".join(part.text for part in self.content)
+        return self.content or ""
+
+    def for_template(self) -> dict[str, Any]:
+        """Show the chat template what it needs."""
+        named = {} if self.name is None else {"name": self.name}
+        return {"role": self.role, "content": self.text, **named}
+
+
+class ChatBody(GenerationFields):
+    """The body of a chat request."""
+
+    messages: list[Message] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=1, description="Latent steps and answer tokens together.")
+    max_tokens: int | None = Field(None, ge=1, description="Answer tokens, latent steps not counted.")
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+
+    tools: Annotated[Any, AfterValidator(only([]))] = None
+    tool_choice: Annotated[Any, AfterValidator(only("none", "auto"))] = None
+    functions: Annotated[Any, AfterValidator(only([]))] = None
+    function_call: Annotated[Any, AfterValidator(only("none", "auto"))] = None
+    modalities: Annotated[Any, AfterValidator(only(["text"]))] = None
+    audio: Annotated[Any, AfterValidator(only())] = None
+    prediction: Annotated[Any, AfterValidator(only())] = None
+    reasoning_effort: Annotated[Any, AfterValidator(only())] = None
+    verbosity: Annotated[Any, AfterValidator(only("medium"))] = None
+    web_search_options: Annotated[Any, AfterValidator(only())] = None
+    parallel_tool_calls: Any = None
+
+
+@router.post("/v1/chat/completions", response_model=None, tags=["inference"])
+async def chat_completions(
+    body: ChatBody, request: Request, server: ServerDep, caller: Annotated[Caller, Depends(require("infer"))]
+) -> Response:
+    """Answer a conversation."""
+    ask = await chat_ask(server, body, caller)
+    answers = submitted(Answers(server, ask))
+    if body.stream:
+        return AnswerStream(answers, ChatChunks(ask, body.model, server.names))
+    choices = await gather(answers, request.receive)
+    return JSONResponse(chat_completion(answers, choices, body.model, server.names))
+
+
+async def chat_ask(server: Server, body: ChatBody, caller: Caller) -> Ask:
+    """Check a chat request and bring it into the engine's terms.
+
+    Raises:
+        LepoError: it cannot be answered; `param` names the field.
+
+    """
+    check_fields(server, body, caller, prompts=1)
+    if body.top_logprobs and not body.logprobs:
+        raise BadRequest("top_logprobs needs logprobs: true.", param="top_logprobs")
+    if body.max_completion_tokens is not None and body.max_tokens is not None:
+        raise BadRequest("Give max_completion_tokens or max_tokens, not both.", param="max_tokens")
+    messages = [message.for_template() for message in body.messages]
+    prompt = await server.prompts.apart(partial(server.prompts.chat, messages))
+    return Ask(
+        endpoint="chat",
+        prompts=(prompt,),
+        fields=body,
+        budget=budget_for(server, body, (prompt,), "messages", total=body.max_completion_tokens),
+        top_logprobs=body.top_logprobs or 0,
+        logprobs=bool(body.logprobs),
+        key_id=caller.key_id,
+        as_asked=body.model_dump(mode="json", exclude_none=True, exclude=APART),
+    )

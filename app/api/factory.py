@@ -1,0 +1,103 @@
+"""The application: its layers, its routes, and its life from start to drain.
+
+From outside in: request ids and the bound on bodies, CORS, the door, then the routes. Every dependency comes in through
+`Parts`; nothing is read from the environment here. Leaves out making the parts (`app.api.serve`).
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+from app.api import (
+    admin_keys,
+    chat,
+    checkpoints,
+    completions,
+    errors,
+    graders,
+    grades,
+    health,
+    interactions,
+    jobs,
+    metrics,
+    models,
+    overview,
+    tokenize,
+)
+from app.api.auth import Door
+from app.api.limits import Limits
+from app.api.policy_bell import listen
+from app.api.policy_watch import PolicyWatch
+from app.api.server import Parts, Server
+
+log = logging.getLogger("lepo.api")
+
+ROUTERS = (
+    *(chat.router, completions.router, models.router, tokenize.router, interactions.router, grades.router),
+    *(graders.router, jobs.router, checkpoints.router, admin_keys.router, overview.router),
+    *(health.router, metrics.router),
+)
+
+
+def create_app(parts: Parts) -> FastAPI:
+    """Put a server together; it starts the engine when it starts, and closes it when it ends."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with alive(parts) as server:
+            app.state.server = server
+            yield
+
+    app: FastAPI = FastAPI(
+        title="lepo",
+        summary="Stochastic latent reasoning, OpenAI-compatible, learning from grades.",
+        lifespan=lifespan,
+        redoc_url=None,
+        middleware=[
+            Middleware(Limits, max_body_bytes=parts.settings.max_body_bytes),
+            # Keys travel in a header that browsers never add by themselves, so any origin may ask.
+            Middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"]),
+            Middleware(Door, server=lambda: app.state.server),
+        ],
+    )
+    errors.install(app)
+    for router in ROUTERS:
+        app.include_router(router)
+    return app
+
+
+@asynccontextmanager
+async def alive(parts: Parts) -> AsyncIterator[Server]:
+    """Run the engine and the watch over the policy for as long as the block lasts."""
+    server = Server(parts)
+    parts.engine.start()
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(asyncio.to_thread, parts.engine.close, parts.settings.drain_seconds)
+        await stack.enter_async_context(background(server, PolicyWatch(server).run()))
+        if parts.redis_url is not None:
+            await stack.enter_async_context(background(server, listen(parts.redis_url, server.policy_bell)))
+        yield server
+
+
+@asynccontextmanager
+async def background(server: Server, work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Run work beside the block, and stop it when the block ends; should it die before, /health says so."""
+    task = asyncio.create_task(work)
+    task.add_done_callback(tell_death)
+    server.background.add(task)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def tell_death(task: asyncio.Task[None]) -> None:
+    """Log why something that should live for ever has died."""
+    if not task.cancelled() and task.exception() is not None:
+        log.critical("a part of the server has died", exc_info=task.exception())

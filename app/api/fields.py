@@ -1,0 +1,80 @@
+"""Types of request fields that several schemas share: strict models, and text that can be stored.
+
+Postgres keeps neither U+0000 nor half of a surrogate pair, and JSON can carry both: such text is refused here by name,
+before anything is computed. Leaves out the schemas themselves (one file per route).
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic_core import PydanticCustomError
+
+MAX_DEPTH = 32
+
+
+class Strict(BaseModel):
+    """A request body: unknown fields, coerced types and non-finite numbers are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True, protected_namespaces=())
+
+
+def storable(text: str) -> str:
+    """Let text through that Postgres and a tokenizer can take.
+
+    Raises:
+        PydanticCustomError: it holds U+0000 or a lone surrogate.
+
+    """
+    if "\x00" in text:
+        raise PydanticCustomError("invalid_text", "text must not hold U+0000; remove it")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise PydanticCustomError(
+                "invalid_text", "text holds half of a surrogate pair; send whole characters"
+            ) from error
+    return text
+
+
+def storable_json(value: dict[str, Any]) -> dict[str, Any]:
+    """Let a free-form object through whose every text, number and depth can be stored.
+
+    Raises:
+        PydanticCustomError: a text or number is not storable, or it is nested too deep.
+
+    """
+    pending: list[tuple[Any, int]] = [(value, 1)]
+    while pending:
+        node, depth = pending.pop()
+        if depth > MAX_DEPTH:
+            raise PydanticCustomError("invalid_value", f"must not be nested deeper than {MAX_DEPTH}")
+        if isinstance(node, str):
+            storable(node)
+        elif isinstance(node, float) and not -1e300 < node < 1e300:
+            raise PydanticCustomError("invalid_value", "numbers must be finite")
+        elif isinstance(node, dict):
+            pending.extend((item, depth + 1) for pair in node.items() for item in pair)
+        elif isinstance(node, list):
+            pending.extend((item, depth + 1) for item in node)
+    return value
+
+
+def only(*neutral: Any) -> Callable[[Any], Any]:
+    """Accept a field only at values that change nothing, because this server does not implement it."""
+
+    def check(value: Any) -> Any:
+        if value is None or any(value == allowed and type(value) is type(allowed) for allowed in neutral):
+            return value
+        shown = ", ".join(map(repr, neutral))
+        raise PydanticCustomError(
+            "unsupported_parameter",
+            "is not supported by this server; leave it out" + (f" or at {shown}" if shown else ""),
+        )
+
+    return check
+
+
+Text = Annotated[str, AfterValidator(storable)]
+JsonObject = Annotated[dict[str, Any], AfterValidator(storable_json)]

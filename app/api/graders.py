@@ -1,0 +1,57 @@
+"""Graders tried out: is this spec one, and what would it say of an answer? Nothing is stored.
+
+Leaves out the graders (`training.graders`) and running them on stored answers (the worker).
+"""
+
+from functools import partial
+from typing import Annotated, Any
+
+import anyio
+import anyio.to_thread
+from fastapi import APIRouter, Depends
+from pydantic import Field
+
+from app.api.answering import check_grader
+from app.api.auth import require
+from app.api.fields import JsonObject, Strict, Text
+from app.api.server import ServerDep
+from training.graders.parse import parse_grader
+from training.graders.verdict import Failed, Graded, Verdict
+
+router = APIRouter(prefix="/v1/graders", tags=["graders"], dependencies=[Depends(require("grade"))])
+
+
+class ValidateBody(Strict):
+    """A grader's spec."""
+
+    grader: JsonObject
+
+
+class RunBody(ValidateBody):
+    """A grader's spec and an answer to try it on."""
+
+    answer: Annotated[Text, Field(max_length=100_000)]
+
+
+@router.post("/validate")
+async def validate(body: ValidateBody) -> dict[str, Any]:
+    """Check a spec; what is wrong with it comes as a 400 that names the field."""
+    check_grader(body.grader)
+    grader = parse_grader(body.grader)
+    return {"valid": True, "grader": {"kind": grader.kind, "id": grader.name, "version": grader.version}}
+
+
+@router.post("/run")
+async def run(body: RunBody, server: ServerDep) -> dict[str, Any]:
+    """Run a grader on an answer and show its verdict."""
+    check_grader(body.grader)
+    work = partial(parse_grader(body.grader).grade, body.answer, server.settings.grader_timeout)
+    return verdict_json(await anyio.to_thread.run_sync(work, limiter=server.trials))
+
+
+def verdict_json(verdict: Verdict) -> dict[str, Any]:
+    """Write a verdict; its three states never look alike."""
+    if isinstance(verdict, Graded):
+        return {"state": "graded", "value": verdict.value, "detail": verdict.detail}
+    state = "failed" if isinstance(verdict, Failed) else "no_grade"
+    return {"state": state, "value": None, "detail": verdict.reason}

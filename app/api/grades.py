@@ -1,0 +1,161 @@
+"""Grades of an answer: given, read, taken back; appended always, edited never.
+
+A grader's identity is kept under the key it came with (`<key id>/<grader id>`), so that no caller can supersede
+another's grade, and kinds of this server's own graders cannot be claimed. Leaves out what a grade is worth
+(`app.store.grades`).
+"""
+
+import time
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import Field
+from sqlalchemy.orm import Session
+from starlette.responses import JSONResponse, Response
+
+from app.api.answer_ids import find, gradable
+from app.api.auth import require
+from app.api.callers import Caller
+from app.api.fields import Strict, Text
+from app.api.grading_tokens import LONGEST_S, GradingToken, make_token
+from app.api.once import Outcome, once
+from app.api.server import ServerDep
+from app.errors import BadRequest, Forbidden
+from app.identifiers import show
+from app.store.grades import Entry, add_grade, ledger, retract, rewards
+from app.store.tables import Grade, Interaction
+
+router = APIRouter(tags=["grades"])
+
+OF_THE_SERVER: Final = frozenset({"string_check", "math", "multi", "text_similarity", "score_model"})
+NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_.:@/-]*$"
+
+MayGrade = Annotated[Caller, Depends(require("grade"))]
+
+
+class GraderName(Strict):
+    """Who grades."""
+
+    kind: str = Field("client", pattern=r"^[a-z][a-z0-9_]*$", max_length=64)
+    id: str | None = Field(None, pattern=NAME, max_length=128)
+    version: str | None = Field(None, pattern=NAME, max_length=64)
+
+
+class GradeBody(Strict):
+    """One grade."""
+
+    value: Annotated[float, Field(ge=0, le=1)] | bool = Field(description="0 is wrong, 1 is right; true is 1, false 0.")
+    grader: GraderName = GraderName()
+    comment: Annotated[Text, Field(max_length=10_000)] | None = None
+    correction: Annotated[Text, Field(max_length=100_000)] | None = None
+    choice: int | None = Field(None, ge=0, description="Which choice, when the path names a response of several.")
+
+
+class TokenBody(Strict):
+    """What a grading token shall be."""
+
+    expires_in: int = Field(3600, ge=1, le=LONGEST_S, description="Seconds.")
+    choice: int | None = Field(None, ge=0)
+
+
+@router.post("/v1/interactions/{interaction_id}/grades", response_model=None, status_code=201)
+async def post_grade(
+    interaction_id: str, body: GradeBody, request: Request, server: ServerDep, caller: MayGrade
+) -> Response:
+    """Grade an answer, however late; a later grade by the same grader supersedes the earlier one."""
+    entry = entry_of(body.grader, caller, value=float(body.value), comment=body.comment, correction=body.correction)
+
+    def work(session: Session) -> Outcome:
+        target = gradable(find(session, interaction_id, body.choice, server.underway), caller)
+        return 201, graded(session, add_grade(session, target.id, entry))
+
+    response = await once(server.traffic, request, caller, work)
+    server.metrics.graded(entry.grader_kind)
+    return response
+
+
+@router.delete("/v1/interactions/{interaction_id}/grades", response_model=None)
+async def take_back(
+    interaction_id: str,
+    request: Request,
+    server: ServerDep,
+    caller: MayGrade,
+    kind: str = "client",
+    id: str | None = None,  # noqa: A002  the query's name
+    choice: int | None = None,
+) -> Response:
+    """Take a grade back: an entry is appended that says so."""
+    entry = entry_of(GraderName(kind=kind, id=id), caller, state="retracted")
+
+    def work(session: Session) -> Outcome:
+        target = gradable(find(session, interaction_id, choice, server.underway), caller)
+        return 200, graded(session, retract(session, target.id, entry))
+
+    return await once(server.traffic, request, caller, work)
+
+
+@router.get("/v1/interactions/{interaction_id}/grades", response_model=None)
+async def list_grades(interaction_id: str, server: ServerDep, caller: MayGrade, choice: int | None = None) -> Response:
+    """Read every entry on an answer, the superseded ones too, and what they come to."""
+
+    def read(session: Session) -> dict[str, Any]:
+        target = gradable(find(session, interaction_id, choice, server.underway), caller)
+        entries = [grade_json(grade) for grade in ledger(session, target.id)]
+        return {"object": "list", "data": entries, "reward": reward_json(session, target)}
+
+    return JSONResponse(await server.traffic.run(read))
+
+
+@router.post("/v1/interactions/{interaction_id}/grading_tokens", response_model=None, status_code=201)
+async def post_grading_token(interaction_id: str, body: TokenBody, server: ServerDep, caller: MayGrade) -> Response:
+    """Make a short-lived token with which a browser can grade this one answer."""
+    if caller.only is not None:
+        raise Forbidden("A grading token cannot make further tokens; use a key.")
+    secret = await server.grading_secret()
+    target = await server.traffic.run(lambda session: find(session, interaction_id, body.choice, server.underway))
+    token = GradingToken(target.id, caller.key_id, int(time.time()) + body.expires_in)
+    shown = {"token": make_token(token, secret), "interaction_id": show("int", target.id), "expires_at": token.expires}
+    return JSONResponse(shown, 201)
+
+
+def entry_of(grader: GraderName, caller: Caller, **facts: Any) -> Entry:
+    """Write an entry under the caller's own name.
+
+    Raises:
+        BadRequest: the kind belongs to graders that this server runs.
+
+    """
+    if grader.kind in OF_THE_SERVER:
+        raise BadRequest(f"grader.kind {grader.kind!r} is this server's own; choose another.", param="grader.kind")
+    kind, name = (grader.kind, grader.id) if caller.only is None else ("user", "token")
+    identity = caller.key_id if name is None else f"{caller.key_id}/{name}"
+    return Entry(kind, identity, grader_version=grader.version, api_key_id=caller.key_id, **facts)
+
+
+def graded(session: Session, grade: Grade) -> dict[str, Any]:
+    """Write an entry just made, with what the answer's grades come to now."""
+    session.refresh(grade)
+    found = rewards(session, [grade.interaction_id]).get(grade.interaction_id)
+    return {**grade_json(grade), "reward": None if found is None else {"value": found.value, "graders": found.graders}}
+
+
+def reward_json(session: Session, interaction: Interaction) -> dict[str, Any] | None:
+    """Write what an answer's grades come to; null while there is none."""
+    found = rewards(session, [interaction.id]).get(interaction.id)
+    return None if found is None else {"value": found.value, "graders": found.graders}
+
+
+def grade_json(grade: Grade) -> dict[str, Any]:
+    """Write one entry of the ledger."""
+    return {
+        "id": show("grade", grade.id),
+        "object": "grade",
+        "interaction_id": show("int", grade.interaction_id),
+        "state": grade.state,
+        "value": grade.value,
+        "grader": {"kind": grade.grader_kind, "id": grade.grader_id, "version": grade.grader_version},
+        "comment": grade.comment,
+        "correction": grade.correction,
+        "supersedes": None if grade.supersedes_id is None else show("grade", grade.supersedes_id),
+        "created_at": grade.created_at.isoformat(),
+    }

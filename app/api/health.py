@@ -1,0 +1,49 @@
+"""`/health`, `/ready`, `/version`: is this process alive, should it get traffic, what is it.
+
+Open to everyone, so they say little. Leaves out numbers (`app.api.metrics`).
+"""
+
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import APIRouter
+from sqlalchemy.orm import Session
+
+from app.api.server import ServerDep
+from app.errors import Unavailable
+from app.store.migrate import is_current
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/health")
+async def health(server: ServerDep) -> dict[str, str]:
+    """Tell whether the process and its engine are alive; a 503 asks for a restart."""
+    stats = server.engine.stats()
+    if stats.state == "crashed":
+        raise Unavailable("The engine has failed; its log says why.", code="engine_failed")
+    if any(task.done() for task in server.background):
+        raise Unavailable("The watch over the policy has died; its log says why.", code="watch_died")
+    return {"status": "ok"}
+
+
+@router.get("/ready")
+async def ready(server: ServerDep) -> dict[str, Any]:
+    """Tell whether requests can be answered and remembered now."""
+    await health(server)
+    if server.engine.stats().state != "ready":
+        raise Unavailable("The server is stopping.", code="stopping")
+    if not await server.control.run(migrated):
+        raise Unavailable("The database is not at this release's schema; run: lepo migrate", code="not_migrated")
+    return {"status": "ready", "policy_version": server.engine.version}
+
+
+@router.get("/version")
+async def show_version(server: ServerDep) -> dict[str, Any]:
+    """Name the release and the policy that new answers start on."""
+    return {"version": version("lepo-service"), "policy_version": server.engine.version}
+
+
+def migrated(session: Session) -> bool:
+    """Tell whether the schema is current."""
+    return is_current(session.connection())

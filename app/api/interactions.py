@@ -1,0 +1,149 @@
+"""Answers read back: a listing, one of them, and for admins the trace that training sees.
+
+A key reads its own answers, an admin key all. Leaves out grading (`app.api.grades`).
+"""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query
+from sqlalchemy.orm import Session
+from starlette.responses import JSONResponse, Response
+
+from app.api.answer_ids import find, own
+from app.api.auth import require
+from app.api.callers import Caller
+from app.api.server import ServerDep
+from app.errors import BadRequest, Forbidden
+from app.identifiers import read, show
+from app.store.grades import Reward, rewards
+from app.store.interactions import Filters, list_interactions, rollout
+from app.store.tables import Interaction
+from training.codec import decode
+from training.rollout import Rollout
+
+router = APIRouter(tags=["interactions"])
+
+MayInfer = Annotated[Caller, Depends(require("infer"))]
+
+
+@router.get("/v1/interactions", response_model=None)
+async def get_interactions(
+    server: ServerDep,
+    caller: MayInfer,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+    after: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    graded: bool | None = None,
+    policy_version: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
+    user: str | None = None,
+    completion_id: str | None = None,
+    key: str | None = None,
+) -> Response:
+    """List answers, the newest first; continue with `next_after` as `after`."""
+    filters = Filters(
+        since=since,
+        until=until,
+        graded=graded,
+        api_key_id=key if caller.may("admin") else caller.key_id,
+        completion_id=completion_id,
+        policy_version=policy_version,
+        user_tag=user,
+    )
+    try:
+        begin = None if after is None else read("int", after)
+    except ValueError as error:
+        raise BadRequest(f"after: {error}.", param="after") from error
+
+    def listing(session: Session) -> dict[str, Any]:
+        page = list_interactions(session, filters, limit=limit, after=begin)
+        return {
+            "object": "list",
+            "data": [interaction_json(row, reward) for row, reward in page.items],
+            "has_more": page.next_after is not None,
+            "next_after": None if page.next_after is None else show("int", page.next_after),
+        }
+
+    return JSONResponse(await server.traffic.run(listing))
+
+
+@router.get("/v1/interactions/{interaction_id}", response_model=None)
+async def get_interaction(
+    interaction_id: str,
+    server: ServerDep,
+    caller: MayInfer,
+    choice: int | None = None,
+    include: Literal["rollout"] | None = None,
+) -> Response:
+    """Read one answer; `include=rollout` adds its trace, for admin keys."""
+    if include is not None and not caller.may("admin"):
+        raise Forbidden("The trace of an answer needs an admin key.", param="include")
+
+    def one(session: Session) -> dict[str, Any]:
+        row = own(find(session, interaction_id, choice, server.underway), caller)
+        shown = interaction_json(row, rewards(session, [row.id]).get(row.id))
+        if include is not None:
+            stored = rollout(session, row.id)
+            shown["rollout"] = None if stored is None else rollout_json(decode(stored.payload))
+        return shown
+
+    return JSONResponse(await server.traffic.run(one))
+
+
+def interaction_json(row: Interaction, reward: Reward | None) -> dict[str, Any]:
+    """Write an answer and what was asked for it."""
+    return {
+        "id": show("int", row.id),
+        "object": "interaction",
+        "created_at": row.created_at.isoformat(),
+        "completion_id": row.completion_id,
+        "choice": row.choice,
+        "group_size": row.group_size,
+        "endpoint": row.endpoint,
+        "model": row.model,
+        "checkpoint_id": show("ckpt", row.checkpoint_id),
+        "policy_version": row.policy_version,
+        "key": row.api_key_id,
+        "request": row.request,
+        "prompt_text": row.prompt_text,
+        "answer": row.answer,
+        "finish_reason": row.finish_reason,
+        "usage": row.usage,
+        "grader": row.grader,
+        "grading_state": row.grading_state,
+        "user": row.user_tag,
+        "metadata": row.client_metadata,
+        "learnable": row.learnable,
+        "unlearnable_reason": row.unlearnable_reason,
+        "claimed": row.claimed,
+        "reward": None if reward is None else {"value": reward.value, "graders": reward.graders},
+    }
+
+
+def rollout_json(trace: Rollout) -> dict[str, Any]:
+    """Write a trace as lists; a latent step shows the candidates of its support."""
+    latents = []
+    for ids_K, weights_K, logprobs_K in zip(
+        trace.latent_ids_LK, trace.latent_weights_LK, trace.latent_logprobs_LK, strict=True
+    ):
+        inside_K = logprobs_K.isfinite()
+        latents.append(
+            {
+                "ids": ids_K[inside_K].tolist(),
+                "weights": weights_K[inside_K].tolist(),
+                "logprobs": logprobs_K[inside_K].tolist(),
+            }
+        )
+    sampling = trace.sampling
+    return {
+        "policy_version": trace.policy_version,
+        "stop_reason": trace.stop_reason,
+        "sampling": {name: getattr(sampling, name) for name in type(sampling).__dataclass_fields__},
+        "prompt_ids": trace.prompt_ids_P.tolist(),
+        "latents": latents,
+        "latent_log_mass": trace.latent_log_mass_L.tolist(),
+        "token_ids": trace.token_ids_T.tolist(),
+        "token_logprobs": trace.token_logprobs_T.tolist(),
+        "token_log_mass": trace.token_log_mass_T.tolist(),
+    }

@@ -1,0 +1,76 @@
+"""What one server process consists of: the engine, the stores, the tokenizer, and what routes share of them.
+
+Made by the lifespan on the running event loop, found by routes through `the_server`; nothing here is global. Leaves out
+how the parts are made (`app.api.serve`) and what they do.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+import anyio
+from fastapi import Depends, Request
+from transformers import PreTrainedTokenizerBase
+
+from app.api.callers import Believed
+from app.api.grading_tokens import SECRET_NAME
+from app.api.mailbox import Bell
+from app.api.metrics import Metrics
+from app.api.prompts import PromptReader
+from app.api.token_names import TokenNames
+from app.api.transactions import Transactions
+from app.engine.engine import Engine
+from app.settings import Settings
+from app.store.connect import Store
+from app.store.signing import shared_secret
+
+GRADER_TRIALS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What is handed to `create_app`; whoever made the stores closes them, the app starts and closes the engine."""
+
+    settings: Settings
+    engine: Engine  # not started
+    tokenizer: PreTrainedTokenizerBase
+    traffic: Store  # for answering; as many connections as settings.database_pool
+    control: Store  # for admin routes, the policy watch and health; settings.control_pool
+    redis_url: str | None  # the bell's address in redis-py's form; None: polling alone
+
+
+class Server:
+    """One running server. Used on its event loop."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.settings = parts.settings
+        self.engine = parts.engine
+        self.traffic = Transactions(parts.traffic, parts.settings.database_pool)
+        self.control = Transactions(parts.control, parts.settings.control_pool)
+        self.redis_url = parts.redis_url
+        self.prompts = PromptReader(parts.tokenizer)
+        self.names = TokenNames(parts.tokenizer)
+        self.metrics = Metrics(parts.engine, parts.settings.served_name)
+        self.bell = Bell(asyncio.get_running_loop())
+        self.trials = anyio.CapacityLimiter(GRADER_TRIALS)  # graders tried out at once
+        self.believed = Believed()
+        self.policy_bell = asyncio.Event()  # set: look at the `serving` alias now
+        self.underway: set[str] = set()  # completion ids whose answers are not all stored yet
+        self.started_at = int(time.time())  # Unix seconds
+        self.background: set[asyncio.Task[None]] = set()  # what must live as long as the server
+        self._grading_secret: bytes | None = None
+
+    async def grading_secret(self) -> bytes:
+        """Give the secret behind grading tokens; the store is asked once."""
+        if self._grading_secret is None:
+            self._grading_secret = await self.traffic.run(lambda session: shared_secret(session, SECRET_NAME))
+        return self._grading_secret
+
+
+def the_server(request: Request) -> Server:
+    """Find the server of a request's app."""
+    return cast("Server", request.app.state.server)
+
+
+ServerDep = Annotated[Server, Depends(the_server)]
