@@ -23,7 +23,7 @@ from training.sampling import Sampling
 
 CODEC_VERSION = 1
 _MAGIC = b"LEPO"
-_HEADER = struct.Struct("<4sHxxII")  # magic, version, payload length, CRC-32
+_HEADER = struct.Struct("<4sHII")  # magic, version, payload length, CRC-32
 _FIXED = struct.Struct("<IIIIIdddQQQBB")
 _STOP_REASONS: tuple[StopReason, ...] = get_args(StopReason)  # stored by position: append only
 _NEG_INF = float("-inf")
