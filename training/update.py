@@ -310,7 +310,9 @@ def _checkpoint_activations(model: PreTrainedModel) -> None:
     """Recompute each layer in the backward pass. Only the layers are told that they train: dropout stays off."""
     if not model.supports_gradient_checkpointing:
         raise ValueError(f"{type(model).__name__} does not support activation checkpointing: switch it off")
-    cast("Any", model).gradient_checkpointing_enable({"use_reentrant": False})
+    older = getattr(model, "gradient_checkpointing_enable", None)  # its name before transformers 5.23
+    enable = getattr(model, "activation_checkpointing_enable", older)
+    cast("Any", enable)({"use_reentrant": False})
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer):
             module.training = True

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
+from functools import cache
+from typing import Any, cast
 
 import torch
 from tokenizers import Tokenizer
@@ -19,7 +20,6 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from training.head import CausalLM, take_apart
 from training.policy import Policy
 from training.rollout import Rollout
 from training.sample import sample
@@ -27,7 +27,7 @@ from training.sampling import Sampling
 
 VOCABULARY = 37
 EOS = 1
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -40,7 +40,7 @@ SHAPE = {
     "eos_token_id": EOS,
     "pad_token_id": 2,
 }
-MODELS = {
+MODELS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "qwen2": (Qwen2ForCausalLM, Qwen2Config, {"tie_word_embeddings": True}),
     "qwen3": (Qwen3ForCausalLM, Qwen3Config, {"tie_word_embeddings": False, "head_dim": 8}),
     "llama": (LlamaForCausalLM, LlamaConfig, {"tie_word_embeddings": False}),
@@ -72,9 +72,14 @@ def policy_of(model: PreTrainedModel) -> Policy:
     return Policy(model, tokenizer, version=0, eos_ids=frozenset({EOS}))
 
 
-def mixed_batch(model: PreTrainedModel, **changes: float) -> list[Rollout]:
-    """Seven answers: prompt, latent and answer lengths, temperatures and supports all differ; two have no latents."""
-    policy = policy_of(model)
+def mixed_batch(name: str = "qwen2", dtype: torch.dtype = torch.float32) -> list[Rollout]:
+    """Seven answers of `tiny(name, dtype)`: every length, temperature and support differs."""
+    return list(_mixed_batch(name, dtype))
+
+
+@cache
+def _mixed_batch(name: str, dtype: torch.dtype) -> tuple[Rollout, ...]:
+    policy = policy_of(tiny(name, dtype))
     settings = [
         Sampling(latent_length=3, tau=0.5, seed=1),
         Sampling(latent_length=0, seed=2),
@@ -86,10 +91,8 @@ def mixed_batch(model: PreTrainedModel, **changes: float) -> list[Rollout]:
     ]
     prompts = [[5, 6, 7], [4], [9, 8, 7, 6, 5, 4, 3], [10, 11], [12, 13, 14, 15], [20, 21], [3, 30, 31, 32, 33]]
     budgets = [9, 6, 4, 8, 7, 12, 4]  # the last one is cut short: latent steps and no token at all
-    return [
-        sample(policy, prompt, replace(one, **changes) if changes else one, budget)
-        for prompt, one, budget in zip(prompts, settings, budgets, strict=True)
-    ]
+    together = zip(prompts, settings, budgets, strict=True)
+    return tuple(sample(policy, prompt, sampling, budget) for prompt, sampling, budget in together)
 
 
 def group(model: PreTrainedModel, size: int, sampling: Sampling, prompt: Sequence[int], max_new: int) -> list[Rollout]:
@@ -105,8 +108,8 @@ def gradients(model: PreTrainedModel) -> dict[str, Tensor]:
     return taken
 
 
-def apart(model: PreTrainedModel) -> CausalLM:
-    return take_apart(model)
+def backward(loss: Tensor) -> None:
+    loss.backward()  # type: ignore[no-untyped-call]
 
 
 def norm(tensors: dict[str, Tensor]) -> float:

@@ -26,7 +26,7 @@ from training.replay import replay
 from training.rollout import Rollout
 from training.sampling import Sampling
 
-from .rollouts import gradients, norm, relative_difference
+from .rollouts import backward, gradients, norm, relative_difference
 
 ORACLE = Path(__file__).parents[2] / "oracle"
 CASES = {"L1_tau1.0_T1.0": (1, 1.0), "L8_tau0.3_T1.0": (8, 0.3)}
@@ -108,7 +108,7 @@ def run(model: Any, name: str, config: ObjectiveConfig) -> tuple[float, dict[str
     assert len(gaps) == len(case.rollouts)
     assert 0 < max(gaps) < 1e-6, "the executed inputs must be its mixtures, up to their rounding to float32"
     loss, _ = objective(replayed, case.advantages_B, step_weights(lengths, config), config)
-    loss.backward()  # type: ignore[no-untyped-call]
+    backward(loss)
     return float(loss.detach()), gradients(model)
 
 
@@ -141,6 +141,6 @@ def test_our_own_habits_are_theirs_up_to_float32(model: Any) -> None:
         loss, _ = objective(
             replay(take_apart(model), case.rollouts), case.advantages_B, step_weights(lengths, config), config
         )
-        loss.backward()  # type: ignore[no-untyped-call]
+        backward(loss)
         theirs = load_file(ORACLE / "grads" / f"{name}__grpo__old_none__fp64.safetensors")
         assert relative_difference(gradients(model), theirs) < 5e-6

@@ -14,7 +14,7 @@ from training.replay import ReplayConfig, Replayed, replay
 from training.rollout import Rollout
 from training.sampling import Sampling
 
-from .rollouts import VOCABULARY, gradients, group, mixed_batch, moved, relative_difference, tiny
+from .rollouts import VOCABULARY, backward, gradients, group, mixed_batch, moved, relative_difference, tiny
 
 AS_SAMPLED = ReplayConfig(latent_temperature="sampling")
 FLOAT32_TOLERANCE = 1e-5  # nats, absolute: other matrix shapes round differently
@@ -38,7 +38,7 @@ def recorded_gap(replayed: Replayed, rollouts: list[Rollout]) -> float:
 @pytest.mark.parametrize("name", ["qwen2", "qwen3", "llama"])
 def test_replay_gives_the_recorded_logprobs(name: str) -> None:
     model = tiny(name)
-    rollouts = mixed_batch(model)
+    rollouts = mixed_batch(name)
     assert {rollout.latent_length for rollout in rollouts} == {0, 1, 2, 3, 4, 5}
     assert rollouts[-1].answer_length == 0
     with torch.no_grad():
@@ -52,7 +52,7 @@ def test_replay_gives_the_recorded_logprobs(name: str) -> None:
 @pytest.mark.parametrize("name", ["qwen2", "llama"])
 def test_replay_gives_the_recorded_logprobs_in_bfloat16(name: str) -> None:
     model = tiny(name, torch.bfloat16)
-    rollouts = mixed_batch(model)
+    rollouts = mixed_batch(name, torch.bfloat16)
     with torch.no_grad():
         replayed = replay(take_apart(model), rollouts, AS_SAMPLED)
     assert replayed.token_logprobs_BT.dtype == torch.float32
@@ -62,7 +62,7 @@ def test_replay_gives_the_recorded_logprobs_in_bfloat16(name: str) -> None:
 def test_the_test_of_replay_can_fail() -> None:
     """Other weights, and readings in the place of mixtures, are both far outside the tolerance."""
     model = tiny()
-    rollouts = mixed_batch(model)
+    rollouts = mixed_batch()
     shown = [_displayed(rollout) for rollout in rollouts]
     with torch.no_grad():
         on_readings = replay(take_apart(model), shown, AS_SAMPLED)
@@ -93,7 +93,7 @@ def test_the_published_latent_term_has_no_temperature() -> None:
 
 def test_padding_and_batch_order_change_nothing() -> None:
     model = take_apart(tiny(dtype=torch.float64))
-    rollouts = mixed_batch(tiny())
+    rollouts = mixed_batch()
     with torch.no_grad():
         together = replay(model, rollouts)
         backwards = replay(model, rollouts[::-1])
@@ -118,11 +118,11 @@ def loss_of(replayed: Replayed) -> Tensor:
 
 def test_chunks_of_the_head_change_neither_values_nor_gradients() -> None:
     model, reference = tiny(dtype=torch.float64), take_apart(tiny(dtype=torch.float64, seed=9))
-    rollouts = mixed_batch(tiny())
+    rollouts = mixed_batch()
     results = []
     for elements in (2**25, 3 * VOCABULARY, 1):
         replayed = replay(take_apart(model), rollouts, ReplayConfig(chunk_elements=elements), reference)
-        loss_of(replayed).backward()
+        backward(loss_of(replayed))
         results.append((replayed, gradients(model)))
     (whole, expected), *others = results
     for replayed, found in others:
@@ -131,11 +131,11 @@ def test_chunks_of_the_head_change_neither_values_nor_gradients() -> None:
         assert relative_difference(found, expected) < 1e-12
 
 
-class LargestVocabularyTensor(TorchDispatchMode):
+class LargestVocabularyTensor(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts rows of every tensor whose last axis is the vocabulary, forward and backward."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.rows = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -155,16 +155,16 @@ def test_no_tensor_is_larger_than_one_chunk_of_the_vocabulary(chunk_rows: int, l
         for one in group(model.model, 4, Sampling(latent_length=2), [5, 6], 4)
     ]
     with LargestVocabularyTensor() as seen:
-        loss_of(replay(model, rollouts, ReplayConfig(chunk_elements=chunk_rows * VOCABULARY))).backward()
+        backward(loss_of(replay(model, rollouts, ReplayConfig(chunk_elements=chunk_rows * VOCABULARY))))
     assert seen.rows == largest
 
 
 def test_input_embeddings_are_constants_unless_they_are_to_learn() -> None:
     model = tiny("llama", torch.float64)
-    rollouts = mixed_batch(tiny("llama"))
-    loss_of(replay(take_apart(model), rollouts)).backward()
+    rollouts = mixed_batch("llama")
+    backward(loss_of(replay(take_apart(model), rollouts)))
     constant = gradients(model)
-    loss_of(replay(take_apart(model), rollouts, ReplayConfig(embedding_gradient=True))).backward()
+    backward(loss_of(replay(take_apart(model), rollouts, ReplayConfig(embedding_gradient=True))))
     learning = gradients(model)
     name = "model.embed_tokens.weight"
     assert name not in constant
@@ -180,10 +180,10 @@ def test_the_embedding_gradient_is_the_derivative() -> None:
     """
     model = tiny("llama", torch.float64)
     causal, config = take_apart(model), ReplayConfig(embedding_gradient=True)
-    rollouts = mixed_batch(tiny("llama"))
-    loss_of(replay(causal, rollouts, config)).backward()
+    rollouts = mixed_batch("llama")
+    backward(loss_of(replay(causal, rollouts, config)))
     gradient = gradients(model)["model.embed_tokens.weight"]
-    weight = model.get_input_embeddings().weight
+    weight = causal.embedding.weight
     direction = torch.randn(weight.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     direction[2] = 0.0
     values = []
@@ -205,7 +205,7 @@ def test_the_kl_is_exact_on_executed_mixtures() -> None:
     found_N = torch.cat([replayed.latent_kl_BL[0], replayed.token_kl_BT[0]])
     torch.testing.assert_close(found_N, expected_N, rtol=1e-9, atol=1e-9)
     assert float(found_N.detach().min()) > 0
-    found_N.sum().backward()
+    backward(found_N.sum())
     assert float(gradients(model)["model.layers.0.mlp.up_proj.weight"].norm()) > 0
     assert not gradients(reference)
     itself = replay(take_apart(model), [rollout], None, take_apart(model))
@@ -218,7 +218,7 @@ def _log_distributions(model: Any, rollout: Rollout) -> Tensor:
     rows_LKD = table_VD[rollout.latent_ids_LK.long()]
     mixed_LD = (rollout.latent_weights_LK.double()[:, :, None] * rows_LKD).sum(1)
     inputs_SD = torch.cat([table_VD[rollout.prompt_ids_P.long()], mixed_LD, table_VD[rollout.token_ids_T.long()]])
-    logits_SV = model(inputs_embeds=inputs_SD[None]).logits[0].detach()
+    logits_SV: Tensor = model(inputs_embeds=inputs_SD[None]).logits[0].detach()
     logits_NV = logits_SV[len(rollout.prompt_ids_P) - 1 : -1].clone()
     logits_NV[rollout.latent_length :] *= torch.tensor(rollout.sampling.temperature).reciprocal()
     return logits_NV.log_softmax(-1)
@@ -226,7 +226,7 @@ def _log_distributions(model: Any, rollout: Rollout) -> Tensor:
 
 def test_what_must_not_be_learned_from_is_refused() -> None:
     model = tiny()
-    rollout = mixed_batch(model)[0]
+    rollout = mixed_batch()[0]
     with pytest.raises(ValueError, match="altered"):
         replay(take_apart(model), [replace(rollout, altered=True)])
     with pytest.raises(ValueError, match="at least one rollout"):
