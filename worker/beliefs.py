@@ -19,7 +19,7 @@ def read_trackers(session: Session, keys: Collection[str]) -> dict[str, Tracker]
     beliefs = read_beliefs(session, sorted(keys))
     versions = {belief.policy_version for belief in beliefs.values()}
     rows = session.execute(select(Checkpoint.version, Checkpoint.metrics).where(Checkpoint.version.in_(versions)))
-    drifts = {version: float(metrics.get("drift", 0.0)) for version, metrics in rows.tuples()}
+    drifts = {version: float(metrics.get("drift", 0.0)) for version, metrics in rows}
     return {
         key: Tracker(belief.alpha, belief.beta, drifts.get(belief.policy_version, 0.0))
         for key, belief in beliefs.items()
