@@ -227,6 +227,8 @@ def _model(
     if missing:
         raise ValueError(f"'{where}' lacks the weights {missing[:4]}: the checkpoint is incomplete or of another model")
     require_latent_seam(model, config)
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ValueError(f"'{where}' does not fit the memory of the devices: use more of them or a smaller dtype")
     if placement != "balanced":
         cast("nn.Module", model).to(placement)
     return model
