@@ -51,6 +51,7 @@ class Answer:
         self._masses: list[float] = []  # of every step, latent ones first
         self._pieces: list[str] = []
         self._ended_by_id = False
+        self._ended_by_text = False
 
     @property
     def latents(self) -> int:
@@ -120,9 +121,8 @@ class Answer:
 
         """
         if self._reads:
-            rest = self._detokenizer.flush()
-            safe, _ = self._scanner.push(rest) if rest else ("", False)
-            self._tell(safe + self._scanner.flush(), (), events)
+            if not self._ended_by_text:
+                self._tell(self._rest(), (), events)
             text = "".join(self._pieces)
         else:
             text = self._decode(self._tokens[:-1] if self._ended_by_id else self._tokens)
@@ -133,11 +133,15 @@ class Answer:
     def _read(self, token: int, logprob: float, top: tuple[tuple[int, float], ...], events: list[Event]) -> bool:
         """Turn a token into text; say whether a stop string ends the answer."""
         piece = self._detokenizer.push(token)
-        stopped = False
         if len(self._tokens) > self.request.min_tokens or not self.request.min_tokens:
-            piece, stopped = self._scanner.push(piece)
+            piece, self._ended_by_text = self._scanner.push(piece)
         self._tell(piece, (TokenInfo(token, logprob, top),), events)
-        return stopped
+        return self._ended_by_text
+
+    def _rest(self) -> str:
+        """Text that was held back at the end; a stop string may be completed by an incomplete character."""
+        piece, stopped = self._scanner.push(self._detokenizer.flush())
+        return piece if stopped else piece + self._scanner.flush()
 
     def _tell(self, text: str, tokens: tuple[TokenInfo, ...], events: list[Event]) -> None:
         if text:

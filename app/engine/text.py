@@ -13,6 +13,7 @@ Decode = Callable[[list[int]], str]
 
 _BROKEN = "\N{REPLACEMENT CHARACTER}"
 _WINDOW = 8  # ids after which the window moves on
+_WIDEST = 64  # ids after which it moves on though a character is incomplete: they are no text at all
 _LONGEST = 4  # ids that one character may span: UTF-8 has at most four bytes
 
 
@@ -42,8 +43,8 @@ class Detokenizer:
         self._ids.append(token)
         self._pending += 1
         text = self._decode(self._ids)
-        if text.endswith(_BROKEN) and self._pending < _LONGEST:
-            return ""
+        if text.endswith(_BROKEN) and len(self._ids) < _WIDEST:
+            return self._push_broken(text)
         new = text[self._given :]
         self._given = max(len(text), self._given)
         self._before, self._whole = self._whole, len(self._ids)
@@ -59,6 +60,15 @@ class Detokenizer:
         text = self._decode(self._ids)
         new = text[self._given :]
         self._given, self._pending = len(text), 0
+        return new
+
+    def _push_broken(self, text: str) -> str:
+        """Hold text that ends in an incomplete character; what is before it can only be broken for good."""
+        if self._pending < _LONGEST:
+            return ""
+        new = text[self._given : -1]
+        self._given = max(len(text) - 1, self._given)
+        self._pending = 1
         return new
 
     def _move_on(self) -> None:
