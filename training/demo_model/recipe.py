@@ -37,10 +37,10 @@ class Recipe:
     feed_forward: int = 256  # width of the gated MLP
     max_length: int = 2048  # positions
     initial_std: float = 0.06  # of every weight matrix
-    steps: int = 2000  # optimizer steps
-    clean_share: float = 0.6  # of the steps, from the first: the teacher does not slip
+    steps: int = 2400  # optimizer steps
+    clean_share: float = 0.65  # of the steps, from the first: the teacher does not slip
     batch: int = 32  # chains per step
-    matrix_rate: float = 0.02  # peak learning rate of Muon, for the layers' matrices
+    matrix_rate: float = 0.01  # peak learning rate of Muon, for the layers' matrices
     vector_rate: float = 0.01  # peak learning rate of AdamW, for embeddings, norms and biases
     warmup: int = 50  # steps over which the rates rise; then they fall linearly to 0
     system_share: float = 0.1  # of batches that open with a system message, in [0, 1]

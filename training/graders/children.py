@@ -131,6 +131,10 @@ class Children:
             self._free.put(answered)
         return reply
 
+    def pids(self) -> list[int]:
+        """Return the process ids of the children that wait for work."""
+        return [child.pid for child in list(self._free.queue) if child is not None]
+
     def close(self) -> None:
         """End all children, waiting for those at work."""
         for _ in range(self._size):
