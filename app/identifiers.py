@@ -5,6 +5,7 @@ next to each other in an index and a page of a listing can continue "after this 
 """
 
 import os
+import re
 import time
 from typing import Final, Literal
 from uuid import UUID
@@ -12,6 +13,7 @@ from uuid import UUID
 Prefix = Literal["int", "grade", "job", "ckpt", "eval", "swap", "promo"]
 
 NANOSECONDS_PER_MILLISECOND: Final = 1_000_000
+DIGITS: Final = re.compile("[0-9a-f]{32}")
 
 
 def uuid7() -> UUID:
@@ -37,7 +39,7 @@ def read(prefix: Prefix, text: str) -> UUID:
         ValueError: `text` is not an id of this kind.
 
     """
-    head, separator, digits = text.partition("_")
-    if head != prefix or not separator or len(digits) != 32:
+    head, _, digits = text.partition("_")
+    if head != prefix or DIGITS.fullmatch(digits) is None:
         raise ValueError(f"{text!r} is not an id of the form {prefix}_<32 hexadecimal digits>")
     return UUID(hex=digits)

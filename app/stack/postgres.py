@@ -125,6 +125,7 @@ class EmbeddedPostgres:
             (
                 str(binary("initdb")),
                 *("-D", str(self.data_dir), "-U", SUPERUSER, "--encoding=UTF8", "--locale=C", "--auth=trust"),
+                *(("--no-sync",) if self.options.get("fsync") == "off" else ()),
             ),
             cwd=self.data_dir.parent,
             user=owner,

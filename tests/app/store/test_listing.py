@@ -1,0 +1,167 @@
+"""Interactions: written once, found by page and filter; and a store that says what is wrong with Postgres."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from threading import Barrier, Thread
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import func, select, text, update
+from sqlalchemy.exc import IntegrityError
+
+from app.errors import LepoError, NotFound, Unavailable
+from app.identifiers import read, show, uuid7
+from app.store import connect, grades, interactions
+from app.store.connect import Store, open_store
+from app.store.grades import Entry
+from app.store.interactions import Filters
+from app.store.tables import Interaction, StoredRollout
+
+Answers = Callable[..., list[UUID]]
+
+
+def listed(store: Store, filters: Filters | None = None, **page: Any) -> list[UUID]:
+    with store.session() as session:
+        return [row.id for row, _ in interactions.list_interactions(session, filters, **page).items]
+
+
+def test_pages_meet_without_gap_or_overlap(store: Store, answers: Answers) -> None:
+    written = [one for _ in range(7) for one in answers(3)]
+    seen: list[UUID] = []
+    after = None
+    while True:
+        with store.session() as session:
+            page = interactions.list_interactions(session, limit=4, after=after)
+        seen += [row.id for row, _ in page.items]
+        after = page.next_after
+        if after is None:
+            break
+        answers(1)  # what is written meanwhile is newer, and disturbs no page
+    assert seen == written[::-1]
+
+
+def test_filters(store: Store, answers: Answers) -> None:
+    old, new = answers(2), answers(2, policy_version=3, user_tag="u")
+    with store.session() as session:
+        grades.add_grade(session, old[0], Entry("client", "a", value=0.5))
+        completion = interactions.get_interaction(session, new[0]).completion_id
+        session.execute(
+            update(Interaction).where(Interaction.id.in_(old)).values(created_at=func.now() - timedelta(days=1))
+        )
+        yesterday = session.scalars(select(func.now() - timedelta(hours=1))).one()
+        [(_, reward)] = interactions.list_interactions(session, Filters(graded=True)).items
+        assert reward is not None
+        assert reward.value == 0.5
+        assert [row.choice for row in interactions.choices(session, completion)] == [0, 1]
+    assert listed(store, Filters(graded=True)) == [old[0]]
+    assert listed(store, Filters(graded=False)) == [*new[::-1], old[1]]
+    assert listed(store, Filters(since=yesterday)) == new[::-1]
+    assert listed(store, Filters(until=yesterday)) == old[::-1]
+    assert listed(store, Filters(completion_id=completion)) == new[::-1]
+    assert listed(store, Filters(policy_version=3, user_tag="u", graded=True)) == []
+    assert listed(store, Filters(api_key_id="nobody")) == []
+    with pytest.raises(ValueError, match="limit"):
+        listed(store, limit=0)
+
+
+def test_a_choice_is_written_once_and_a_rollout_with_it(store: Store, answers: Answers) -> None:
+    [one] = answers()
+    with store.session() as session:
+        row = interactions.get_interaction(session, one)
+        trace = interactions.rollout(session, one)
+        assert trace is not None
+        assert trace.payload == b"\x00\x01"
+        twin = {column.key: getattr(row, column.key) for column in Interaction.__mapper__.column_attrs}
+    with pytest.raises(IntegrityError, match="uq_interactions_completion_id_choice"), store.session() as session:
+        interactions.record(session, Interaction(**twin | {"id": uuid7()}), codec=1, payload=b"")
+    with pytest.raises(ValueError, match="unlearnable_reason"), store.session() as session:
+        interactions.record(session, Interaction(**twin | {"id": uuid7(), "choice": 0}))
+    with pytest.raises(NotFound), store.session() as session:
+        interactions.get_interaction(session, uuid4())
+    with store.session() as session:
+        assert session.scalar(select(func.count()).select_from(StoredRollout)) == 1
+
+
+def test_two_graders_never_take_the_same_answer(store: Store, answers: Answers) -> None:
+    written = set(answers(6, grading_state="pending", grader={"type": "string_check"}))
+    both = Barrier(2)
+    taken: list[set[UUID]] = []
+
+    def take() -> None:
+        with store.session() as session:
+            mine = {row.id for row in interactions.take_pending(session, 3)}
+            both.wait()
+            for one in mine:
+                interactions.settle_grading(session, one, "graded")
+        taken.append(mine)
+
+    threads = [Thread(target=take) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not taken[0] & taken[1]
+    assert taken[0] | taken[1] == written
+    with store.session() as session:
+        assert interactions.count_pending(session) == 0
+
+
+def test_ids_rise_with_time_and_survive_showing() -> None:
+    made = [uuid7() for _ in range(2000)]
+    assert all(one.version == 7 for one in made)
+    assert [one.int >> 64 for one in made] == sorted(one.int >> 64 for one in made)
+    assert len(set(made)) == 2000
+    assert read("int", show("int", made[0])) == made[0]
+    for wrong in ("", "int_", "job_" + made[0].hex, f"int_{made[0]}", "int_" + "g" * 32):
+        with pytest.raises(ValueError, match=r"int_|hexadecimal"):
+            read("int", wrong)
+
+
+def test_a_session_that_raises_writes_nothing(store: Store, answers: Answers) -> None:
+    def write_and_raise() -> None:
+        with store.session() as session:
+            session.execute(text("INSERT INTO secrets (name, value) VALUES ('x', '')"))
+            raise NotFound("never mind")
+
+    with pytest.raises(LepoError, match="never mind"):
+        write_and_raise()
+    with store.session() as session:
+        assert session.scalar(text("SELECT count(*) FROM secrets")) == 0
+
+
+@pytest.mark.parametrize("url", ["", "sqlite:///x.db", "mysql://u@h/d", "postgresql+asyncpg://u@h/d", "not a url"])
+def test_only_postgres_through_psycopg(url: str) -> None:
+    with pytest.raises(ValueError, match="LEPO_DATABASE_URL"):
+        open_store(url)
+
+
+def test_a_postgres_that_is_away_is_503_with_words() -> None:
+    store = open_store("postgresql://nobody@/x?host=/nonexistent")
+    with pytest.raises(Unavailable, match="LEPO_DATABASE_URL") as caught:
+        store.ping()
+    assert caught.value.retry_after is not None
+    store.close()
+
+
+def test_a_connection_cut_under_way_is_503_and_the_next_works(store: Store) -> None:
+    def be_cut() -> None:
+        with store.session() as session:
+            pid = session.scalar(text("SELECT pg_backend_pid()"))
+            with store.session() as other:
+                other.execute(text("SELECT pg_terminate_backend(:pid)").bindparams(pid=pid))
+            session.execute(text("SELECT 1"))
+
+    with pytest.raises(Unavailable, match="terminat"):
+        be_cut()
+    store.ping()
+
+
+def test_a_full_pool_is_503(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connect, "WAIT_FOR_CONNECTION_SECONDS", 0.1)
+    store = open_store(database_url, pool=1)
+    with store.session() as session:
+        session.execute(text("SELECT 1"))
+        with pytest.raises(Unavailable, match="LEPO_DATABASE_POOL"):
+            store.ping()
+    store.close()

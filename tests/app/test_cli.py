@@ -1,0 +1,85 @@
+"""The command line: quick, light, and helpful about mistakes."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from app.cli import build
+
+HEAVY = {"torch", "transformers", "sqlalchemy", "fastapi", "celery", "psycopg"}
+
+
+def lepo(*arguments: str, **env: str) -> tuple[int, str]:
+    result = CliRunner(env=env).invoke(build(), arguments)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["bench", "--help"], ["keys", "--help"], ["up", "--help"]])
+def test_help_is_light(arguments: list[str]) -> None:
+    program = (
+        "import sys\n"
+        "from app.cli import build\n"
+        f"code = build()({arguments!r}, standalone_mode=False)\n"
+        f"print(sorted({HEAVY!r} & set(sys.modules)), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+    assert "Usage: " in done.stdout
+
+
+def test_help_comes_within_a_second() -> None:
+    spent = []
+    for _ in range(3):
+        begun = time.monotonic()
+        subprocess.run([sys.executable, "-m", "app.cli", "--help"], capture_output=True, check=True)
+        spent.append(time.monotonic() - begun)
+    assert min(spent) < 1.0
+
+
+def test_every_door_of_this_room_opens() -> None:
+    for name in ("up", "migrate", "keys", "health"):
+        assert lepo(name, "--help")[0] == 0
+
+
+def test_a_mistyped_command_or_option() -> None:
+    code, output = lepo("servve")
+    assert code == 2
+    assert "serve" in output
+    code, output = lepo("keys", "create", "x", "--scop", "infer")
+    assert code == 2
+    assert "--scope" in output
+
+
+def test_wrong_settings_are_told_in_a_line_each() -> None:
+    code, output = lepo("migrate", LEPO_PORT="99999", LEPO_SLOTS="many", LEPO_LATENT_TAU="-1")
+    assert code == 2
+    assert [line.split(":")[0] for line in output.splitlines()] == ["LEPO_PORT", "LEPO_SLOTS", "LEPO_LATENT_TAU"]
+
+
+def test_no_database_says_what_to_do(tmp_path: Path) -> None:
+    code, output = lepo("migrate", LEPO_VAR_DIR=str(tmp_path))
+    assert code == 1
+    assert "lepo up" in output
+
+
+def test_keys_from_birth_to_end(database_url: str) -> None:
+    code, key = lepo("keys", "create", "phone", "--scope", "infer", "--days", "3", LEPO_DATABASE_URL=database_url)
+    assert code == 0
+    public = key.split("-")[1]
+    assert f"{public}" in lepo("keys", "list", LEPO_DATABASE_URL=database_url)[1]
+    assert lepo("keys", "revoke", public, LEPO_DATABASE_URL=database_url)[0] == 0
+    assert "revoked" in lepo("keys", "list", LEPO_DATABASE_URL=database_url)[1]
+    code, output = lepo("keys", "revoke", "nobody", LEPO_DATABASE_URL=database_url)
+    assert code == 1
+    assert "lepo keys list" in output
+
+
+def test_migrate_down_and_up(database_url: str) -> None:
+    assert lepo("migrate", "--down", "--to", "base", LEPO_DATABASE_URL=database_url)[0] == 0
+    assert "0001" in lepo("migrate", LEPO_DATABASE_URL=database_url)[1]
