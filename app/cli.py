@@ -18,7 +18,7 @@ COMMANDS: Final = {
     "migrate": ("app.commands.migrate:command", "Bring the database to this release's schema."),
     "keys": ("app.commands.keys:command", "Create, list and revoke API keys."),
     "health": ("app.commands.health:command", "Ask whether a part of the stack is well; for health checks."),
-    "make-demo-model": ("app.commands.demo_model:command", "Make the small model of the demo anew."),
+    "make-demo-model": ("app.commands.make_demo_model:command", "Make the small model of the demo anew."),
 }
 BENCHES: Final = {
     "engine": ("benchmarks.engine:command", "The engine against its peers on the same modules."),
