@@ -179,8 +179,7 @@ class Engine:
         seen = 0
         while any(ticket.unfinished for ticket in tickets):
             if self._thread is None:
-                with torch.inference_mode():
-                    self._turn()
+                self._turn()
             else:
                 done.acquire()
             finished = sum(map(len, gathered))
@@ -262,9 +261,8 @@ class Engine:
     def _run(self) -> None:
         with ExitStack() as barrier:
             barrier.push(self._barrier)
-            with torch.inference_mode():
-                while self._wait_for_work():
-                    self._turn()
+            while self._wait_for_work():
+                self._turn()
         self._stop()
 
     def _barrier(
@@ -308,21 +306,21 @@ class Engine:
                 self._changed.wait()
 
     def _turn(self) -> None:
-        """One turn of the loop."""
+        """Do everything once: one chunk of prompts and one step of every row."""
         began = time.monotonic()
         self._end_cancelled_and_late(began)
         self._swapper.advance(self._step_s)
         self._scorer.advance(self._lanes.serving.policy)
         self._admit()
-        for lane in self._lanes:
-            lane.prefill.advance()
-            lane.place(self.config.slots - sum(each.in_use for each in self._lanes))
-        steps = 0
-        for lane in self._lanes:
-            steps += bool(lane.running)
-            lane.step()
+        stepped = False
+        with torch.inference_mode():
+            for lane in self._lanes:
+                lane.prefill.advance()
+                lane.place(self.config.slots - sum(each.in_use for each in self._lanes))
+                stepped |= bool(lane.running)
+                lane.step()
         self._tell()
-        if steps:
+        if stepped:
             self._step_s += (time.monotonic() - began - self._step_s) * (_SMOOTHING if self._step_s else 1.0)
 
     def _end_cancelled_and_late(self, now: float) -> None:

@@ -75,10 +75,12 @@ def configurations() -> dict[str, PreTrainedConfig]:
     }
 
 
-def made(config: PreTrainedConfig, seed: int, tokenizer: PreTrainedTokenizerFast, version: int) -> Policy:
+def made(
+    config: PreTrainedConfig, seed: int, tokenizer: PreTrainedTokenizerFast, version: int, attention: str = "sdpa"
+) -> Policy:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
     return Policy(model, tokenizer, version, eos_ids(model, tokenizer))
 
 
