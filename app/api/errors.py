@@ -35,6 +35,7 @@ CODES = {  # pydantic's word for what is wrong -> ours
     "missing": "missing_required_parameter",
     "json_invalid": "invalid_json",
     "unsupported_parameter": "unsupported_parameter",
+    "invalid_text": "invalid_text",
 }
 
 
@@ -65,8 +66,12 @@ def refusal(error: EngineRefusal) -> LepoError:
 
 
 def invalid(error: RequestValidationError) -> LepoError:
-    """Name the first field that is wrong, by its path in the request as it was sent."""
-    first = error.errors()[0]
+    """Name the first field that is wrong, by its path in the request as it was sent.
+
+    Of the complaints of a union's members, the one about the value says more than those about its type.
+    """
+    errors = error.errors()
+    first = next((one for one in errors if not one["type"].endswith("_type")), errors[0])
     code = CODES.get(first["type"], "invalid_value")
     if first["type"] == "json_invalid":
         detail = first.get("ctx", {}).get("error", "it does not parse")

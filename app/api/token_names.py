@@ -1,30 +1,65 @@
 """Log-probabilities as OpenAI's two endpoints write them, with token ids turned into text once and remembered.
 
-A token that is part of a character reads as U+FFFD. Leaves out how they are computed (the engine).
+A token that is part of a character is named by its bytes, `bytes:\\xe6\\x9c`, so that two such tokens are never taken
+for each other. Leaves out how log-probabilities are computed (the engine).
 """
 
+import re
 from collections.abc import Sequence
-from typing import Any
+from itertools import chain
+from typing import Any, Final, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
 from app.engine.request import TokenInfo
 
-LOWEST = -9999.0  # stands for minus infinity, which JSON does not have
+LOWEST: Final = -9999.0  # stands for minus infinity, which JSON does not have
+BYTE_PIECE: Final = re.compile(r"<0x([0-9A-F]{2})>")  # how SentencePiece names a byte
+PRINTABLE: Final = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))  # bytes that GPT-2's alphabet keeps
+
+
+class Name(NamedTuple):
+    """How a token is shown."""
+
+    text: str
+    bytes: list[int]
 
 
 class TokenNames:
-    """The text of single tokens. Bounded by the vocabulary."""
+    """The names of single tokens. Bounded by the vocabulary."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
-        self._names: dict[int, str] = {}
+        self._names: dict[int, Name] = {}
+        others = (byte for byte in range(256) if byte not in PRINTABLE)
+        moved = ((chr(256 + place), byte) for place, byte in enumerate(others))
+        self._alphabet = dict(chain(((chr(byte), byte) for byte in PRINTABLE), moved))
 
     def __getitem__(self, token_id: int) -> str:
-        name = self._names.get(token_id)
-        if name is None:
-            name = self._names[token_id] = str(self._tokenizer.decode([token_id], skip_special_tokens=False))
-        return name
+        return self.name(token_id).text
+
+    def name(self, token_id: int) -> Name:
+        """Name a token."""
+        found = self._names.get(token_id)
+        if found is None:
+            found = self._names[token_id] = self._make(token_id)
+        return found
+
+    def _make(self, token_id: int) -> Name:
+        text = str(self._tokenizer.decode([token_id], skip_special_tokens=False))
+        raw = self._raw(str(self._tokenizer.convert_ids_to_tokens(token_id))) if "\ufffd" in text else None
+        if raw is None:
+            return Name(text, list(text.encode()))
+        return Name("bytes:" + "".join(f"\\x{byte:02x}" for byte in raw), raw)
+
+    def _raw(self, piece: str) -> list[int] | None:
+        """Read the bytes of a piece that is no whole text; None when it is in no alphabet known here."""
+        single = BYTE_PIECE.fullmatch(piece)
+        if single is not None:
+            return [int(single[1], 16)]
+        if all(letter in self._alphabet for letter in piece):
+            return [self._alphabet[letter] for letter in piece]
+        return None
 
 
 def chat_logprobs(names: TokenNames, tokens: Sequence[TokenInfo]) -> dict[str, Any]:
@@ -34,13 +69,13 @@ def chat_logprobs(names: TokenNames, tokens: Sequence[TokenInfo]) -> dict[str, A
 
 def chat_token(names: TokenNames, token: TokenInfo) -> dict[str, Any]:
     """Write one token and its likeliest rivals."""
-    rivals = [named(names[token_id], logprob) for token_id, logprob in token.top]
-    return {**named(names[token.token_id], token.logprob), "top_logprobs": rivals}
+    rivals = [named(names.name(token_id), logprob) for token_id, logprob in token.top]
+    return {**named(names.name(token.token_id), token.logprob), "top_logprobs": rivals}
 
 
-def named(name: str, logprob: float) -> dict[str, Any]:
+def named(name: Name, logprob: float) -> dict[str, Any]:
     """Write one candidate."""
-    return {"token": name, "logprob": max(logprob, LOWEST), "bytes": list(name.encode())}
+    return {"token": name.text, "logprob": max(logprob, LOWEST), "bytes": name.bytes}
 
 
 def completion_logprobs(

@@ -1,0 +1,170 @@
+"""The real application on a real socket: uvicorn in a thread, a tiny random model, a real Postgres.
+
+The model is random, so nothing here says that an answer is good; everything around it is what production runs.
+"""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import torch
+from transformers import PreTrainedConfig, Qwen2Config
+
+from app.api.draining import DrainingServer
+from app.api.factory import create_app
+from app.api.first_policy import first_policy
+from app.api.server import Parts
+from app.engine.config import EngineConfig
+from app.engine.engine import Engine
+from app.settings import Settings
+from app.store import checkpoints
+from app.store.connect import Store, open_store
+from app.store.keys import create_key
+from app.store.promotions import serving
+from training.checkpoint import publish
+from training.policy import fingerprint, load_policy
+
+CONTEXT = 256
+SCOPES = {"infer": ["infer"], "grade": ["grade"], "both": ["infer", "grade"], "admin": ["admin"]}
+
+
+def tiny(vocabulary: int) -> PreTrainedConfig:
+    return Qwen2Config(
+        vocab_size=vocabulary,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=CONTEXT,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=2,
+        initializer_range=0.1,
+    )
+
+
+@dataclass
+class Live:
+    """A server that answers at `url`."""
+
+    url: str
+    settings: Settings
+    engine: Engine
+    store: Store
+    keys: dict[str, str]  # by the names of SCOPES
+    httpd: DrainingServer
+    clients: dict[str, httpx.Client] = field(default_factory=dict)
+
+    def http(self, key: str | None = "both") -> httpx.Client:
+        """A client with one of the keys, or none."""
+        name = key or ""
+        if name not in self.clients:
+            headers = {} if key is None else {"Authorization": f"Bearer {self.keys[key]}"}
+            self.clients[name] = httpx.Client(base_url=self.url, headers=headers, timeout=30)
+        return self.clients[name]
+
+    def chat(self, key: str | None = "both", **body: Any) -> httpx.Response:
+        """Ask one chat question."""
+        asked = {"model": "lepo", "messages": [{"role": "user", "content": "What is 2 + 3"}], "seed": 1, **body}
+        return self.http(key).post("/v1/chat/completions", json=asked)
+
+    def answer(self, **body: Any) -> dict[str, Any]:
+        """Ask one short chat question that must be answered."""
+        response = self.chat(**{"max_tokens": 4, **body})
+        assert response.status_code == 200, response.text
+        found: dict[str, Any] = response.json()
+        return found
+
+    def close(self) -> None:
+        for client in self.clients.values():
+            client.close()
+
+
+@contextmanager
+def served(
+    url: str, model_dir: Path, var_dir: Path, *, redis_url: str | None = None, **overrides: Any
+) -> Iterator[Live]:
+    """Run a server until the block ends."""
+    settings = Settings(
+        **{
+            "var_dir": var_dir,
+            "database_url": url,
+            "model": str(model_dir),
+            "device": "cpu",
+            "max_length": CONTEXT,
+            "slots": 8,
+            "latent_length": 3,
+            "port": 0,
+            "drain_seconds": 1.0,
+            **overrides,
+        }
+    )
+    store, control = open_store(url, pool=settings.database_pool), open_store(url, pool=settings.control_pool)
+    policy = first_policy(settings, control)
+    engine = Engine(policy, EngineConfig.from_settings(settings))
+    app = create_app(Parts(settings, engine, policy.tokenizer, store, control, redis_url))
+    httpd = DrainingServer.of(app, engine, settings)
+    thread = threading.Thread(target=httpd.run, name="uvicorn")
+    thread.start()
+    wait_for(lambda: httpd.started)
+    port = httpd.servers[0].sockets[0].getsockname()[1]
+    with store.session() as session:
+        keys = {name: create_key(session, name, scopes)[1] for name, scopes in SCOPES.items()}
+    live = Live(f"http://127.0.0.1:{port}", settings, engine, store, keys, httpd)
+    try:
+        yield live
+    finally:
+        live.close()
+        httpd.should_exit = True
+        thread.join(20)
+        store.close()
+        control.close()
+    assert not thread.is_alive()
+
+
+def new_checkpoint(live: Live, *, seed: int = 0, broken: bool = False) -> int:
+    """Publish slightly different weights as the next version; returns it. A broken one fails its verification."""
+    with live.store.session() as session:
+        parent = serving(session)
+        assert parent is not None
+        version = checkpoints.next_version(session)
+        policy = load_policy(parent.path, version=version, dtype=torch.float32, device="cpu")
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for parameter in policy.model.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=0.05)
+        directory = publish(
+            policy,
+            live.settings.var_dir / "checkpoints",
+            version=version,
+            parent_version=parent.version,
+            training={},
+            created="2026-01-01T00:00:00Z",
+        )
+        if broken:
+            with (directory / "model.safetensors").open("r+b") as weights:
+                weights.seek(-4, 2)
+                weights.write(b"\x01\x02\x03\x04")
+        checkpoints.publish(
+            session, path=str(directory), digest=fingerprint(policy.model), parent_id=parent.id, version=version
+        )
+    return version
+
+
+def wait_for(condition: Any, seconds: float = 15.0) -> None:
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.01)
+
+
+def sse(response: httpx.Response) -> list[str]:
+    """The data of each event of a streamed response."""
+    return [line.removeprefix("data: ") for line in response.iter_lines() if line.startswith("data: ")]
