@@ -1,0 +1,116 @@
+"""Problems are right, the same for the same seed, and in splits that never meet; files give errors with their line."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from training.graders.parse import parse_grader
+from training.graders.verdict import Graded
+from training.tasks.chained_arithmetic import NAME, Chain, chain_problem, draw_chain
+from training.tasks.families import FAMILIES, find_family, generate
+from training.tasks.jsonl import ProblemFileError, read_problems, write_problems
+from training.tasks.splits import Split, split_of
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_problem_is_solved_by_its_own_answer_and_by_no_other(family: str) -> None:
+    for problem in generate(family, Split.TRAIN, 200, seed=1):
+        grader = parse_grader(problem.grader)
+        assert grader.grade(f"so Answer: {problem.answer}", 5.0) == grader.grade(problem.answer, 5.0)
+        verdict = grader.grade(problem.answer, 5.0)
+        assert isinstance(verdict, Graded)
+        assert verdict.value == 1.0
+        wrong = grader.grade(f"{problem.answer} no, {problem.answer}1", 5.0)
+        assert isinstance(wrong, Graded)
+        assert wrong.value == 0.0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_splits_never_meet_whatever_the_seed(family: str) -> None:
+    canonical = find_family(family).canonical
+    drawn = {
+        split: {canonical(problem) for seed in range(3) for problem in generate(family, split, 300, seed=seed)}
+        for split in Split
+    }
+    assert not drawn[Split.TRAIN] & drawn[Split.VALIDATION]
+    assert not drawn[Split.TRAIN] & drawn[Split.TEST]
+    assert not drawn[Split.VALIDATION] & drawn[Split.TEST]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_seed_names_its_problems(family: str) -> None:
+    assert generate(family, Split.TEST, 50, seed=3) == generate(family, Split.TEST, 50, seed=3)
+    assert generate(family, Split.TEST, 50, seed=3) != generate(family, Split.TEST, 50, seed=4)
+    assert len({problem.prompt for problem in generate(family, Split.TEST, 300, seed=3)}) == 300
+
+
+def test_splits_have_the_shares_they_promise() -> None:
+    counts = dict.fromkeys(Split, 0)
+    for number in range(20_000):
+        counts[split_of(NAME, str(number))] += 1
+    assert counts[Split.TRAIN] == pytest.approx(16_000, abs=300)  # five standard deviations
+    assert counts[Split.TEST] == pytest.approx(2_000, abs=220)
+
+
+def test_a_chain_is_worth_what_python_says_and_stays_within_two_digits() -> None:
+    rng = random.Random(0)
+    for _ in range(2_000):
+        chain = draw_chain(rng, rng.randrange(1, 9))
+        assert eval(chain.expression()) == chain.value()
+        partial = chain.start
+        for term in chain.terms:
+            partial += term
+            assert 0 <= partial <= 99
+
+
+def test_a_chain_is_worded_as_documented() -> None:
+    problem = chain_problem(Chain(47, (6, -8, 9)))
+    assert problem.prompt == "Work out 47 + 6 - 8 + 9 step by step."
+    assert (problem.answer, problem.family, problem.difficulty) == ("54", NAME, 3)
+    assert find_family(NAME).canonical(problem) == "47 + 6 - 8 + 9"
+
+
+def test_asking_too_much_says_so() -> None:
+    with pytest.raises(ValueError, match="distinct test problems"):
+        generate(NAME, Split.TEST, 500, seed=0, difficulties=(1,))
+    with pytest.raises(ValueError, match="choose one of chained_arithmetic"):
+        generate("sudoku", Split.TEST, 1, seed=0)
+
+
+def test_a_file_gives_back_what_was_written(tmp_path: Path) -> None:
+    problems = generate(NAME, Split.VALIDATION, 20, seed=0)
+    write_problems(tmp_path / "problems.jsonl", problems)
+    assert read_problems(tmp_path / "problems.jsonl") == problems
+
+
+def test_a_line_without_a_grader_is_graded_by_math(tmp_path: Path) -> None:
+    path = tmp_path / "problems.jsonl"
+    path.write_text('{"prompt": "What is half of one?", "answer": "1/2"}\n\n', encoding="utf-8")
+    [problem] = read_problems(path)
+    assert problem.grader == {"type": "math", "reference": "1/2"}
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "must be an object"),
+        (json.dumps({"prompt": "p"}), "answer must be"),
+        (json.dumps({"prompt": " ", "answer": "a"}), "prompt must be"),
+        (json.dumps({"prompt": "p", "answer": 5}), "answer must be"),
+        (json.dumps({"prompt": "p", "answer": "a", "grader": {"type": "magic"}}), "grader.type must be one of"),
+        (json.dumps({"prompt": "p", "answer": "a", "grader": None}), "grader must be an object"),
+        (json.dumps({"prompt": "p", "answer": "a", "difficulty": -1}), "difficulty must be"),
+        (json.dumps({"prompt": "p", "answer": "a", "family": 3}), "family must be"),
+        (json.dumps({"prompt": "p", "answer": "a", "solution": "s"}), "solution is not a field"),
+    ],
+)
+def test_a_wrong_line_is_named(line: str, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "problems.jsonl"
+    path.write_text(json.dumps({"prompt": "p", "answer": "a"}) + f"\n\n{line}\n", encoding="utf-8")
+    with pytest.raises(ProblemFileError, match=r"problems\.jsonl:3: ") as caught:
+        read_problems(path)
+    assert caught.value.line == 3
+    assert says in str(caught.value)
