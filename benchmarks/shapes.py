@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from training.policy import Policy
 
-SPECIALS = ("<|end|>", "<|turn|>")
+SPECIALS = ("<|endoftext|>", "<|turn|>")  # the first is the name that Qwen2's tokenizer class expects
 CHAT_TEMPLATE = "{% for message in messages %}<|turn|>{{ message['content'] }}{% endfor %}<|turn|>"
 
 
