@@ -1,6 +1,6 @@
-"""Log-probabilities as OpenAI's two endpoints write them, with token ids turned into text once and remembered.
+r"""Log-probabilities as OpenAI's two endpoints write them, with token ids turned into text once and remembered.
 
-A token that is part of a character is named by its bytes, `bytes:\\xe6\\x9c`, so that two such tokens are never taken
+A token that is part of a character is named by its bytes, `bytes:\xe6\x9c`, so that two such tokens are never taken
 for each other. Leaves out how log-probabilities are computed (the engine).
 """
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,15 +59,11 @@ class Live:
     store: Store
     keys: dict[str, str]  # by the names of SCOPES
     httpd: DrainingServer
-    clients: dict[str, httpx.Client] = field(default_factory=dict)
+    clients: dict[str | None, httpx.Client]  # by the same names; None sends no key
 
     def http(self, key: str | None = "both") -> httpx.Client:
         """A client with one of the keys, or none."""
-        name = key or ""
-        if name not in self.clients:
-            headers = {} if key is None else {"Authorization": f"Bearer {self.keys[key]}"}
-            self.clients[name] = httpx.Client(base_url=self.url, headers=headers, timeout=30)
-        return self.clients[name]
+        return self.clients[key]
 
     def chat(self, key: str | None = "both", **body: Any) -> httpx.Response:
         """Ask one chat question."""
@@ -116,7 +112,11 @@ def served(
     port = httpd.servers[0].sockets[0].getsockname()[1]
     with store.session() as session:
         keys = {name: create_key(session, name, scopes)[1] for name, scopes in SCOPES.items()}
-    live = Live(f"http://127.0.0.1:{port}", settings, engine, store, keys, httpd)
+    url = f"http://127.0.0.1:{port}"
+    clients: dict[str | None, httpx.Client] = {None: httpx.Client(base_url=url, timeout=30)}
+    for name, key in keys.items():
+        clients[name] = httpx.Client(base_url=url, timeout=30, headers={"Authorization": f"Bearer {key}"})
+    live = Live(url, settings, engine, store, keys, httpd, clients)
     try:
         yield live
     finally:

@@ -1,6 +1,7 @@
 """Chat completions as the stock client sees them: the answer is in the store before its id is in the client's hands."""
 
 import json
+from typing import Any
 
 import httpx
 import pytest
@@ -12,7 +13,7 @@ from app.store.tables import Interaction
 from tests.app.api.live import Live, sse
 from training.codec import decode
 
-ASK = [{"role": "user", "content": "What is 2 + 3"}]
+ASK: list[Any] = [{"role": "user", "content": "What is 2 + 3"}]
 
 
 def stored(live: Live, interaction_id: str) -> Interaction:

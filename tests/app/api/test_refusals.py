@@ -166,8 +166,15 @@ def test_nothing_refused_is_remembered(live: Live) -> None:
 
 def test_values_that_change_nothing_are_accepted(live: Live) -> None:
     """Clients send every field they know; only what would change the answer may be refused."""
-    harmless = {
-        **{"presence_penalty": 0, "frequency_penalty": 0.0, "tools": [], "response_format": {"type": "text"}},
-        **{"store": False, "service_tier": "auto", "parallel_tool_calls": True, "stop": None, "n": None},
+    harmless: dict[str, Any] = {
+        "presence_penalty": 0,
+        "frequency_penalty": 0.0,
+        "tools": [],
+        "response_format": {"type": "text"},
+        "store": False,
+        "service_tier": "auto",
+        "parallel_tool_calls": True,
+        "stop": None,
+        "n": None,
     }
     assert live.chat(max_tokens=2, **harmless).status_code == 200
