@@ -8,6 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import click
@@ -69,12 +70,12 @@ def hints_are_read(settings: "Settings") -> Callable[[], bool]:
     from app.store import jobs
     from app.store.connect import open_store
 
-    client, store = bell(settings), open_store(database_address(settings), pool=1)
+    client = bell(settings)
 
     def look() -> bool:
         if not waiting(client):
             return True
-        with store.session() as session:
+        with closing(open_store(database_address(settings), pool=1)) as store, store.session() as session:
             job = jobs.running(session)
             if job is None or job.heartbeat_at is None:
                 return False

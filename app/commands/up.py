@@ -21,6 +21,7 @@ def command() -> None:
     from app.stack.supervisor import AlreadyRunning, ChildFailed
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, stop)
     settings = read_settings()
     click.echo(f"Starting; logs are in {settings.var_dir / 'logs'} ...")

@@ -1,0 +1,76 @@
+"""`lepo health` against what a part leaves behind in the real Redis and Postgres."""
+
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread, Timer
+
+import pytest
+import redis
+from click.testing import CliRunner
+from sqlalchemy import func, update
+
+from app.commands.health import command
+from app.stack.redis import client_url
+from app.store import jobs
+from app.store.connect import Store
+from app.store.tables import Job
+from worker.celery_app import QUEUES
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator["redis.Redis"]:
+    with redis.Redis.from_url(client_url(redis_url)) as opened:
+        opened.config_resetstat()
+        yield opened
+
+
+def health(part: str, env: dict[str, str], patience: float = 0.2) -> int:
+    return CliRunner(env=env).invoke(command, [part, "--patience", str(patience)]).exit_code
+
+
+def test_a_server_that_answers_and_one_that_does_not() -> None:
+    class Ready(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/ready" else 404)
+            self.end_headers()
+
+    server = HTTPServer(("127.0.0.1", 0), Ready)
+    port = str(server.server_port)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    assert health("api", {"LEPO_PORT": port}) == 0
+    server.shutdown()
+    server.server_close()
+    thread.join()
+    assert health("api", {"LEPO_PORT": port}) == 1
+
+
+def test_a_worker_that_reads_is_busy_or_is_deaf(
+    store: Store, database_url: str, client: "redis.Redis", redis_url: str
+) -> None:
+    where = {"LEPO_DATABASE_URL": database_url, "LEPO_REDIS_URL": redis_url}
+    assert health("worker", where) == 0
+    client.lpush(QUEUES["lepo.learn"], "hint")
+    assert health("worker", where) == 1, "nobody reads"
+    with store.session() as session:
+        jobs.request(session, trigger="admin", requested_by="test")
+        assert jobs.start(session, "w") is not None
+    assert health("worker", where) == 0, "busy"
+    with store.session() as session:
+        session.execute(update(Job).values(heartbeat_at=func.now() - func.make_interval(0, 0, 0, 0, 0, 5)))
+    assert health("worker", where) == 1, "its heart stopped"
+
+
+def test_a_beat_that_sends_has_sent_or_is_gone(client: "redis.Redis", redis_url: str) -> None:
+    assert health("beat", {"LEPO_REDIS_URL": redis_url}) == 1
+
+    def send_and_read() -> None:
+        client.lpush("lepo-grade", "hint")
+        client.delete("lepo-grade")
+
+    later = Timer(0.3, send_and_read)
+    later.start()
+    assert health("beat", {"LEPO_REDIS_URL": redis_url}, patience=5) == 0, "sent and read meanwhile"
+    later.join()
+    client.lpush(QUEUES["lepo.grade"], "hint")
+    assert health("beat", {"LEPO_REDIS_URL": redis_url}) == 0, "one lies unread"
