@@ -43,7 +43,7 @@ def count_fresh(session: Session, min_version: int = 0) -> int:
 
 
 def claim(session: Session, job_id: UUID, *, limit: int, min_version: int = 0, grace: timedelta) -> list[Claimed]:
-    """Take fresh interactions for a job, the longest waiting first, answers to one prompt together.
+    """Take fresh interactions for a job, the newest policy's first, answers to one prompt together.
 
     A group (the choices of one response) is taken when all its choices are graded, or when its oldest grade has waited
     for `grace`. Groups are not cut: taking stops before the group that would exceed `limit`, unless it is the first.
@@ -82,7 +82,11 @@ def claim(session: Session, job_id: UUID, *, limit: int, min_version: int = 0, g
 
 
 def ready_groups(session: Session, limit: int, grace: timedelta) -> dict[str, int]:
-    """Choose groups for a claim: completion id -> fresh interactions in it, the longest waiting first."""
+    """Choose groups for a claim: completion id -> fresh interactions in it, those of the newest policy first.
+
+    When answers come faster than they are learned from, the newest are nearest to the policy that learns; the others
+    wait, and are skipped as stale once they are.
+    """
     waiting = select(Interaction.completion_id).where(fresh()).distinct()
     oldest = func.min(Interaction.graded_at).filter(fresh())
     size = func.count().filter(fresh())
@@ -98,7 +102,7 @@ def ready_groups(session: Session, limit: int, grace: timedelta) -> dict[str, in
         .where(Interaction.completion_id.in_(waiting))
         .group_by(Interaction.completion_id)
         .having(or_(complete, oldest <= func.now() - grace))
-        .order_by(oldest, Interaction.completion_id)
+        .order_by(func.max(Interaction.policy_version).desc(), oldest, Interaction.completion_id)
         .limit(limit)
     )
     chosen: dict[str, int] = {}

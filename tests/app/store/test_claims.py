@@ -135,6 +135,13 @@ def test_the_longest_waiting_first_and_groups_whole(store: Store, answers: Answe
     assert ids(take(store, job, limit=1)) == set(groups[1]), "a group larger than the limit is not starved"
 
 
+def test_the_newest_policy_first_however_long_the_older_wait(store: Store, answers: Answers, job: Job) -> None:
+    old, new = answers(2, policy_version=1), answers(2, policy_version=2)
+    grade(store, *old, *new)
+    assert ids(take(store, job, limit=2)) == set(new)
+    assert ids(take(store, job, limit=2)) == set(old), "the older are not lost"
+
+
 def test_too_old_is_claimed_as_skipped_and_says_why(store: Store, answers: Answers, job: Job) -> None:
     old, new = answers(2, policy_version=1), answers(2, policy_version=2)
     grade(store, *old, *new)
