@@ -77,7 +77,9 @@ def print_figures(console: "Console", out: Path, lines: "Sequence[Figure]") -> N
     """Print what was measured as a table."""
     from rich.table import Table
 
-    table = Table("answers", "right", "right in one of 8 tries", title=f"Saved in {out}")
+    from training.demo_model.model_card import TRIES
+
+    table = Table("answers", "right", f"right in one of {TRIES} tries", title=f"Saved in {out}")
     for line in lines:
         table.add_row(line.what, f"{line.average:.1%}", "" if line.best is None else f"{line.best:.1%}")
     console.print(table)
