@@ -49,7 +49,11 @@ class Errors:
 
 
 def audit(
-    store: Store, streamed: Sequence[Streamed], weights: Mapping[int, CausalLM], wrong: Mapping[int, CausalLM], most: int
+    store: Store,
+    streamed: Sequence[Streamed],
+    weights: Mapping[int, CausalLM],
+    wrong: Mapping[int, CausalLM],
+    most: int,
 ) -> Audit:
     """Check what was stored of the streamed answers.
 

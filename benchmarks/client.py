@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import httpx
@@ -49,7 +50,7 @@ class Streamed:
     @property
     def gaps_s(self) -> list[float]:
         """Seconds between pieces of text."""
-        return [later - earlier for earlier, later in zip(self.token_times, self.token_times[1:], strict=False)]
+        return [later - earlier for earlier, later in pairwise(self.token_times)]
 
 
 def connect(base_url: str, key: str, streams: int) -> httpx.AsyncClient:
@@ -84,8 +85,7 @@ async def keep_asking(
     answers: list[Streamed] = []
 
     async def worker() -> None:
-        for body in waiting:
-            answers.append(await stream(client, body))
+        answers.extend([await stream(client, body) for body in waiting])
 
     await asyncio.gather(*(worker() for _ in range(streams)))
     return answers

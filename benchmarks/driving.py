@@ -6,6 +6,7 @@ Leaves out its peers (`benchmarks.peers`, `benchmarks.bare`).
 import threading
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
@@ -77,6 +78,18 @@ class StepClock:
         if len(inside) < 2:
             raise RuntimeError("the rows did not run together: ask for longer answers")
         return (len(inside) - 1) / (inside[-1] - inside[0])
+
+    def longest_gap(self, began: float, ended: float) -> float:
+        """Longest time between two tokens of a request that overlaps a stretch of time; call it after the end."""
+        return max(
+            (
+                later - earlier
+                for times in self._times
+                for earlier, later in pairwise(times)
+                if earlier <= ended and later >= began
+            ),
+            default=0.0,
+        )
 
 
 def steps_per_second(engine: Engine, asked: Sequence[Request]) -> float:

@@ -50,9 +50,7 @@ class Plan:
 @click.option("--device", default="cpu", help="cpu, cuda or cuda:N.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the JSON here too.")
-def command(
-    shape: str, threads: int, quick: bool, as_json: bool, device: str, dtype: str, out: Path | None
-) -> None:
+def command(shape: str, threads: int, quick: bool, as_json: bool, device: str, dtype: str, out: Path | None) -> None:
     """Measure the engine beside transformers' generate and generate_batch, and beside bare forwards."""
     names = ORDER if shape == "all" else (shape,)
     finish(measure(names, threads=threads, quick=quick, device=device, dtype=dtype), as_json=as_json, out=out)
@@ -145,3 +143,7 @@ def _measure_shape(name: str, plan: Plan, device: str, dtype: Any) -> dict[str, 
     sections["bare_forward"] = speed.over_bare_forward(policy, shape, plan.steps, teller("bare forward"))
     sections["latent_step"] = speed.latent_over_token(policy, shape, plan.latents, teller("latent step"))
     return sections
+
+
+if __name__ == "__main__":
+    command()

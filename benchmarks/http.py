@@ -97,9 +97,7 @@ def measure(shape: Shape, load: Load, *, threads: int, device: str, dtype: str) 
     return {**report, "bounds": judged(report, BOUNDS), "settings": told, "machine": facts}
 
 
-def _take_turns(
-    shape: Shape, load: Load, engine: Any, served: "Served"
-) -> "tuple[dict[str, Series], list[Streamed]]":
+def _take_turns(shape: Shape, load: Load, engine: Any, served: "Served") -> "tuple[dict[str, Series], list[Streamed]]":
     """Tokens per second of both, and every streamed answer that was timed."""
     from benchmarks.driving import answer
     from benchmarks.load import equal_asks
@@ -169,9 +167,7 @@ def committed_ids(served: "Served", answers: "Sequence[Streamed]") -> set[str]:
     return stored & {answer.interaction_id for answer in answers if answer.interaction_id is not None}
 
 
-def summary(
-    http: "Series", engine: "Series", answers: "Sequence[Streamed]", committed: set[str]
-) -> dict[str, Any]:
+def summary(http: "Series", engine: "Series", answers: "Sequence[Streamed]", committed: set[str]) -> dict[str, Any]:
     """Put the figures together."""
     from benchmarks.timing import percentiles, ratio, significant
 
@@ -189,3 +185,7 @@ def summary(
         "first_token_s": percentiles([answer.first_token_s for answer in whole if answer.token_times]),
         "inter_token_s": percentiles([gap for answer in whole for gap in answer.gaps_s]),
     }
+
+
+if __name__ == "__main__":
+    command()

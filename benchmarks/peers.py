@@ -16,6 +16,7 @@ Leaves out the bare forward (`benchmarks.bare`), which is a bound and not a peer
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -32,10 +33,8 @@ PAGE = 32  # positions per page; on a CPU the paged mask is as wide as the pages
 
 
 def generation_config(**more: Any) -> GenerationConfig:
-    """Sampling settings that all peers share."""
-    return GenerationConfig(
-        do_sample=True, temperature=TEMPERATURE, top_k=TOP_K, top_p=TOP_P, pad_token_id=0, **more
-    )
+    """Make the sampling settings that all peers share."""
+    return GenerationConfig(do_sample=True, temperature=TEMPERATURE, top_k=TOP_K, top_p=TOP_P, pad_token_id=0, **more)
 
 
 def generate(policy: Policy, asks: Sequence[Ask], cache: str) -> list[list[int]]:
@@ -62,15 +61,14 @@ def generate(policy: Policy, asks: Sequence[Ask], cache: str) -> list[list[int]]
 
 
 def generate_in_batches(policy: Policy, asks: Sequence[Ask], batch: int, cache: str) -> list[list[int]]:
-    """Static batches in the order of arrival."""
+    """Answer in static batches, in the order of arrival."""
     groups = [asks[start : start + batch] for start in range(0, len(asks), batch)]
     return [answer for group in groups for answer in generate(policy, group, cache)]
 
 
 def faster_cache(policy: Policy, asks: Sequence[Ask]) -> str:
     """Try `generate` with each cache on one batch, twice, and name the faster."""
-    tried = {cache: min(seconds(lambda c=cache: generate(policy, asks, c)) for _ in range(2)) for cache in CACHES}
-    return min(tried, key=lambda cache: tried[cache])
+    return min(CACHES, key=lambda cache: min(seconds(partial(generate, policy, asks, cache)) for _ in range(2)))
 
 
 def left_padded(asks: Sequence[Ask]) -> tuple[Tensor, Tensor]:

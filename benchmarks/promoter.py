@@ -101,7 +101,7 @@ class Operator:
         return Promoted(version, asked_at, time.perf_counter())
 
     def attempts(self) -> dict[str, Any]:
-        """What the server wrote down of its swaps."""
+        """Read what the server wrote down of its swaps."""
         with self.served.store.session() as session:
             rows = list(session.scalars(select(Swap)))
         done = [row for row in rows if row.status == "served" and row.from_version is not None]
@@ -154,7 +154,7 @@ class Operator:
         return drawn
 
     def _swaps(self) -> int:
-        """Swaps that the server has finished."""
+        """Count the swaps that the server has finished."""
         with self.served.store.session() as session:
             return session.scalar(select(func.count()).select_from(Swap).where(Swap.status == "served")) or 0
 

@@ -39,13 +39,15 @@ def judged(report: Mapping[str, Any], bounds: Sequence[Bound]) -> list[dict[str,
 
 
 def find(report: Mapping[str, Any], path: str) -> float | None:
-    """Figure at a dotted path (longest names first, so that "0.5b" is one name), or None."""
-    if path in report:
-        value = report[path]
-        return float(value) if isinstance(value, int | float) else None
-    head, _, rest = path.partition(".")
-    inner = report.get(head)
-    return find(inner, rest) if rest and isinstance(inner, Mapping) else None
+    """Figure at a dotted path, or None; names may hold dots themselves ("0.5b.decode.1.tokens_per_second")."""
+    value = report.get(path)
+    if isinstance(value, int | float):
+        return float(value)
+    for cut, sign in enumerate(path):
+        inner = report.get(path[:cut]) if sign == "." else None
+        if isinstance(inner, Mapping) and (found := find(inner, path[cut + 1 :])) is not None:
+            return found
+    return None
 
 
 def finish(report: Mapping[str, Any], *, as_json: bool, out: Path | None = None) -> None:
@@ -78,7 +80,7 @@ def show(report: Mapping[str, Any]) -> None:
         console.print(table)
     machine = report["machine"]
     if not machine["alone"]:
-        console.print(f"The machine was not idle (load average {machine['load_average_before'][0]:.2f}).")
+        console.print(f"The machine was not idle: {machine['busy_cores_before']} cores busy before the start.")
 
 
 def flat(tree: Mapping[str, Any], skip: Sequence[str] = (), prefix: str = "") -> list[tuple[str, Any]]:

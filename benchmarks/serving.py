@@ -1,4 +1,4 @@
-"""A whole server for a measurement: Postgres, Redis and uvicorn as processes of their own, on a model of random weights.
+"""A whole server for a measurement: Postgres, Redis and uvicorn as processes of their own, on random weights.
 
 It is the stack that `lepo up` runs, without the worker and the clock: what is measured is answering and swapping.
 """

@@ -85,7 +85,8 @@ def build_model(shape: Shape, seed: int, dtype: "torch.dtype", device: str) -> "
         torch.manual_seed(seed)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
     model.requires_grad_(requires_grad=False)
-    return model.train(mode=False)
+    model.train(mode=False)
+    return model
 
 
 def build_tokenizer(shape: Shape) -> "PreTrainedTokenizerFast":

@@ -102,9 +102,7 @@ def ragged(policy: Policy, shape: Shape, load: Ragged, tell: Tell, *, continuous
     engine.close(0)
     settings = {**asdict(load), "tokens": tokens, "generate_cache": cache}
     return {
-        peer: _compared("tokens_per_second", series, "engine", peer, settings)
-        for peer in series
-        if peer != "engine"
+        peer: _compared("tokens_per_second", series, "engine", peer, settings) for peer in series if peer != "engine"
     }
 
 
@@ -122,7 +120,7 @@ def _continuous_seconds(policy: Policy, load: Ragged, warm: list[Ask], asks: lis
 
 
 def over_bare_forward(policy: Policy, shape: Shape, load: Steps, tell: Tell) -> dict[str, Any]:
-    """Steps per second of the started engine, sinks and text included, over those of bare forwards."""
+    """Compare the steps per second of the started engine, sinks and text included, with those of bare forwards."""
     longest = load.prompt + load.steps
     engine = engine_for(policy, load.batch, longest)
     bare = BareForward(policy, load.batch, load.prompt, load.steps - 1)
@@ -141,7 +139,7 @@ def over_bare_forward(policy: Policy, shape: Shape, load: Steps, tell: Tell) -> 
 
 
 def latent_over_token(policy: Policy, shape: Shape, load: Steps, tell: Tell) -> dict[str, Any]:
-    """What a latent step takes, over what a token step takes.
+    """Divide what a latent step takes by what a token step takes.
 
     Three runs on the same lengths: one step alone, then N further latent steps, then N further token steps. The first
     holds the prompts, and is taken away from both.

@@ -10,6 +10,7 @@ import asyncio
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,9 +123,7 @@ def measure(shape: Shape, load: Load, *, threads: int, device: str, dtype: str) 
     return {**report, "bounds": judged(report, BOUNDS), "settings": told, "machine": facts}
 
 
-async def _swap_under_load(
-    shape: Shape, load: Load, operator: Any
-) -> "tuple[list[Streamed], list[Promoted]]":
+async def _swap_under_load(shape: Shape, load: Load, operator: Any) -> "tuple[list[Streamed], list[Promoted]]":
     """Keep every stream asking while the operator promotes."""
     from benchmarks.client import connect, keep_asking
 
@@ -169,7 +168,7 @@ async def _promote_all(load: Load, operator: Any, admin: "httpx.AsyncClient") ->
 
 
 def endless_bodies(shape: Shape, load: Load) -> Iterator[dict[str, Any]]:
-    """The same few prompts for ever, each time with another seed, length and number of latent steps."""
+    """Ask the same few prompts for ever, each time with another seed, length and number of latent steps."""
     from benchmarks.http import body_of
     from benchmarks.load import Ask, ragged_asks
 
@@ -225,8 +224,12 @@ def longest_gap(answers: "Sequence[Streamed]", promoted: "Promoted") -> float:
             later - earlier
             for answer in answers
             if answer.asked_at <= promoted.seen_at and answer.ended_at >= promoted.asked_at
-            for earlier, later in zip(answer.token_times, answer.token_times[1:], strict=False)
+            for earlier, later in pairwise(answer.token_times)
             if earlier <= promoted.seen_at and later >= promoted.asked_at
         ),
         default=0.0,
     )
+
+
+if __name__ == "__main__":
+    command()

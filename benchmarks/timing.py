@@ -11,8 +11,12 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
+
+_LOOK_S = 0.5  # how long to look for others at work
+_IDLE_CORES = 0.15  # busy cores below which the machine counts as idle
 
 Run = Callable[[int], float]  # takes the repeat's number, gives its seconds (or another positive figure)
 
@@ -41,7 +45,7 @@ def side_by_side(runs: Mapping[str, Run], repeats: int, tell: Callable[[str], No
     """
     values: dict[str, list[float]] = {name: [] for name in runs}
     for repeat in range(repeats):
-        order = list(runs) if repeat % 2 == 0 else list(reversed(runs))
+        order = list(runs)[:: 1 if repeat % 2 == 0 else -1]
         for name in order:
             gc.collect()
             values[name].append(runs[name](repeat))
@@ -74,11 +78,13 @@ def machine() -> dict[str, Any]:
     import torch
     import transformers
 
+    busy = busy_cores(_LOOK_S)
     facts: dict[str, Any] = {
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "load_average_before": list(os.getloadavg()),
-        "alone": os.getloadavg()[0] < 0.5,  # nobody else computed during the last minute
+        "load_average_before": [round(load, 2) for load in os.getloadavg()],
+        "busy_cores_before": busy,
+        "alone": busy is not None and busy < _IDLE_CORES,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
@@ -87,6 +93,17 @@ def machine() -> dict[str, Any]:
     if torch.cuda.is_available():
         facts["gpu"] = torch.cuda.get_device_name()
     return facts
+
+
+def busy_cores(look_s: float) -> float | None:
+    """Cores that others kept busy while this process slept for `look_s` seconds; None where that cannot be told."""
+    before = _busy_seconds()
+    if before is None:
+        return None
+    time.sleep(look_s)
+    after = _busy_seconds()
+    assert after is not None
+    return round((after - before) / look_s, 2)
 
 
 def tell(line: str) -> None:
@@ -99,11 +116,18 @@ def significant(value: float) -> float:
     return float(f"{value:.4g}")
 
 
+def _busy_seconds() -> float | None:
+    """Processor seconds that everything on this machine has used since it started, by Linux' count."""
+    counts = Path("/proc/stat")
+    if not counts.exists():
+        return None
+    user, nice, system, _idle, _wait, irq, softirq, *_ = map(int, counts.read_text().split("\n")[0].split()[1:])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
 def _processor() -> str:
     """Name of the processor as Linux knows it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as info:  # noqa: PTH123 - a device, not a file
-            names = [line.partition(":")[2].strip() for line in info if line.startswith("model name")]
-    except FileNotFoundError:
-        names = []
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
