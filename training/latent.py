@@ -20,7 +20,8 @@ from training.sampling import Sampling
 
 NEG_INF = float("-inf")
 _TWO_STAGE_FROM = 4096  # below this vocabulary one plain top-k is quicker
-_CHUNK = 64  # logits per chunk of the two-stage top-k
+_CHUNK, _LARGE_CHUNK = 32, 64  # logits per chunk of the two-stage top-k: both stages cost about the same
+_LARGE = 65536  # vocabulary from which chunks are large
 _MAX_TOP_K = 2**62  # what a tensor of 64-bit integers holds; a larger setting means the same
 
 
@@ -78,17 +79,18 @@ def top_candidates(logits_BV: Tensor, width: int) -> tuple[Tensor, Tensor]:
 
     """
     batch, vocab = logits_BV.shape
-    if vocab < _TWO_STAGE_FROM or vocab <= 2 * _CHUNK * width or logits_BV.dtype == torch.float64:
+    chunk = _CHUNK if vocab < _LARGE else _LARGE_CHUNK
+    if vocab < _TWO_STAGE_FROM or vocab <= 2 * chunk * width or logits_BV.dtype == torch.float64:
         ids_BV = torch.arange(vocab, device=logits_BV.device).expand(batch, -1)
         best_BK = _first(logits_BV, ids_BV, min(width, vocab))
         return logits_BV.gather(1, best_BK), best_BK
-    whole = vocab - vocab % _CHUNK
-    chunks_BCc = logits_BV[:, :whole].view(batch, -1, _CHUNK)
+    whole = vocab - vocab % chunk
+    chunks_BCc = logits_BV[:, :whole].view(batch, -1, chunk)
     number_BC = torch.arange(chunks_BCc.shape[1], device=logits_BV.device).expand(batch, -1)
     best_BW = _first(chunks_BCc.amax(-1), number_BC, width)
-    pooled_BP = chunks_BCc.gather(1, best_BW[:, :, None].expand(-1, -1, _CHUNK)).view(batch, -1)
-    offset_c = torch.arange(_CHUNK, device=logits_BV.device)
-    pooled_ids_BP = (best_BW[:, :, None] * _CHUNK + offset_c).view(batch, -1)
+    pooled_BP = chunks_BCc.gather(1, best_BW[:, :, None].expand(-1, -1, chunk)).view(batch, -1)
+    offset_c = torch.arange(chunk, device=logits_BV.device)
+    pooled_ids_BP = (best_BW[:, :, None] * chunk + offset_c).view(batch, -1)
     if whole < vocab:
         rest_R = torch.arange(whole, vocab, device=logits_BV.device)
         pooled_BP = torch.cat([pooled_BP, logits_BV[:, whole:]], dim=-1)
@@ -127,7 +129,8 @@ def support(logits_BV: Tensor, controls: Controls, width: int) -> Support:
     scale_B = torch.where(greedy_B, 1.0, controls.temperature_B).to(logits_BV.dtype).reciprocal()
     top_BK, ids_BK = top_candidates(logits_BV, width)
     scaled_BK = top_BK * scale_B[:, None]
-    full_B = (logits_BV * scale_B[:, None]).logsumexp(-1)
+    every_BV = (logits_BV * scale_B[:, None]).log_softmax(-1)  # several times quicker than logsumexp on a CPU
+    full_B = scaled_BK[:, 0] - every_BV.gather(1, ids_BK[:, :1]).squeeze(1)
     rank_K = torch.arange(ids_BK.shape[1], device=ids_BK.device)
     kept_k_B = torch.where(greedy_B, 1, controls.top_k_B)
     in_top_k_BK = rank_K < kept_k_B[:, None]
