@@ -31,7 +31,7 @@ class Steps:
     step_N: Tensor  # int64 [N], 0-based among the rollout's steps of this kind
     predictor_N: Tensor  # int64 [N], executed position whose hidden state predicts the step
     ids_NK: Tensor  # int64 [N, K], kept candidates; K = 1 for tokens; 0 where weight is 0
-    scale_N: Tensor  # float32 [N], 1 / temperature of the rollout
+    temperature_N: Tensor | None  # float32 [N], what divides the logits; None: 1 everywhere
     width: int  # longest rollout in steps of this kind
 
     def padded(self, values: Tensor, rows: int, fill: float | bool = 0.0) -> Tensor:
@@ -114,7 +114,8 @@ def _steps(begins: list[int], lengths: list[int], temperature_B: Tensor, ids_NK:
     before_B = torch.tensor([0, *accumulate(lengths)][:-1])
     step_N = torch.arange(len(row_N)) - before_B[row_N]
     predictor_N = torch.tensor(begins)[row_N] + step_N - 1
-    return Steps(row_N, step_N, predictor_N, ids_NK, temperature_B.reciprocal()[row_N], max(lengths))
+    temperature_N = None if bool((temperature_B == 1).all()) else temperature_B[row_N]
+    return Steps(row_N, step_N, predictor_N, ids_NK, temperature_N, max(lengths))
 
 
 def _moved(steps: Steps, device: torch.device) -> Steps:
@@ -123,7 +124,7 @@ def _moved(steps: Steps, device: torch.device) -> Steps:
         steps.step_N.to(device),
         steps.predictor_N.to(device),
         steps.ids_NK.to(device),
-        steps.scale_N.to(device),
+        None if steps.temperature_N is None else steps.temperature_N.to(device),
         steps.width,
     )
 

@@ -73,12 +73,23 @@ class CausalLM:
             [N, V] in the weights' dtype.
 
         """
-        logits_NV: Tensor = self.output_layer(hidden_ND)
+        return self.finished(self.output_layer(hidden_ND))
+
+    def finished(self, raw_NV: Tensor) -> Tensor:
+        """Turn the output layer's result into logits; the input itself where the model does nothing to it."""
         if self.scale != 1.0:
-            logits_NV = logits_NV * self.scale
+            raw_NV = raw_NV * self.scale
         if self.softcap is not None:
-            logits_NV = (logits_NV / self.softcap).tanh() * self.softcap
-        return logits_NV
+            raw_NV = (raw_NV / self.softcap).tanh() * self.softcap
+        return raw_NV
+
+    def finished_backward(self, raw_NV: Tensor, grad_NV: Tensor) -> Tensor:
+        """Carry a gradient of the logits back to the output layer's result."""
+        if self.scale == 1.0 and self.softcap is None:
+            return grad_NV
+        with torch.enable_grad():
+            leaf_NV = raw_NV.detach().requires_grad_()
+            return torch.autograd.grad(self.finished(leaf_NV), leaf_NV, grad_NV)[0]
 
 
 @torch.no_grad()

@@ -90,14 +90,14 @@ def replay(
     hidden_BSD = model.hidden(_inputs(model, batch, config.embedding_gradient))
     frozen_BSD = None if reference is None else _frozen_hidden(reference, batch)
 
-    def scored(steps: Steps, scale_N: Tensor) -> Scores:
+    def scored(steps: Steps, temperature_N: Tensor | None) -> Scores:
         where = (steps.row_N, steps.predictor_N)
         frozen = None if reference is None or frozen_BSD is None else Reader(reference, frozen_BSD[where])
-        return score(Reader(model, hidden_BSD[where]), steps.ids_NK, scale_N, config.chunk_elements, frozen)
+        return score(Reader(model, hidden_BSD[where]), steps.ids_NK, temperature_N, config.chunk_elements, frozen)
 
     at_one = config.latent_temperature == "one"
-    latents = scored(batch.latents, torch.ones_like(batch.latents.scale_N) if at_one else batch.latents.scale_N)
-    tokens = scored(batch.tokens, batch.tokens.scale_N)
+    latents = scored(batch.latents, None if at_one else batch.latents.temperature_N)
+    tokens = scored(batch.tokens, batch.tokens.temperature_N)
     return _padded(batch, latents, tokens)
 
 

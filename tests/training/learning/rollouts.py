@@ -10,6 +10,10 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import Tensor, nn
 from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -44,6 +48,10 @@ MODELS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "qwen2": (Qwen2ForCausalLM, Qwen2Config, {"tie_word_embeddings": True}),
     "qwen3": (Qwen3ForCausalLM, Qwen3Config, {"tie_word_embeddings": False, "head_dim": 8}),
     "llama": (LlamaForCausalLM, LlamaConfig, {"tie_word_embeddings": False}),
+    # scaled embeddings, capped logits, a window of four positions
+    "gemma2": (Gemma2ForCausalLM, Gemma2Config, {"head_dim": 8, "final_logit_softcapping": 3.0, "sliding_window": 4}),
+    # inputs multiplied inside the backbone, logits divided
+    "granite": (GraniteForCausalLM, GraniteConfig, {"embedding_multiplier": 3.0, "logits_scaling": 4.0}),
 }
 
 
