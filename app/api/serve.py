@@ -4,11 +4,13 @@ Light at import. On SIGTERM it stops listening, lets answers under way finish fo
 as cancelled, and ends. Leaves out Postgres, Redis and migrations (`lepo up`, `lepo migrate`).
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from app.settings import Settings
     from app.store.connect import Store
 
@@ -32,11 +34,31 @@ def serve(settings: "Settings") -> None:
     """Run until a signal ends it.
 
     Raises:
-        click.ClickException: the database is away or not migrated, or the model cannot be served.
+        Unavailable: the database is away.
+        click.ClickException: it is not migrated, or the model cannot be served.
 
     """
     import logging
+    import signal
 
+    from app.stack.addresses import database_address
+    from app.store.connect import open_store
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGINT, leave)
+    url = database_address(settings)
+    traffic, control = open_store(url, settings.database_pool), open_store(url, settings.control_pool)
+    try:
+        require_migrated(control)
+        answer(settings, traffic, control)
+    finally:
+        traffic.close()
+        control.close()
+
+
+def answer(settings: "Settings", traffic: "Store", control: "Store") -> None:
+    """Load the model, then listen until a signal comes and the drain is over."""
     import torch
 
     from app.api.draining import DrainingServer
@@ -45,14 +67,8 @@ def serve(settings: "Settings") -> None:
     from app.api.server import Parts
     from app.engine.config import EngineConfig
     from app.engine.engine import Engine
-    from app.stack.addresses import database_address
-    from app.store.connect import open_store
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     torch.set_num_threads(settings.threads)
-    url = database_address(settings)
-    traffic, control = open_store(url, settings.database_pool), open_store(url, settings.control_pool)
-    require_migrated(control)
     try:
         policy = first_policy(settings, control)
         engine = Engine(policy, EngineConfig.from_settings(settings))
@@ -60,8 +76,11 @@ def serve(settings: "Settings") -> None:
         raise click.ClickException(str(error)) from error
     parts = Parts(settings, engine, policy.tokenizer, traffic, control, bell_address(settings))
     DrainingServer.of(create_app(parts), engine, settings).run()
-    traffic.close()
-    control.close()
+
+
+def leave(_signal: int, _frame: "FrameType | None") -> NoReturn:
+    """End at once while starting, and with status 0 after a drain: uvicorn raises its signals again when it is done."""
+    raise SystemExit(0)
 
 
 def require_migrated(store: "Store") -> None:
@@ -69,12 +88,13 @@ def require_migrated(store: "Store") -> None:
 
     Raises:
         click.ClickException: it is not migrated.
+        Unavailable: it is away.
 
     """
     from app.store.migrate import is_current
 
-    with store.engine.connect() as connection:
-        if not is_current(connection):
+    with store.session() as session:
+        if not is_current(session.connection()):
             raise click.ClickException("The database is not at this release's schema; run: lepo migrate")
 
 
