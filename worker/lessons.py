@@ -121,7 +121,7 @@ def tracker_key(one: Claimed) -> str:
     """
     row = one.interaction
     task = str((row.client_metadata or {}).get("task", ""))
-    judge = "client" if one.grader_keys else str((row.grader or {}).get("type", ""))
+    judge = "client" if one.grader_keys or row.grader is None else str(row.grader.get("type", ""))
     return "/".join((row.api_key_id or NO_KEY, task[:100], judge))
 
 

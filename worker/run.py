@@ -52,8 +52,11 @@ class Run:
         self.watch.check()
         self._clock()
         with self.store.session() as session:
-            jobs.advance(session, self.job_id, self.fence, phase)
+            job = jobs.advance(session, self.job_id, self.fence, phase)
             events.say(session, self.job_id, phase)
+            asked_to_cancel = job.cancel_requested
+        if asked_to_cancel:
+            raise Cancelled(f"The job was cancelled during {self._phase}.")
         self._phase = phase
         self.watch.enter(phase)
 

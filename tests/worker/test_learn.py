@@ -1,12 +1,30 @@
 """The loop on a real database with a real model: what is learned, what is not, and what is left behind."""
 
-from sqlalchemy import select
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
 
-from app.store.tables import Alias, Evaluation
-from tests.worker.world import World, even
+import pytest
+from sqlalchemy import func, select
+
+from app.store import checkpoints, evaluations, jobs, promotions
+from app.store.tables import Claim, Evaluation, JobEvent, TrackerValue
+from tests.worker.world import World, even, write_heldout
 from training.checkpoint import verify
 from training.policy import fingerprint
-from worker.learn import learn
+from training.update import Learner
+from worker.batch import Batch
+from worker.exam import Marks, paper_of, recorded
+from worker.heldout import read_heldout
+from worker.learn import learn, update
+from worker.plan import update_config
+from worker.promote import record_marks
+from worker.run import MOST_FAILURES, Run
+from worker.watch import Watch
+
+NEVER_RIGHT = {"type": "string_check", "reference": "no byte soup is this", "operation": "eq"}
+ALWAYS_RIGHT = {"type": "string_check", "reference": "no byte soup is this", "operation": "ne"}
 
 
 def test_grades_become_a_policy_that_serves(world: World) -> None:
@@ -20,21 +38,304 @@ def test_grades_become_a_policy_that_serves(world: World) -> None:
     (job,) = world.jobs()
     assert (job.status, job.verdict, job.result_checkpoint_id) == ("succeeded", "promoted", serving.id)
     assert job.metrics["update"]["rollouts"] == world.reasons()["learned"]
+    assert job.metrics["baselines"] == {"group": world.reasons()["learned"]}
+    assert serving.metrics["drift"] == pytest.approx(job.metrics["update"]["kl"])
+    assert set(job.metrics["seconds"]) == {"claim", "batch", "update", "gate", "publish", "promote"}
     assert learn(world.shop) == "idle"
 
 
 def test_the_policy_gets_better_update_by_update(world: World) -> None:
-    prompts = [f"w{index}" for index in range(2, 30)]
-
-    def rate() -> float:
-        answers = [one for _, one in world.ask(prompts, choices=8)]
-        return sum(map(even, answers)) / len(answers)
-
-    before = rate()
+    rates = []
     for _ in range(6):
-        world.lessons()
+        answers = world.ask([f"{index} and {index % 7}" for index in range(8)], choices=8)
+        rates.append(sum(even(one) for _, one in answers) / len(answers))
+        world.grade(answers)
         assert learn(world.shop) == "promoted"
-    after = rate()
-    assert before < 0.7
-    assert after > before + 0.2
-    assert world.serving().version == 6
+    assert rates[0] < 0.7
+    assert min(rates[-2:]) > rates[0] + 0.2
+
+
+def test_too_few_grades_leave_no_trace_and_a_request_runs_all_the_same(world: World) -> None:
+    world.lessons(groups=1)
+    assert learn(world.shop) == "idle"
+    assert world.jobs() == []
+    assert world.claims() == {}
+    with world.store.session() as session:
+        jobs.request(session, trigger="admin", requested_by="someone")
+    assert learn(world.shop) in {"promoted", "nothing_to_learn"}
+    assert len(world.claims()) == 4
+
+
+def test_when_learning_is_off_only_what_is_asked_for_runs(world: World) -> None:
+    off = world.with_settings(learn=False)
+    off.lessons()
+    assert learn(off.shop) == "idle"
+    with world.store.session() as session:
+        jobs.request(session, trigger="admin", requested_by="someone", config={"learning_rate": 0.001})
+    assert learn(off.shop) == "promoted"
+    assert off.jobs()[0].metrics["update"]["learning_rate"] == 0.001
+
+
+def test_a_job_that_asks_for_what_is_not_its_own_is_refused(world: World) -> None:
+    world.lessons()
+    with world.store.session() as session:
+        jobs.request(
+            session, trigger="admin", requested_by="someone", config={"database_url": "postgresql://elsewhere"}
+        )
+    assert learn(world.shop) == "idle"
+    (job,) = world.jobs()
+    assert (job.status, job.verdict) == ("failed", "refused")
+    assert "database_url" in (job.error or "")
+    assert world.claims() == {}
+
+
+def test_a_guards_refusal_keeps_the_policy_spends_the_grades_and_says_why(world: World) -> None:
+    strict = world.with_settings(max_kl=1e-9)
+    ids = strict.lessons()
+    assert learn(strict.shop) == "ended"
+    (job,) = strict.jobs()
+    assert (job.status, job.verdict) == ("failed", "rejected")
+    assert job.diagnosis is not None
+    assert job.diagnosis["reason"] == "policy_moved_too_far"
+    assert strict.serving().version == 0
+    assert set(strict.claims()) == set(ids)
+    assert set(strict.reasons()) <= {"rejected", "no_variance"}
+    assert learn(strict.shop) == "idle"
+    world.lessons()
+    assert learn(world.shop) == "promoted"
+
+
+def test_the_gate_refuses_a_candidate_that_answers_worse_than_what_serves(world: World, tmp_path: Path) -> None:
+    held = write_heldout(tmp_path / "held.jsonl", [f"question {index}" for index in range(20)], NEVER_RIGHT)
+    gated = world.with_settings(heldout=held)
+    heldout = read_heldout(held, 200, gated.policy().tokenizer)
+    with gated.store.session() as session:  # on record: the serving version got everything right
+        serving = checkpoints.by_version(session, 0)
+        record_marks(session, serving, "base", Marks((1.0,) * 20, paper_of(heldout, gated.settings)))
+    gated.lessons()
+    assert learn(gated.shop) == "ended"
+    (job,) = gated.jobs()
+    assert (job.status, job.verdict) == ("succeeded", "rejected")
+    assert job.metrics["gate"]["decision"] == "reject"
+    assert (job.metrics["gate"]["before"], job.metrics["gate"]["after"]) == (1.0, 0.0)
+    assert gated.serving().version == 0
+    assert "learned" not in gated.reasons()
+    assert not (gated.checkpoints_dir / "v00000001").exists()
+
+
+def test_each_version_sits_the_exam_once(world: World, tmp_path: Path) -> None:
+    held = write_heldout(tmp_path / "held.jsonl", [f"question {index}" for index in range(6)], ALWAYS_RIGHT)
+    gated = world.with_settings(heldout=held)
+    for _ in range(2):
+        gated.lessons(groups=4)
+        assert learn(gated.shop) == "promoted"
+    with gated.store.session() as session:
+        rows = list(session.scalars(select(Evaluation).order_by(Evaluation.id)))
+        versions = [checkpoints.get_checkpoint(session, row.checkpoint_id).version for row in rows]
+    assert list(zip(versions, [row.kind for row in rows], strict=True)) == [(0, "base"), (1, "gate"), (2, "gate")]
+    assert [(row.correct, row.total) for row in rows] == [(6, 6)] * 3
+    assert [job.metrics["gate"]["decision"] for job in gated.jobs()] == ["promote", "promote"]
+
+
+@pytest.mark.parametrize(("policy", "outcome", "version"), [("promote", "promoted", 1), ("hold", "held", 0)])
+def test_a_gate_without_signal_does_what_the_operator_chose(
+    world: World, policy: str, outcome: str, version: int
+) -> None:
+    chosen = world.with_settings(gate_no_signal=policy)
+    chosen.lessons()
+    assert learn(chosen.shop) == outcome
+    assert chosen.jobs()[0].metrics["gate"]["decision"] == "no_signal"
+    assert chosen.serving().version == version
+    verify(chosen.checkpoints_dir / "v00000001")
+
+
+def test_nobody_learns_from_a_held_out_prompt(world: World, tmp_path: Path) -> None:
+    held = write_heldout(tmp_path / "held.jsonl", ["a secret question"], ALWAYS_RIGHT)
+    gated = world.with_settings(heldout=held)
+    secret = gated.grade(gated.ask(["a secret question", "A  secret QUESTION "], choices=4))
+    gated.lessons()
+    assert learn(gated.shop) == "promoted"
+    claimed = gated.claims()
+    assert {claimed[one] for one in secret} == {("skipped", "held_out")}
+    assert gated.jobs()[0].metrics["skipped"]["held_out"] == 8
+
+
+def test_answers_too_old_are_skipped_and_counted_once(world: World) -> None:
+    fresh_only = world.with_settings(max_staleness=0)
+    old = fresh_only.ask(["an old question"], choices=4)
+    fresh_only.lessons()
+    assert learn(fresh_only.shop) == "promoted"
+    fresh_only.grade(old)
+    fresh_only.lessons()
+    assert learn(fresh_only.shop) == "promoted"
+    assert fresh_only.jobs()[1].metrics["skipped"]["stale"] == 4
+    assert {fresh_only.claims()[one] for one, _ in old} == {("skipped", "stale")}
+
+
+def test_answers_of_a_version_that_was_rolled_back_are_not_learned_from(world: World) -> None:
+    world.lessons()
+    assert learn(world.shop) == "promoted"
+    answers = world.grade(world.ask(["after the update"], choices=4))
+    with world.store.session() as session:
+        promotions.rollback(session, "someone")
+    world.lessons()
+    assert learn(world.shop) == "promoted"
+    assert {world.claims()[one] for one in answers} == {("skipped", "rolled_back")}
+    with world.store.session() as session:
+        second = checkpoints.by_version(session, 2)
+        assert second.parent_id == checkpoints.by_version(session, 0).id
+
+
+def test_single_grades_learn_by_a_tracker_that_remembers(world: World) -> None:
+    tracked = world.with_settings(baseline="tracker")
+    for _ in range(2):
+        tracked.grade(tracked.ask([f"alone {index}" for index in range(16)], task="sums"))
+        assert learn(tracked.shop) == "promoted"
+    assert set(tracked.jobs()[1].metrics["baselines"]) == {"tracker"}
+    with tracked.store.session() as session:
+        (row,) = session.scalars(select(TrackerValue))
+    assert row.key == "/sums/client"
+    assert row.policy_version == 1
+    assert row.alpha + row.beta > 8.0
+
+
+def test_a_key_that_floods_is_held_to_its_share(world: World) -> None:
+    capped = world.with_settings(key_share=0.5)
+    capped.grade(capped.ask([f"flood {i}" for i in range(40)]), lambda _: 1.0, "flooder", keyed=True)
+    capped.grade(capped.ask([f"honest {i}" for i in range(10)]), even, "honest", keyed=True)
+    assert learn(capped.shop) == "promoted"
+    assert capped.jobs()[0].metrics["skipped"]["key_cap"] == 30
+    assert sum(capped.jobs()[0].metrics["keys"].values()) == capped.reasons()["learned"] == 20
+
+
+def test_an_operators_cancel_gives_the_claims_back(world: World) -> None:
+    ids = world.lessons()
+    cancelling = threading.Thread(target=cancel_the_running_job, args=(world,))
+    cancelling.start()
+    outcome = learn(world.shop)
+    cancelling.join()
+    (job,) = world.jobs()
+    assert (outcome, job.status) == ("ended", "cancelled")
+    assert set(world.reasons()) <= {"no_variance"}
+    assert world.serving().version == 0
+    assert learn(world.shop) == "promoted"
+    assert set(world.claims()) == set(ids)
+
+
+def cancel_the_running_job(world: World) -> None:
+    """Cancel a job as soon as one is seen."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        with world.store.session() as session:
+            job = jobs.running(session)
+            if job is not None:
+                jobs.cancel(session, job.id)
+                return
+        time.sleep(0.001)
+
+
+def test_a_cancel_is_honoured_between_micro_batches_and_leaves_the_weights_alone(world: World) -> None:
+    policy = world.policy()
+    before = fingerprint(policy.model)
+    rollouts = [finished.rollout for _, finished in world.ask(["a question"], choices=8, policy=policy)]
+    batch = Batch(rollouts, [1.0, -1.0] * 4, [], [], {}, {}, {}, {})
+    learner = Learner(policy.model, update_config(world.with_settings(micro_batch_tokens=64).settings))
+    with world.store.session() as session:
+        jobs.request(session, trigger="admin", requested_by="someone")
+        job = jobs.start(session, "this worker")
+        assert job is not None
+        assert job.fence is not None
+    asked = threading.Event()
+    with Watch(asked.is_set, never, limit_s=60, every_s=0.001) as watch:
+        asked.set()
+        while not watch.asked_to_end():
+            time.sleep(0.001)
+        with Run(world.store, job.id, job.fence, watch) as run:
+            update(run, learner, batch)
+    assert world.jobs()[0].status == "cancelled"
+    assert fingerprint(policy.model) == before
+
+
+def never(phase: str, doing: str) -> None:
+    raise AssertionError(f"{phase} overran: {doing}")
+
+
+def test_a_worker_asked_to_stop_gives_back_what_it_was_learning_from(world: World) -> None:
+    world.lessons()
+    world.shop.stopping.set()
+    assert learn(world.shop) == "ended"
+    (job,) = world.jobs()
+    assert (job.status, job.verdict) == ("failed", "stopped")
+    assert world.claims() == {}
+    world.shop.stopping.clear()
+    assert learn(world.shop) == "promoted"
+
+
+def test_a_job_that_was_taken_over_writes_nothing_more(world: World) -> None:
+    with world.store.session() as session:
+        jobs.request(session, trigger="admin", requested_by="someone")
+        job = jobs.start(session, "worker one")
+        assert job is not None
+        assert job.fence is not None
+    with world.store.session() as session:
+        jobs.orphans(session)
+    watch = Watch(lambda: False, lambda *_: None, limit_s=60)
+    with Run(world.store, job.id, job.fence, watch) as run:
+        run.enter("batch")
+        raise AssertionError("a fenced job went on")
+    with world.store.session() as session:
+        after = jobs.get_job(session, job.id)
+        assert (after.status, after.phase, after.error) == ("failed", "start", "worker lost")
+        assert session.scalar(select(func.count()).select_from(JobEvent)) == 0
+
+
+def test_data_that_fails_job_after_job_is_given_up(world: World) -> None:
+    ids = world.lessons()
+    broken = world.checkpoints_dir / "v00000000" / "model.safetensors"
+    content = broken.read_bytes()
+    broken.write_bytes(content[:-8])
+    for attempt in range(MOST_FAILURES):
+        assert world.claims() == {}, f"given up after {attempt} failures"
+        with pytest.raises(ValueError, match="is not what was published"):
+            learn(world.shop)
+    assert {job.status for job in world.jobs()} == {"failed"}
+    assert "BadCheckpoint" in (world.jobs()[0].error or "")
+    assert world.reasons() == {"failed_jobs": len(ids)}
+
+
+def test_old_checkpoints_leave_the_disk_and_those_that_matter_stay(world: World) -> None:
+    few = world.with_settings(keep_checkpoints=2)
+    for _ in range(4):
+        few.lessons(groups=2)
+        assert learn(few.shop) == "promoted"
+    assert sorted(path.name for path in few.checkpoints_dir.iterdir()) == ["v00000000", "v00000003", "v00000004"]
+    with few.store.session() as session:
+        gone = [row.version for row in checkpoints.list_checkpoints(session) if row.metrics.get("deleted")]
+    assert sorted(gone) == [1, 2]
+
+
+def test_files_of_a_killed_publisher_are_replaced(world: World) -> None:
+    leftover = world.checkpoints_dir / "v00000001"
+    leftover.mkdir()
+    (leftover / "model.safetensors").write_bytes(b"half")
+    (world.checkpoints_dir / ".unfinished-v00000001-00000000").mkdir()
+    world.lessons()
+    assert learn(world.shop) == "promoted"
+    verify(leftover)
+    assert sorted(path.name for path in world.checkpoints_dir.iterdir()) == ["v00000000", "v00000001"]
+
+
+def test_marks_on_record_are_those_of_the_same_exam_only(world: World, tmp_path: Path) -> None:
+    held = write_heldout(tmp_path / "held.jsonl", ["one", "two"], ALWAYS_RIGHT)
+    heldout = read_heldout(held, 200, world.policy().tokenizer)
+    marks = Marks((1.0, None), paper_of(heldout, world.settings))
+    with world.store.session() as session:
+        serving = checkpoints.by_version(session, 0)
+        record_marks(session, serving, "base", marks)
+        rows = evaluations.list_evaluations(session, checkpoint_id=serving.id)
+        assert recorded(rows, marks.paper) == marks
+        assert [(row.correct, row.total) for row in rows] == [(1, 1)]
+        other = world.with_settings(latent_length=1).settings
+        assert recorded(rows, paper_of(heldout, other)) is None
+        assert asdict(marks)["outcomes"] == (1.0, None)
+        assert session.scalar(select(func.count()).select_from(Claim)) == 0

@@ -74,7 +74,9 @@ def test_a_heartbeat_that_hangs_does_not_hold_up_the_deadline() -> None:
         ended.wait(10)
         return False
 
-    with Watch(beat, lambda phase, doing: reported.append(phase), limit_s=0.1, every_s=0.01, leave=left.append) as watch:
+    with Watch(
+        beat, lambda phase, doing: reported.append(phase), limit_s=0.1, every_s=0.01, leave=left.append
+    ) as watch:
         watch.enter("gate")
         until(lambda: left == [EXIT_CODE])
         ended.set()

@@ -13,6 +13,7 @@ from typing import Any
 from uuid import UUID
 
 import torch
+from sqlalchemy import select
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config
 
@@ -25,7 +26,6 @@ from app.store.connect import Store
 from app.store.grades import Entry, add_grade
 from app.store.interactions import record
 from app.store.tables import Checkpoint, Claim, Interaction, Job
-from sqlalchemy import select
 from training.checkpoint import publish, verify
 from training.codec import CODEC_VERSION, encode
 from training.policy import Policy, load_policy
@@ -210,9 +210,7 @@ def make_world(store: Store, model: Path, var_dir: Path, redis_url: str = "redis
         phase_deadline=60,
     )
     base = load_policy(model, version=0, dtype=torch.float32, device="cpu")
-    directory = publish(
-        base, var_dir / "checkpoints", version=0, parent_version=None, training={}, created=CREATED
-    )
+    directory = publish(base, var_dir / "checkpoints", version=0, parent_version=None, training={}, created=CREATED)
     with store.session() as session:
         row = checkpoints.publish(session, path=str(directory), digest=verify(directory).fingerprint)
         promotions.promote(session, row.id, "the base model", "test")
