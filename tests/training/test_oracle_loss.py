@@ -28,7 +28,7 @@ from training.sampling import Sampling
 
 from .rollouts import backward, gradients, norm, relative_difference
 
-ORACLE = Path(__file__).parents[2] / "oracle"
+ORACLE = Path(__file__).parents[1] / "oracle"
 CASES = {"L1_tau1.0_T1.0": (1, 1.0), "L8_tau0.3_T1.0": (8, 0.3)}
 NORMALIZATIONS = ["grpo", "bnpo", "dr_grpo"]
 PROMPT = 11  # padded prompt positions

@@ -1,1 +1,0 @@
-"""Replay, objective, advantages and the update, on tiny random models that really sample."""
