@@ -137,6 +137,7 @@ class Engine:
             a future with one entry per prompt token but the first, at temperature 1 over the whole vocabulary.
 
         Raises:
+            QueueFull: too many prompts wait to be scored.
             EngineClosed: the engine is stopping, has stopped, or has failed; the future may hold it, too.
             RequestTooLong: the prompt is longer than a slot.
             ValueError: an id is not in the vocabulary, or `top` is out of range.
@@ -145,6 +146,8 @@ class Engine:
         admission.check_prompt(prompt_ids, top, self._bounds)
         with self._changed:
             self._require_open()
+            if self._scorer.waiting >= self._bounds.most_choices:
+                raise QueueFull(1.0)
             return self._scorer.order(prompt_ids, top)
 
     def generate(
@@ -152,7 +155,8 @@ class Engine:
     ) -> list[list[Finished]]:
         """Answer many requests and wait for all; the queue's bound does not apply.
 
-        Runs on the engine's thread when it was started, else on the caller's.
+        Runs on the engine's thread when it was started, else on the caller's. Whoever changes the weights by other
+        means than `swap` (a trainer, between two calls) makes a new engine: this one's prefix cache knows the old ones.
 
         Args:
             requests: any number.
@@ -301,7 +305,7 @@ class Engine:
                 busy = bool(self._live) or bool(len(self._waiting))
                 if self._close_by is not None and (not busy or now >= self._close_by):
                     return False
-                if busy or self._cancelled or self._swapper.ready or self._scorer.ready:
+                if busy or self._cancelled or self._swapper.ready or self._scorer.waiting:
                     return True
                 self._changed.wait()
 

@@ -33,7 +33,7 @@ class Captured:
     """One graph and where it leaves its results."""
 
     graph: torch.cuda.CUDAGraph
-    drawn_3B: Tensor
+    drawn_B3: Tensor
     logits_BV: Tensor
 
 
@@ -58,7 +58,7 @@ class StepGraphs:
             return self._rows.step(rows, length, width, mixing=mixing)
         captured = self._graphs[bucket]
         captured.graph.replay()
-        return captured.drawn_3B[:, :rows], captured.logits_BV[:rows]
+        return captured.drawn_B3[:rows], captured.logits_BV[:rows]
 
     def _rounded(self, rows: int) -> int:
         up = 1 << (rows - 1).bit_length() if rows <= _FINE else -(-rows // _FINE) * _FINE
@@ -80,12 +80,12 @@ class StepGraphs:
                     self._rows.next_RD.copy_(next_RD)
             torch.cuda.current_stream().wait_stream(stream)
             with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
-                drawn_3B, logits_BV = self._run(bucket)
+                drawn_B3, logits_BV = self._run(bucket)
         except RuntimeError:
             torch.cuda.synchronize()  # a broken device says so here, and ends the engine
             self.captures = False
             return
-        self._graphs[bucket] = Captured(graph, drawn_3B, logits_BV)
+        self._graphs[bucket] = Captured(graph, drawn_B3, logits_BV)
 
     def _run(self, bucket: Bucket) -> tuple[Tensor, Tensor]:
         return self._rows.step(bucket.rows, bucket.length, bucket.width, mixing=bucket.mixing)

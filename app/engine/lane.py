@@ -134,12 +134,12 @@ class Lane:
         width = min(-(-top_k // _WIDTH_STEP) * _WIDTH_STEP, self.rows.width)
         bias = self._bias_of(answers)
         run = self.rows.step if self._graphs is None or bias is not None else self._graphs.step
-        drawn_3B, logits_BV = run(rows, self._lengths.bucket(needed), width, mixing=mixing, bias=bias)
-        tokens, logprobs, masses = drawn_3B.tolist()  # the one place where the host waits for the device
+        drawn_B3, logits_BV = run(rows, self._lengths.bucket(needed), width, mixing=mixing, bias=bias)
+        drawn = drawn_B3.tolist()  # the one place where the host waits for the device
         tops = self._tops(answers, logits_BV)
         self.totals.steps += 1
         now = time.monotonic()
-        for row, (token, logprob, mass) in enumerate(zip(tokens, logprobs, masses, strict=True)):
+        for row, (token, logprob, mass) in enumerate(drawn):
             if math.isnan(logprob):
                 raise NotFinite(f"policy version {self.version} gave logits that are not numbers")
             self._take(row, int(token), logprob, mass, tops[row] if tops else (), now)

@@ -116,8 +116,8 @@ class Rows:
             bias: what rows that asked for it add to their logits.
 
         Returns:
-            float64 [3, B]: token id (at a latent step the mode of z), its log-probability over the whole vocabulary,
-            and the log of the mass that the filter kept; and the logits [B, V] they come from.
+            float32 [B, 3] (exact for ids below 2^24): token id (at a latent step the mode of z), its log-probability
+            over the whole vocabulary, and the log of the mass that the filter kept; and the logits [B, V] behind them.
 
         """
         position_B1 = self.whole[POSITION, :rows, None]
@@ -135,8 +135,8 @@ class Rows:
             self._record(drawn, step_B)
         self.next_RD[:rows] = next_BD
         self.whole[POSITION : STEP + 1, :rows] += 1
-        token_B, logprob_B, mass_B = drawn.token_B.double(), drawn.token_logprob_B.double(), drawn.log_mass_B.double()
-        return torch.stack((token_B, logprob_B, mass_B)), logits_BV
+        numbers_B1 = (drawn.token_B[:, None], drawn.token_logprob_B[:, None], drawn.log_mass_B[:, None])
+        return torch.cat(numbers_B1, dim=1), logits_BV
 
     def _record(self, drawn: Drawn, step_B: Tensor) -> None:
         """Write a step into the traces; token rows write behind their latent steps, where nothing is read."""

@@ -39,9 +39,9 @@ class Scorer:
         self._head: CausalLM | None = None
 
     @property
-    def ready(self) -> bool:
-        """Whether a prompt waits."""
-        return bool(self._orders)
+    def waiting(self) -> int:
+        """Prompts that wait."""
+        return len(self._orders)
 
     def order(self, prompt_ids: tuple[int, ...], top: int) -> "Future[list[TokenInfo]]":
         """Ask for a prompt's scores."""

@@ -70,6 +70,7 @@ class Swapper:
         self._mode = mode
         self._wake = wake
         self._lock = Lock()
+        self._closed = False
         self._pending: Order | None = None
         self._current: tuple[Order, Future[Staged]] | None = None
         self._helper = ThreadPoolExecutor(1, thread_name_prefix="engine-stage")
@@ -87,9 +88,17 @@ class Swapper:
         return can_begin or (self._current is not None and self._current[1].done())
 
     def order(self, directory: Path, version: int) -> "Future[SwapReport]":
-        """Ask for a swap, from any thread; one that waits to begin gives way to the newer."""
+        """Ask for a swap, from any thread; one that waits to begin gives way to the newer.
+
+        Raises:
+            EngineClosed: the engine has stopped.
+
+        """
         future: Future[SwapReport] = Future()
+        future.set_running_or_notify_cancel()  # from here on it cannot be cancelled, only superseded
         with self._lock:
+            if self._closed:
+                raise EngineClosed("The engine has stopped.")
             old, self._pending = self._pending, Order(directory, version, future)
         if old is not None:
             old.future.set_exception(Superseded(f"version {version} was asked for after version {old.version}"))
@@ -112,6 +121,7 @@ class Swapper:
     def close(self, reason: str) -> None:
         """Give up what is not committed; a stage under way ends by itself and touches nothing that serves."""
         with self._lock:
+            self._closed = True
             orders = [self._pending, self._current[0] if self._current else None]
             self._pending = self._current = None
         for order in orders:

@@ -3,6 +3,7 @@
 Nothing may leak: after any load no row, prompt or queue place is held, and every choice was finished once.
 """
 
+import dataclasses
 import random
 import threading
 import time
@@ -19,7 +20,7 @@ from training.policy import Policy
 from training.sampling import Sampling
 
 PROMPT = tuple(range(40, 60))
-SECONDS = 30.0
+SECONDS = 120.0
 
 
 def request(max_new: int = 200, *, seed: int = 1, **fields: object) -> Request:
@@ -48,12 +49,12 @@ def assert_nothing_is_held(engine: Engine) -> None:
         assert all(row is None for row in lane.running)
 
 
-def test_thousands_of_random_requests_leave_nothing_behind(policy: Policy) -> None:
+def test_two_thousand_random_answers_leave_nothing_behind(policy: Policy) -> None:
     """Short requests of every kind, some cancelled at any time, some late: each choice ends once."""
     draw = random.Random(7)
     with running(policy, slots=5, max_waiting=10_000, prefill_chunk=32, prefix_cache_tokens=256) as engine:
         listeners: list[tuple[Request, Listener]] = []
-        for seed in range(1200):
+        for seed in range(700):
             asked = Request(
                 tuple(draw.randrange(3, VOCABULARY) for _ in range(draw.choice([1, 2, 17, 40]))),
                 Sampling(latent_length=draw.choice([0, 0, 2]), seed=seed),
@@ -306,4 +307,4 @@ def test_settings_reach_the_engine() -> None:
 @pytest.mark.parametrize("field", ["slots", "max_length", "max_top_k", "prefill_chunk", "max_waiting"])
 def test_settings_out_of_range_are_refused_by_name(field: str) -> None:
     with pytest.raises(ValueError, match=field):
-        EngineConfig(**{field: -1})
+        dataclasses.replace(EngineConfig(), **{field: -1})  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ import copy
 import dataclasses
 import random
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -26,8 +27,14 @@ from training.sampling import Sampling
 FAMILIES = tuple(configurations())
 
 
+def cast(policy: Policy, dtype: torch.dtype) -> Policy:
+    model = copy.deepcopy(policy.model)
+    torch.nn.Module.to(model, dtype)
+    return dataclasses.replace(policy, model=model)
+
+
 def in_double(policy: Policy) -> Policy:
-    return dataclasses.replace(policy, model=copy.deepcopy(policy.model).to(torch.float64))
+    return cast(policy, torch.float64)
 
 
 def mixed_requests(count: int, *, most_latents: int = 8, seed: int = 1) -> list[Request]:
@@ -95,7 +102,7 @@ def test_float32_agrees_token_for_token(policy: Policy) -> None:
         {"max_top_k": 40},
     ],
 )
-def test_no_setting_of_the_engine_changes_an_answer(policy: Policy, settings: dict[str, int]) -> None:
+def test_no_setting_of_the_engine_changes_an_answer(policy: Policy, settings: dict[str, Any]) -> None:
     policy = in_double(policy)
     requests = mixed_requests(10)
     plain = Engine(policy, EngineConfig(slots=4, max_length=128)).generate(requests)
@@ -151,7 +158,7 @@ def test_the_prefix_cache_never_holds_a_generated_position(policy: Policy) -> No
 
 def test_bfloat16_answers_stay_close(policy: Policy) -> None:
     """In bfloat16 logits carry 8 bits: draws may turn, but the first step's log-probability is near."""
-    low = dataclasses.replace(policy, model=copy.deepcopy(policy.model).to(torch.bfloat16))
+    low = cast(policy, torch.bfloat16)
     requests = [dataclasses.replace(request, ignore_eos=True) for request in mixed_requests(8, most_latents=2)]
     alone = Engine(low, EngineConfig(slots=1, max_length=128))
     together = Engine(low, EngineConfig(slots=8, max_length=128))

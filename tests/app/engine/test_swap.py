@@ -1,8 +1,9 @@
-"""New weights while answering: nobody is aborted, every rollout is of one version, and a bad checkpoint changes nothing.
+"""New weights while answering: nobody is aborted, every rollout is of one version, a bad checkpoint changes nothing.
 
 The oracle of a rollout's version is the reference sampler on a cold load of that version's checkpoint.
 """
 
+import functools
 import hashlib
 import json
 import shutil
@@ -30,7 +31,7 @@ from training.sampling import Sampling
 
 Cold = Callable[[int], Policy]
 PROMPT = tuple(range(40, 75))
-SECONDS = 30.0
+SECONDS = 120.0
 
 
 def request(seed: int, max_new: int = 24, *, prompt: tuple[int, ...] = PROMPT) -> Request:
@@ -51,6 +52,10 @@ def wait_for(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < until, "it did not come to pass"
         time.sleep(0.002)
+
+
+def longer(listeners: list[tuple[int, Listener]], count: int) -> bool:
+    return len(listeners) > count
 
 
 def finished_of(listener: Listener) -> Finished:
@@ -105,7 +110,7 @@ def test_swaps_under_load_leave_every_rollout_with_one_version(cold: Cold, check
             swapped(engine, checkpoints, version)
             assert engine.version == version
             seen = len(listeners)
-            wait_for(lambda seen=seen: len(listeners) > seen + 6)
+            wait_for(functools.partial(longer, listeners, seen + 6))
         stop.set()
         feeder.join()
         answers = {seed: finished_of(listener) for seed, listener in listeners}
