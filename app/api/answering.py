@@ -3,7 +3,7 @@
 Leaves out reading prompts and writing answers (`chat`, `completions`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from app.api.answers import Answers
 from app.api.ask import Prompt
@@ -54,9 +54,7 @@ def check_grader(spec: dict[str, object] | None) -> None:
         raise BadRequest(f"{error}.", param=error.param, code="invalid_grader") from error
 
 
-def budget_for(
-    server: Server, fields: GenerationFields, prompts: Sequence[Prompt], param: str, *, total: int | None
-) -> Budget:
+def budget_for(server: Server, fields: GenerationFields, prompts: Sequence[Prompt], param: str) -> Budget:
     """Settle the draw of every answer, once the prompts' lengths are known.
 
     Raises:
@@ -64,14 +62,25 @@ def budget_for(
 
     """
     room = server.engine.max_length - max(len(prompt.ids) for prompt in prompts)
-    budget = draw_settings(fields, server.settings, total=total, room=room, seed=first_seed(fields), prompt=param)
+    budget = draw_settings(fields, server.settings, room=room, seed=first_seed(fields), prompt=param)
     if (fields.min_tokens or 0) > budget.max_new - budget.sampling.latent_length:
         raise BadRequest("min_tokens is more than the answer may have.", param="min_tokens")
-    strangers = [token for token in fields.logit_bias or () if int(token) >= server.prompts.vocabulary]
-    if strangers:
-        words = f"logit_bias: {strangers[0]} is no token id; the last is {server.prompts.vocabulary - 1}."
-        raise BadRequest(words, param="logit_bias")
+    check_ids(server, "logit_bias", map(int, fields.logit_bias or ()))
+    check_ids(server, "stop_token_ids", fields.stop_token_ids or ())
     return budget
+
+
+def check_ids(server: Server, field: str, ids: Iterable[int]) -> None:
+    """Refuse token ids that the tokenizer does not have.
+
+    Raises:
+        BadRequest: there is one.
+
+    """
+    stranger = next((token for token in ids if not 0 <= token < server.prompts.vocabulary), None)
+    if stranger is not None:
+        words = f"{field}: {stranger} is no token id; the last is {server.prompts.vocabulary - 1}."
+        raise BadRequest(words, param=field)
 
 
 def submitted(answers: Answers) -> Answers:

@@ -68,6 +68,7 @@ class Ask:
             choices=fields.choices,
             min_tokens=fields.min_tokens or 0,
             stop=fields.stops,
+            stop_ids=tuple(fields.stop_token_ids or ()),
             ignore_eos=bool(fields.ignore_eos),
             logit_bias={int(token): float(bias) for token, bias in (fields.logit_bias or {}).items()},
             top_logprobs=self.top_logprobs,

@@ -65,7 +65,6 @@ class ChatBody(GenerationFields):
     """The body of a chat request."""
 
     messages: list[Message] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(None, ge=1, description="Latent steps and answer tokens together.")
     max_tokens: int | None = Field(None, ge=1, description="Answer tokens, latent steps not counted.")
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
@@ -106,15 +105,13 @@ async def chat_ask(server: Server, body: ChatBody, caller: Caller) -> Ask:
     check_fields(server, body, caller, prompts=1)
     if body.top_logprobs and not body.logprobs:
         raise BadRequest("top_logprobs needs logprobs: true.", param="top_logprobs")
-    if body.max_completion_tokens is not None and body.max_tokens is not None:
-        raise BadRequest("Give max_completion_tokens or max_tokens, not both.", param="max_tokens")
     messages = [message.for_template() for message in body.messages]
     prompt = await server.prompts.apart(partial(server.prompts.chat, messages))
     return Ask(
         endpoint="chat",
         prompts=(prompt,),
         fields=body,
-        budget=budget_for(server, body, (prompt,), "messages", total=body.max_completion_tokens),
+        budget=budget_for(server, body, (prompt,), "messages"),
         top_logprobs=body.top_logprobs or 0,
         logprobs=bool(body.logprobs),
         key_id=caller.key_id,

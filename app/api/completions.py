@@ -115,7 +115,7 @@ async def completion_ask(server: Server, body: CompletionBody, caller: Caller) -
         endpoint="completion",
         prompts=prompts,
         fields=body,
-        budget=budget_for(server, body, prompts, "prompt", total=None),
+        budget=budget_for(server, body, prompts, "prompt"),
         top_logprobs=body.logprobs or 0,
         logprobs=body.logprobs is not None,
         key_id=caller.key_id,
@@ -133,11 +133,20 @@ def read_prompts(server: Server, body: CompletionBody) -> list[Prompt]:
 
 
 async def echoed(server: Server, ask: Ask) -> tuple[Echo, ...]:
-    """Prepare the prompts to be shown; scored by the engine where log-probabilities are wanted."""
+    """Prepare the prompts to be shown; scored by the engine where log-probabilities are wanted.
+
+    Raises:
+        EngineRefusal: the engine takes no more.
+        BadRequest: this model cannot be scored.
+
+    """
     if not ask.logprobs:
         return tuple(Echo(prompt, ()) for prompt in ask.prompts)
-    waiting = [server.engine.score(prompt.ids, ask.top_logprobs) for prompt in ask.prompts]
-    scored = [await asyncio.wrap_future(future) for future in waiting]
+    try:
+        waiting = [server.engine.score(prompt.ids, ask.top_logprobs) for prompt in ask.prompts]
+        scored = [await asyncio.wrap_future(future) for future in waiting]
+    except ValueError as error:
+        raise BadRequest(f"This model's prompts cannot be scored: {error}.", param="logprobs") from error
     return tuple(Echo(prompt, tuple(one)) for prompt, one in zip(ask.prompts, scored, strict=True))
 
 

@@ -19,6 +19,7 @@ from training.sampling import Sampling
 
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 256
+MAX_STOP_IDS = 64
 MAX_BIASES = 1024
 MAX_METADATA = 16
 SEEDS = 2**63
@@ -99,8 +100,12 @@ class GenerationFields(Strict):
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=1)
     max_tokens: int | None = Field(None, ge=0, description="Answer tokens, latent steps not counted.")
+    max_completion_tokens: int | None = Field(
+        None, ge=1, description="Latent steps and answer tokens together; goes before max_tokens."
+    )
     min_tokens: int | None = Field(None, ge=0)
     ignore_eos: bool | None = None
+    stop_token_ids: list[int] | None = Field(None, max_length=MAX_STOP_IDS)
     logit_bias: Annotated[dict[str, float] | None, AfterValidator(check_bias)] = None
     latent: LatentFields | None = None
     grader: JsonObject | None = Field(None, description="A grader to run on each answer; see /v1/graders/validate.")
@@ -115,6 +120,10 @@ class GenerationFields(Strict):
     repetition_penalty: Annotated[Any, AfterValidator(only(1, 1.0))] = None
     min_p: Annotated[Any, AfterValidator(only(0, 0.0))] = None
     response_format: Annotated[Any, AfterValidator(only({"type": "text"}))] = None
+
+    use_beam_search: Annotated[Any, AfterValidator(only(False))] = None
+    skip_special_tokens: Annotated[Any, AfterValidator(only(True))] = None
+    include_stop_str_in_output: Annotated[Any, AfterValidator(only(False))] = None
 
     store: Any = None
     service_tier: Any = None
@@ -140,19 +149,16 @@ class Budget:
     max_new: int  # latent steps plus answer tokens
 
 
-def draw_settings(
-    fields: GenerationFields, settings: Settings, *, total: int | None, room: int, seed: int, prompt: str
-) -> Budget:
+def draw_settings(fields: GenerationFields, settings: Settings, *, room: int, seed: int, prompt: str) -> Budget:
     """Fill what the request leaves open from the settings, and fit the answer behind its prompt.
 
-    `max_tokens` counts answer tokens; `total` (chat's `max_completion_tokens`) counts latent steps too, as OpenAI
-    counts reasoning. A budget the caller did not name shrinks to what the context leaves, and latent steps the caller
-    did not ask for give way to a small budget; what was asked for in so many words is refused when it does not fit.
+    `max_tokens` counts answer tokens; `max_completion_tokens` counts latent steps too, as OpenAI counts reasoning. A
+    budget the caller did not name shrinks to what the context leaves, and latent steps the caller did not ask for
+    give way to a small budget; what was asked for in so many words is refused when it does not fit.
 
     Args:
         fields: the request.
         settings: defaults and limits.
-        total: latent steps and answer tokens together, or None.
         room: positions that the longest prompt leaves; may be negative.
         seed: in [0, 2**63).
         prompt: the field that holds the prompt, named when it is too long.
@@ -165,9 +171,11 @@ def draw_settings(
     length = settings.latent_length if latent.length is None else latent.length
     if room < 1:
         raise BadRequest("The prompt does not fit this model's context; shorten it.", param=prompt, code=TOO_LONG)
-    wanted = total if total is not None else None if fields.max_tokens is None else fields.max_tokens + length
+    wanted = fields.max_completion_tokens
+    if wanted is None and fields.max_tokens is not None:
+        wanted = fields.max_tokens + length
     max_new = min(settings.max_completion_tokens, room) if wanted is None else wanted
-    if total is not None or wanted is None:
+    if fields.max_completion_tokens is not None or fields.max_tokens is None:
         length = fit_latents(length, max_new, asked=latent.length is not None)
     if max_new > room:
         words = f"The prompt leaves {room} positions of the context and {max_new} were asked for; ask for less."

@@ -67,11 +67,11 @@ async def post_grade(
 
     def work(session: Session) -> Outcome:
         target = gradable(find(session, interaction_id, body.choice, server.underway), caller)
-        return 201, graded(session, add_grade(session, target.id, entry))
+        made = graded(session, add_grade(session, target.id, entry))
+        server.metrics.graded(entry.grader_kind)
+        return 201, made
 
-    response = await once(server.traffic, request, caller, work)
-    server.metrics.graded(entry.grader_kind)
-    return response
+    return await once(server.traffic, request, caller, work)
 
 
 @router.delete("/v1/interactions/{interaction_id}/grades", response_model=None)

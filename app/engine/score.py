@@ -57,8 +57,12 @@ class Scorer:
         order = self._orders.popleft()
         if not order.future.set_running_or_notify_cancel():
             return
-        if self._head is None or self._head.model is not policy.model:
-            self._head = take_apart(policy.model)
+        try:
+            if self._head is None or self._head.model is not policy.model:
+                self._head = take_apart(policy.model)
+        except ValueError as error:  # this model cannot be scored; it goes on answering
+            order.future.set_exception(error)
+            return
         order.future.set_result(score(self._head, order.prompt_ids, order.top))
 
     def close(self, reason: str) -> None:

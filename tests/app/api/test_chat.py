@@ -107,6 +107,15 @@ def test_a_stop_string_ends_the_answer_and_is_not_in_it(live: Live) -> None:
     assert body["message"]["content"] == free[: free.index(stop)]
 
 
+def test_a_stop_token_ends_the_answer(live: Live) -> None:
+    asked = {"max_tokens": 20, "seed": 5, "ignore_eos": True, "logprobs": True}
+    free = live.answer(**asked)["choices"][0]["logprobs"]["content"]
+    names = live.http().post("/tokenize", json={"prompt": free[3]["token"], "add_special_tokens": False}).json()
+    body = live.answer(**asked, stop_token_ids=names["tokens"])
+    assert body["choices"][0]["finish_reason"] == "stop"
+    assert body["usage"]["completion_tokens"] <= 3 + 4
+
+
 def test_a_stream_is_server_sent_events_that_end_with_done(live: Live) -> None:
     asked = {"model": "lepo", "messages": ASK, "stream": True, "max_tokens": 3, "seed": 2, "ignore_eos": True}
     options = {"include_usage": True, "continuous_usage_stats": True}
@@ -134,6 +143,7 @@ def test_a_budget_counts_latents_only_where_openai_counts_reasoning(live: Live) 
 
     assert counted(max_tokens=5) == (8, 3)
     assert counted(max_completion_tokens=5) == (5, 3)
+    assert counted(max_completion_tokens=5, max_tokens=5) == (5, 3)
     assert counted(max_completion_tokens=2) == (2, 1)  # latents nobody asked for give way
 
 

@@ -68,10 +68,11 @@ def test_true_and_false_are_one_and_zero(live: Live) -> None:
 
 def test_the_same_key_and_body_get_the_same_answer(live: Live) -> None:
     target, headers = interaction(live), {"Idempotency-Key": "once"}
-    first = grade(live, target, headers=headers, value=1)
-    again = grade(live, target, headers=headers, value=1)
+    first = grade(live, target, headers=headers, value=1, grader={"kind": "once"})
+    again = grade(live, target, headers=headers, value=1, grader={"kind": "once"})
     assert (again.status_code, again.json()) == (first.status_code, first.json())
     assert len(ledger(live, target)["data"]) == 1
+    assert 'lepo:grades_total{kind="once"} 1.0' in live.http(None).get("/metrics").text
     other = grade(live, target, headers=headers, value=0)
     assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reused")
 

@@ -41,7 +41,7 @@ BAD_CHAT: list[tuple[dict[str, Any], int, str, str]] = [
     ({"stop": ""}, 400, "stop", "invalid_value"),
     ({"max_tokens": 0}, 400, "max_tokens", "invalid_value"),
     ({"max_tokens": CONTEXT}, 400, "messages", "context_length_exceeded"),
-    ({"max_completion_tokens": 5}, 400, "max_tokens", "invalid_value"),
+    ({"stop_token_ids": [99999]}, 400, "stop_token_ids", "invalid_value"),
     ({"min_tokens": 3}, 400, "min_tokens", "invalid_value"),
     ({"top_logprobs": 2}, 400, "top_logprobs", "invalid_value"),
     ({"logprobs": True, "top_logprobs": 21}, 400, "top_logprobs", "invalid_value"),
@@ -174,6 +174,8 @@ def test_values_that_change_nothing_are_accepted(live: Live) -> None:
         "store": False,
         "service_tier": "auto",
         "parallel_tool_calls": True,
+        "max_completion_tokens": 6,
+        "skip_special_tokens": True,
         "stop": None,
         "n": None,
     }
