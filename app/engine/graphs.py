@@ -6,6 +6,7 @@ captured runs step by step, and `captures` says so. Rows with a bias of their ow
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,7 +45,7 @@ class StepGraphs:
         self.captures = True  # False once the model refused to be captured
         self._rows = rows
         self._graphs: dict[Bucket, Captured] = {}
-        self._pool = torch.cuda.graph_pool_handle()
+        self._pool: Any = None  # memory that the graphs share
 
     def step(
         self, rows: int, length: int, width: int, *, mixing: bool, bias: Bias | None = None
@@ -52,13 +53,20 @@ class StepGraphs:
         """Do what `Rows.step` does, replayed."""
         assert bias is None
         bucket = Bucket(self._rounded(rows), length, width, mixing, self._rows.trace_room)
+        drawn_B3, logits_BV = self.run(bucket) or self._rows.step(rows, length, width, mixing=mixing)
+        if rows < bucket.rows:
+            self._rows.clear(slice(rows, bucket.rows))  # the step moved the unused rows on, too
+        return drawn_B3[:rows], logits_BV[:rows]
+
+    def run(self, bucket: Bucket) -> tuple[Tensor, Tensor] | None:
+        """Step all rows of a bucket by its graph; None when the model cannot be captured."""
         if self.captures and bucket not in self._graphs:
             self._capture(bucket)
-        if not self.captures:
-            return self._rows.step(rows, length, width, mixing=mixing)
-        captured = self._graphs[bucket]
+        captured = self._graphs.get(bucket)
+        if captured is None:
+            return None
         captured.graph.replay()
-        return captured.drawn_B3[:rows], captured.logits_BV[:rows]
+        return captured.drawn_B3, captured.logits_BV
 
     def _rounded(self, rows: int) -> int:
         up = 1 << (rows - 1).bit_length() if rows <= _FINE else -(-rows // _FINE) * _FINE
@@ -68,6 +76,7 @@ class StepGraphs:
         """Record one step without taking it: what the warm-ups moved is put back."""
         for stale in [known for known in self._graphs if known.trace_room != bucket.trace_room]:
             del self._graphs[stale]
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
         whole, next_RD = self._rows.whole.clone(), self._rows.next_RD.clone()
         stream: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
@@ -75,17 +84,18 @@ class StepGraphs:
         try:
             with torch.cuda.stream(stream):
                 for _ in range(_WARM_UPS):
-                    self._run(bucket)
+                    self.eager(bucket)
                     self._rows.whole.copy_(whole)
                     self._rows.next_RD.copy_(next_RD)
             torch.cuda.current_stream().wait_stream(stream)
             with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
-                drawn_B3, logits_BV = self._run(bucket)
+                drawn_B3, logits_BV = self.eager(bucket)
         except RuntimeError:
             torch.cuda.synchronize()  # a broken device says so here, and ends the engine
             self.captures = False
             return
         self._graphs[bucket] = Captured(graph, drawn_B3, logits_BV)
 
-    def _run(self, bucket: Bucket) -> tuple[Tensor, Tensor]:
+    def eager(self, bucket: Bucket) -> tuple[Tensor, Tensor]:
+        """Step all rows of a bucket without a graph: what a capture records."""
         return self._rows.step(bucket.rows, bucket.length, bucket.width, mixing=bucket.mixing)

@@ -1,0 +1,57 @@
+"""What CUDA graphs change about a step can be shown without a GPU: batches padded to buckets, and lengths doubled.
+
+`Eager` runs what a capture would record, padding rows included; answers must be the reference's all the same. That a
+capture replays what it recorded is CUDA's promise, and is checked where there is a GPU (`scripts/gpu_check.sh`).
+"""
+
+import pytest
+from torch import Tensor
+
+from app.engine.config import EngineConfig
+from app.engine.engine import Engine
+from app.engine.graphs import Bucket, StepGraphs
+from app.engine.length import Lengths
+from app.engine.rows import POSITION
+from tests.app.engine.test_reference import assert_same, in_double, mixed_requests
+from training.policy import Policy
+from training.sample import sample
+
+
+class Eager(StepGraphs):
+    """Buckets without graphs."""
+
+    padded = 0
+
+    def run(self, bucket: Bucket) -> tuple[Tensor, Tensor]:
+        in_use = int((self._rows.whole[POSITION] > 0).sum())
+        self.padded += bucket.rows > in_use
+        return self.eager(bucket)
+
+
+def test_rows_that_pad_a_batch_harm_nobody(policy: Policy) -> None:
+    policy = in_double(policy)
+    engine = Engine(policy, EngineConfig(slots=11, max_length=128, prefill_chunk=16))
+    lane = engine._lanes.serving
+    lane._graphs = eager = Eager(lane.rows)
+    lane._lengths = Lengths(128, graphed=True)
+    requests = [request for request in mixed_requests(24) if len(request.prompt_ids) > 1]
+    answers = engine.generate(requests)
+    assert eager.padded > 10
+    for request, (finished,) in zip(requests, answers, strict=True):
+        assert_same(finished.rollout, sample(policy, request.prompt_ids, request.sampling, request.max_new), 1e-5)
+    engine._turn()  # closes the last hole
+    assert not lane.rows.whole[POSITION].any()
+
+
+@pytest.mark.parametrize(
+    ("needed", "cpu", "gpu"), [(1, 32, 128), (32, 32, 128), (33, 64, 128), (129, 160, 256), (700, 700, 700)]
+)
+def test_lengths_are_rounded_up_and_bounded(needed: int, cpu: int, gpu: int) -> None:
+    assert Lengths(700, graphed=False).bucket(needed) == cpu
+    assert Lengths(700, graphed=True).bucket(needed) == gpu
+
+
+@pytest.mark.parametrize(("rows", "bucket"), [(1, 1), (2, 2), (3, 4), (7, 8), (9, 11), (11, 11)])
+def test_batches_are_rounded_up_and_bounded(policy: Policy, rows: int, bucket: int) -> None:
+    engine = Engine(policy, EngineConfig(slots=11, max_length=128))
+    assert StepGraphs(engine._lanes.serving.rows)._rounded(rows) == bucket
