@@ -93,7 +93,7 @@ def stored(store: Store) -> list[tuple[Interaction, Rollout]]:
     """Every interaction with its rollout, in the order stored."""
     query = select(Interaction, StoredRollout.payload).join(StoredRollout).order_by(Interaction.id)
     with store.session() as session:
-        return [(row, decode(payload)) for row, payload in session.execute(query).tuples()]
+        return [(row, decode(payload)) for row, payload in session.execute(query)]
 
 
 def shown_id(row: Interaction) -> str:

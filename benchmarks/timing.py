@@ -44,12 +44,16 @@ def side_by_side(runs: Mapping[str, Run], repeats: int, tell: Callable[[str], No
     The order turns round from one repeat to the next, so that no peer always follows the same other one.
     """
     values: dict[str, list[float]] = {name: [] for name in runs}
-    for repeat in range(repeats):
-        order = list(runs)[:: 1 if repeat % 2 == 0 else -1]
-        for name in order:
-            gc.collect()
-            values[name].append(runs[name](repeat))
-        tell(f"repeat {repeat + 1}/{repeats}: " + ", ".join(f"{name} {values[name][-1]:.3g}" for name in runs))
+    gc.collect()
+    gc.freeze()  # what is there already is not looked through again
+    try:
+        for repeat in range(repeats):
+            for name in list(runs)[:: 1 if repeat % 2 == 0 else -1]:
+                gc.collect()
+                values[name].append(runs[name](repeat))
+            tell(f"repeat {repeat + 1}/{repeats}: " + ", ".join(f"{name} {values[name][-1]:.3g}" for name in runs))
+    finally:
+        gc.unfreeze()
     return {name: Series(tuple(series)) for name, series in values.items()}
 
 
