@@ -73,7 +73,7 @@ class Settings(BaseSettings):
 
     # Defaults of a request
     latent_length: int = Field(4, ge=0, description="Latent steps when a request does not say (`latent.length`).")
-    latent_tau: float = Field(0.5, ge=1e-6, le=10, description="Gumbel-softmax temperature when a request does not say.")
+    latent_tau: float = Field(0.5, ge=1e-6, le=10, description="Gumbel-softmax temperature, likewise.")
     top_k: int = Field(30, ge=1)
     top_p: float = Field(0.95, gt=0, le=1)
     temperature: float = Field(1.0, ge=0, le=2)

@@ -20,7 +20,7 @@ from app.api.server import Server
 from app.errors import Forbidden, LepoError
 from app.store import keys
 
-OPEN: Final = frozenset({"/health", "/ready", "/version", "/metrics", "/openapi.json", "/docs"})
+OPEN: Final = frozenset({"/health", "/ready", "/version", "/metrics", "/openapi.json", "/docs", "/dashboard"})
 
 
 class Door:

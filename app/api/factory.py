@@ -18,6 +18,7 @@ from app.api import (
     chat,
     checkpoints,
     completions,
+    dashboard,
     errors,
     graders,
     grades,
@@ -40,7 +41,7 @@ log = logging.getLogger("lepo.api")
 ROUTERS = (
     *(chat.router, completions.router, models.router, tokenize.router, interactions.router, grades.router),
     *(graders.router, jobs.router, checkpoints.router, admin_keys.router, overview.router),
-    *(health.router, metrics.router),
+    *(health.router, metrics.router, dashboard.router),
 )
 
 
