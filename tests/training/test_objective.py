@@ -64,6 +64,23 @@ def plain_grpo(
     return float(total.detach()), gradients(model)
 
 
+def clipped_share(model: PreTrainedModel, rollouts: list[Rollout], advantages: list[float]) -> float:
+    """Share of tokens on the flat part of the surrogate, counted by its slope at the ratio."""
+    with torch.no_grad():
+        replayed = replay(take_apart(model), rollouts)
+    flat, tokens = 0, 0
+    for row, advantage in enumerate(advantages):
+        length = rollouts[row].answer_length
+        now_T, then_T = replayed.token_logprobs_BT[row, :length], replayed.recorded_logprobs_BT[row, :length]
+        for ratio in (now_T - then_T).exp().tolist():
+            value, further = (
+                min(one * advantage, min(max(one, 0.8), 1.2) * advantage) for one in (ratio, ratio * (1 + 1e-9))
+            )
+            flat += advantage != 0 and value == further
+            tokens += 1
+    return flat / tokens
+
+
 def test_without_latents_it_is_grpo() -> None:
     sampler, model = tiny(), moved(tiny(dtype=torch.float64), 0.03)
     rollouts = group(sampler, 6, Sampling(temperature=0.9), [5, 6, 7], 9)
@@ -72,6 +89,7 @@ def test_without_latents_it_is_grpo() -> None:
     loss, found, metrics = learn(model, rollouts, advantages, ObjectiveConfig())
     expected_loss, expected = plain_grpo(model, rollouts, advantages)
     assert 0.1 < metrics.clip_fraction < 0.9, "the clip must have been at work"
+    assert metrics.clip_fraction == pytest.approx(clipped_share(model, rollouts, advantages))
     assert loss == pytest.approx(expected_loss, rel=1e-6)
     assert relative_difference(found, expected) < 1e-5  # recorded log-probabilities are float32
 

@@ -3,7 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -17,7 +17,6 @@ from training.head import take_apart
 from training.health import HealthConfig, UpdateCancelled, UpdateRejected
 from training.objective import ObjectiveConfig
 from training.optimizer import OptimizerConfig
-from training.probe import spread
 from training.replay import ReplayConfig
 from training.rollout import Rollout
 from training.sample import sample
@@ -69,6 +68,19 @@ def test_accumulated_micro_batches_take_the_step_of_one_big_batch() -> None:
         assert report.gradient_norm == pytest.approx(whole.gradient_norm, rel=1e-6)
         assert report.loss == pytest.approx(whole.loss, rel=1e-6)
         assert relative_difference(step, expected) < 1e-4  # Adam's first step is a sign: tiny gradients are magnified
+
+
+def test_gradients_of_bfloat16_add_up_in_float32() -> None:
+    """Seven micro-batches or one: the first moment, a tenth of the clipped gradient, differs by one rounding each."""
+    rollouts = mixed_batch(dtype=torch.bfloat16)
+    moments = []
+    for positions in (16_384, 1):
+        config = UpdateConfig(optimizer=FAST, health=FREE, micro_batch_positions=positions)
+        learner = Learner(tiny(dtype=torch.bfloat16), config)
+        learner.update(rollouts, ADVANTAGES)
+        moments.append({name: one for name, one in learner.state().items() if name.startswith("exp_avg.")})
+        assert all(one.dtype == torch.float32 for one in moments[-1].values())
+    assert relative_difference(*moments) < 0.05
 
 
 def test_a_rollout_without_signal_is_not_run_and_changes_nothing() -> None:
@@ -308,6 +320,20 @@ def test_activation_checkpointing_changes_no_step() -> None:
     assert same(*results)
 
 
+def test_activation_checkpointing_recomputes_layers_and_leaves_dropout_off() -> None:
+    calls = []
+    for checkpointed in (False, True):
+        config = UpdateConfig(optimizer=FAST, health=FREE, activation_checkpointing=checkpointed)
+        learner = Learner(tiny(), config)
+        inner = cast("Any", learner.model).model.layers[0].mlp
+        seen: list[bool] = []
+        inner.register_forward_pre_hook(lambda module, _, seen=seen: seen.append(module.training))
+        learner.update(mixed_batch(), ADVANTAGES)
+        assert not any(seen)
+        calls.append(len(seen))
+    assert calls[1] == calls[0] + 1, "two looks and one step, whose layer ran twice"
+
+
 def test_frozen_parameters_stay() -> None:
     model = tiny("llama")
     take_apart(model).embedding.weight.requires_grad = False
@@ -381,8 +407,6 @@ def test_minibatches_split_everything_once() -> None:
     assert sorted(map(len, parts)) == [3, 3, 4]
     assert parts != minibatches(10, 3, seed=6)
     assert minibatches(2, 5, seed=0) in ([[0], [1]], [[1], [0]])
-    assert spread(10, 4) == [0, 2, 5, 7]
-    assert spread(3, 8) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("latents", [0, 2])
