@@ -139,7 +139,7 @@ class Stack:
     def welcome(self) -> str:
         """Say where everything is, and how to ask a first question; makes a key for it at the very first start."""
         key = "$LEPO_KEY"
-        lines = ["", f"  lepo is ready at {self.base_url}   (docs: /docs, metrics: /metrics)", ""]
+        lines = ["", f"  lepo is ready at {self.base_url}   (/dashboard, /docs, /metrics)", ""]
         if self.admin_key is not None and self.settings.admin_key is None:
             key = self.create_key("first")
             lines += [
@@ -150,7 +150,8 @@ class Stack:
             ]
         else:
             lines += ["  Another key: lepo keys create NAME", ""]
-        body = f'{{"model": "{self.settings.served_name}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+        question = "Work out 47 + 6 - 8 + 9 step by step." if self.settings.model == "demo" else "Hello"
+        body = f'{{"model": "{self.settings.served_name}", "messages": [{{"role": "user", "content": "{question}"}}]}}'
         lines += [
             f"  curl {self.base_url}/v1/chat/completions \\",
             f'    -H "Authorization: Bearer {key}" -H "Content-Type: application/json" \\',
