@@ -17,6 +17,7 @@ COMMANDS: Final = {
     "beat": ("worker.commands:beat", "Run the clock that rings the worker."),
     "migrate": ("app.commands.migrate:command", "Bring the database to this release's schema."),
     "keys": ("app.commands.keys:command", "Create, list and revoke API keys."),
+    "settings": ("app.commands.settings:command", "List every setting, what it does, and its value now."),
     "health": ("app.commands.health:command", "Ask whether a part of the stack is well; for health checks."),
     "make-demo-model": ("app.commands.make_demo_model:command", "Make the small model of the demo anew."),
 }

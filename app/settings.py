@@ -49,8 +49,8 @@ class Settings(BaseSettings):
     threads: int = Field(1, ge=1, le=256, description="torch threads of one process.")
 
     # The server
-    host: str = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65535)
+    host: str = Field("127.0.0.1", description="Address the server listens on.")
+    port: int = Field(8000, ge=0, le=65535, description="Its port; 0 takes a free one.")
     max_body_bytes: int = Field(1_048_576, ge=1024, description="Largest request body; beyond it 413.")
     max_choices: int = Field(128, ge=1, le=1024, description="Largest `n` of a request.")
     drain_seconds: float = Field(30.0, ge=0, description="On shutdown, how long answers under way may take to finish.")
@@ -74,10 +74,12 @@ class Settings(BaseSettings):
     # Defaults of a request
     latent_length: int = Field(4, ge=0, description="Latent steps when a request does not say (`latent.length`).")
     latent_tau: float = Field(0.5, ge=1e-6, le=10, description="Gumbel-softmax temperature, likewise.")
-    top_k: int = Field(30, ge=1)
-    top_p: float = Field(0.95, gt=0, le=1)
-    temperature: float = Field(1.0, ge=0, le=2)
-    max_completion_tokens: int = Field(256, ge=1)
+    top_k: int = Field(30, ge=1, description="Candidates kept when a request does not say.")
+    top_p: float = Field(0.95, gt=0, le=1, description="Nucleus kept when a request does not say.")
+    temperature: float = Field(
+        1.0, ge=0, le=2, description="Divides the logits when a request does not say; 0: greedy."
+    )
+    max_completion_tokens: int = Field(256, ge=1, description="Latent steps plus tokens when a request does not say.")
 
     # Learning
     learn: bool = Field(True, description="Whether the periodic task may start updates by itself.")
@@ -96,20 +98,22 @@ class Settings(BaseSettings):
     baseline: Literal["auto", "group", "tracker", "batch"] = Field(
         "auto", description="Where a single grade's baseline comes from."
     )
-    learning_rate: float = Field(1e-6, gt=0)
-    adam_beta1: Fraction = 0.9
-    adam_beta2: Fraction = 0.99
-    weight_decay: float = Field(0.1, ge=0)
+    learning_rate: float = Field(1e-6, gt=0, description="Of AdamW; the paper's. A small model wants more.")
+    adam_beta1: Fraction = Field(0.9, description="Decay of the gradient's mean.")
+    adam_beta2: Fraction = Field(0.99, description="Decay of its square.")
+    weight_decay: float = Field(0.1, ge=0, description="Decoupled, of matrices only.")
     warmup_updates: int = Field(0, ge=0, description="Updates over which the learning rate rises linearly.")
-    max_grad_norm: float = Field(1.0, gt=0)
-    clip_low: Fraction = 0.2
-    clip_high: float = Field(0.2, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0, description="The gradient is scaled down to this norm.")
+    clip_low: Fraction = Field(0.2, description="Token ratios below 1 - this are clipped.")
+    clip_high: float = Field(0.2, ge=0, description="Token ratios above 1 + this are clipped.")
     kl_beta: float = Field(0.0, ge=0, description="Weight of KL(policy || reference); reference: the first checkpoint.")
     negative_latent_floor: float = Field(
         -20.0, lt=0, description="Log-probability below which a negative latent term stops pushing."
     )
     latent_gradient: bool = Field(True, description="False: only token steps learn (an ablation).")
-    normalization: Literal["grpo", "bnpo", "dr_grpo"] = "grpo"
+    normalization: Literal["grpo", "bnpo", "dr_grpo"] = Field(
+        "grpo", description="What a step weighs: per rollout, per token of the batch, or by a fixed length."
+    )
     micro_batch_tokens: int = Field(16_384, ge=64, description="Padded positions per forward of an update.")
 
     # Gate and stops
