@@ -73,7 +73,7 @@ def audit(
         or seen.get(shown_id(row), row.policy_version) != row.policy_version
         for row, rollout in rows
     )
-    step = max(1, len(rows) // most)
+    step = max(1, -(-len(rows) // most))
     sample = [rollout for _, rollout in rows[::step]]
     right, other = errors(sample, weights), errors(sample, wrong)
     tolerance = TOLERANCE[next(iter(weights.values())).embedding.weight.dtype]
