@@ -18,44 +18,56 @@ _UNIFORM_BITS = 52  # one less than a float64's mantissa holds, so that adding a
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
     """Shift int64 right logically; torch's own shift keeps the sign."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
+    return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def _mix(x: Tensor) -> Tensor:
     """SplitMix64's finaliser: a bijection of 64-bit integers in which each input bit moves about half the output's."""
-    x = (x ^ _shift_right(x, 30)) * _MIX_1
-    x = (x ^ _shift_right(x, 27)) * _MIX_2
-    return x ^ _shift_right(x, 31)
+    x = _shift_right(x, 30).bitwise_xor_(x).mul_(_MIX_1)
+    x = _shift_right(x, 27).bitwise_xor_(x).mul_(_MIX_2)
+    return _shift_right(x, 31).bitwise_xor_(x)
 
 
-def stream(seed_B: Tensor) -> Tensor:
+def stream(seed: Tensor) -> Tensor:
     """Turn seeds into stream keys: compute once per answer, use at each of its steps.
 
     Args:
-        seed_B: int64 [B].
+        seed: int64, any shape.
 
     Returns:
-        int64 [B].
+        int64 of the same shape.
 
     """
-    return _mix(seed_B + _GOLDEN)
+    return _mix(seed + _GOLDEN)
 
 
-def gumbel(stream_B: Tensor, step_B: Tensor, ids_BK: Tensor) -> Tensor:
-    """Gumbel(0, 1) noise for candidates `ids_BK` at generated position `step_B`.
+def step_key(stream: Tensor, step: Tensor) -> Tensor:
+    """Turn streams and steps into step keys; many steps at once cost hardly more than one.
 
     Args:
-        stream_B: int64 [B] from `stream`.
-        step_B: integer [B], 0-based position in the answer.
-        ids_BK: integer [B, K] token ids.
+        stream: int64, from `stream`.
+        step: integer, 0-based position in the answer; the two are broadcast.
+
+    Returns:
+        int64.
+
+    """
+    return _mix(stream + (step.long() + 1) * _GOLDEN)
+
+
+def gumbel(key_B1: Tensor, ids_BK: Tensor) -> Tensor:
+    """Gumbel(0, 1) noise for candidates `ids_BK` at one generated position.
+
+    Args:
+        key_B1: int64 [B, 1] from `step_key`.
+        ids_BK: int64 [B, K] token ids.
 
     Returns:
         float32 [B, K]; finite, computed in float64 because float32 cannot hold the upper tail.
 
     """
-    step_key_B = _mix(stream_B + (step_B.long() + 1) * _GOLDEN)
-    bits_BK = _mix(step_key_B[:, None] + (ids_BK.long() + 1) * _GOLDEN)
-    uniform_BK = (_shift_right(bits_BK, 64 - _UNIFORM_BITS).to(torch.float64) + 0.5) / 2.0**_UNIFORM_BITS
+    bits_BK = _mix(torch.add(key_B1 + _GOLDEN, ids_BK, alpha=_GOLDEN))
+    uniform_BK = _shift_right(bits_BK, 64 - _UNIFORM_BITS).to(torch.float64).add_(0.5).mul_(2.0**-_UNIFORM_BITS)
     return uniform_BK.log_().neg_().log_().neg_().to(torch.float32)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from training.latent import Drawn, controls_for, draw, mix
+from training.noise import step_key
 from training.policy import Policy, embedding
 from training.rollout import Rollout, StopReason, trimmed
 from training.sampling import Sampling
@@ -56,15 +57,15 @@ def _steps(
     steps: list[Drawn] = []
     for step in range(max_new):
         logits_BV = _logits(policy, next_BTD, cache)
-        drawn = draw(logits_BV, controls, torch.tensor([step], device=policy.device), sampling.top_k)
-        drawn = drawn._replace(weights_BK=drawn.weights_BK.float())  # what is executed is what is recorded
+        key_B1 = step_key(controls.stream_B1, torch.tensor(step, device=policy.device))
+        drawn = draw(logits_BV, controls, key_B1, sampling.top_k)
         steps.append(drawn)
         if step < sampling.latent_length:
             next_BTD = mix(table, drawn.ids_BK, drawn.weights_BK)[:, None]
             continue
-        if not ignore_eos and int(drawn.token_B) in policy.eos_ids:
+        if not ignore_eos and int(drawn.token_B1) in policy.eos_ids:
             return steps, "stop"
-        next_BTD = table(drawn.token_B)[:, None]
+        next_BTD = table(drawn.token_B1)
     return steps, "length"
 
 
@@ -94,10 +95,10 @@ def _record(
         latent_ids_LK=ids_LK,
         latent_weights_LK=weights_LK,
         latent_logprobs_LK=logprobs_LK,
-        latent_log_mass_L=_column([drawn.log_mass_B for drawn in latents], torch.float32).flatten(),
-        token_ids_T=_column([drawn.token_B for drawn in tokens], torch.int32).flatten(),
-        token_logprobs_T=_column([drawn.token_logprob_B for drawn in tokens], torch.float32).flatten(),
-        token_log_mass_T=_column([drawn.log_mass_B for drawn in tokens], torch.float32).flatten(),
+        latent_log_mass_L=_column([drawn.log_mass_B1 for drawn in latents], torch.float32).flatten(),
+        token_ids_T=_column([drawn.token_B1 for drawn in tokens], torch.int32).flatten(),
+        token_logprobs_T=_column([drawn.token_logprob_B1 for drawn in tokens], torch.float32).flatten(),
+        token_log_mass_T=_column([drawn.log_mass_B1 for drawn in tokens], torch.float32).flatten(),
         sampling=sampling,
         policy_version=policy.version,
         stop_reason=stop_reason,

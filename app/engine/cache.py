@@ -119,12 +119,16 @@ class SlotCache(Cache):
         self.slot_layers = [SlotLayer(keys, values) for keys, values in pairs]
         super().__init__(layers=list(self.slot_layers))
         self._in_view = (0, 0)
+        self._bound: Tensor | None = None
         rows_R1 = torch.arange(pool.rows)[:, None]
         self._rows = {plane.device: rows_R1.to(plane.device) for plane in pool.planes}
 
     def bind(self, position_BC: Tensor, length: int) -> None:
         """Say where the next forward writes: row b at `position_BC[b]`; it sees the first `length` positions."""
         rows = position_BC.shape[0]
+        if position_BC is self._bound and (rows, length) == self._in_view and len(self._rows) == 1:
+            return  # the same tensor, whatever it says now
+        self._bound = position_BC
         if (rows, length) != self._in_view:
             for layer in self.slot_layers:
                 layer.view(rows, length)

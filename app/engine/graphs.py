@@ -77,7 +77,7 @@ class StepGraphs:
         for stale in [known for known in self._graphs if known.trace_room != bucket.trace_room]:
             del self._graphs[stale]
         self._pool = self._pool or torch.cuda.graph_pool_handle()
-        whole, next_RD = self._rows.whole.clone(), self._rows.next_RD.clone()
+        at_3R1, next_R1D = self._rows.at_3R1.clone(), self._rows.next_R1D.clone()
         stream: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         graph = torch.cuda.CUDAGraph()
@@ -85,8 +85,8 @@ class StepGraphs:
             with torch.cuda.stream(stream):
                 for _ in range(_WARM_UPS):
                     self.eager(bucket)
-                    self._rows.whole.copy_(whole)
-                    self._rows.next_RD.copy_(next_RD)
+                    self._rows.at_3R1.copy_(at_3R1)
+                    self._rows.next_R1D.copy_(next_R1D)
             torch.cuda.current_stream().wait_stream(stream)
             with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
                 drawn_B3, logits_BV = self.eager(bucket)

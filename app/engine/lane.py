@@ -250,8 +250,7 @@ class Lane:
         most = max(answer.request.top_logprobs for answer in answers)
         if not most:
             return []
-        temperature_B = self.rows.controls(len(answers)).temperature_B
-        scale_B = torch.where(temperature_B == 0, 1.0, temperature_B).reciprocal()
-        top = (logits_BV.float() * scale_B[:, None]).log_softmax(-1).topk(most, dim=-1)
+        scale_B1 = self.rows.controls(len(answers)).scale_B1
+        top = (logits_BV.float() * scale_B1).log_softmax(-1).topk(most, dim=-1)
         pairs = zip(top.indices.tolist(), top.values.tolist(), answers, strict=True)
         return [tuple(zip(ids, values, strict=True))[: answer.request.top_logprobs] for ids, values, answer in pairs]

@@ -18,14 +18,13 @@ from torch import Tensor
 from app.engine.bias import Bias
 from app.engine.cache import KVPool, SlotCache
 from app.engine.masks import Masks
-from training.latent import Controls, Drawn, draw, mix
-from training.noise import stream
+from training.latent import Controls, Drawn, controls_for, draw, mix
+from training.noise import step_key
 from training.policy import Policy, embedding
 from training.rollout import trimmed
 from training.sampling import Sampling
 
-POSITION, STEP, LATENTS, TOP_K, STREAM = range(5)  # rows of `Rows.whole`
-TEMPERATURE, TOP_P, TAU = range(3)  # rows of `Rows.real`
+POSITION, STEP, LATENTS = range(3)  # of `Rows.at`
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +46,25 @@ class Trace:
     logprobs_LK: Tensor  # float32, log pi~; -inf outside the support
 
 
+@dataclass(frozen=True, slots=True)
+class InUse:
+    """Views of the first B rows: made when B changes, not at every step."""
+
+    at_3B1: Tensor
+    position_B1: Tensor
+    step_B1: Tensor
+    latents_B1: Tensor
+    keys_BM: Tensor
+    controls: Controls
+    next_B1D: Tensor
+    row_B1: Tensor
+
+    @property
+    def count(self) -> int:
+        """B."""
+        return self.row_B1.shape[0]
+
+
 class Rows:
     """State of up to `pool.rows` running answers of one model."""
 
@@ -59,49 +77,41 @@ class Rows:
         self.masks = masks
         self.width = width  # K at most
         rows = pool.rows
-        self.whole = torch.zeros((5, rows), dtype=torch.long, device=self.device)
-        self.real = torch.ones((3, rows), dtype=torch.float32, device=self.device)
-        self.next_RD = torch.zeros((rows, self.embedding.weight.shape[1]), dtype=policy.dtype, device=self.device)
-        self._row_R = torch.arange(rows, device=self.device)
+        hidden = self.embedding.weight.shape[1]
+        self.at_3R1 = torch.zeros((3, rows, 1), dtype=torch.long, device=self.device)
+        self.next_R1D = torch.zeros((rows, 1, hidden), dtype=policy.dtype, device=self.device)
+        self._keys_RM = torch.zeros((rows, pool.length), dtype=torch.long, device=self.device)  # of the noise, by step
+        self._step_M = torch.arange(pool.length, device=self.device)
+        self._controls = controls_for([Sampling()] * rows, self.device)
+        self._row_R1 = torch.arange(rows, device=self.device)[:, None]
+        self._in_use = self._view(rows)
         self.trace_room = 0  # latent steps the trace buffers hold
-        self._trace_ids_RLK = torch.empty(0)
-        self._trace_weights_RLK = torch.empty(0)
-        self._trace_logprobs_RLK = torch.empty(0)
+        self._trace_ids_RLK = self._trace_weights_RLK = self._trace_logprobs_RLK = torch.empty((rows, 0, width))
 
     def seed(self, seeds: Sequence[Seed]) -> None:
         """Start rows whose keys and values up to `position` are already in the pool."""
-        streams = stream(torch.tensor([seed.sampling.seed for seed in seeds])).tolist()
-        draws = [seed.sampling for seed in seeds]
-        whole = [
-            [seed.position for seed in seeds],
-            [0] * len(seeds),
-            [sampling.latent_length for sampling in draws],
-            [sampling.top_k for sampling in draws],
-            streams,
-        ]
-        real = [[s.temperature for s in draws], [s.top_p for s in draws], [s.tau for s in draws]]
-        row_S = torch.tensor([seed.row for seed in seeds], device=self.device)
-        last_S = torch.tensor([seed.last_id for seed in seeds], device=self.device)
-        self.whole[:, row_S] = torch.tensor(whole, device=self.device)
-        self.real[:, row_S] = torch.tensor(real, dtype=torch.float32, device=self.device)
-        self.next_RD[row_S] = self.embedding(last_S)
-        if latents := max(sampling.latent_length for sampling in draws):
+        numbers = [(seed.row, seed.last_id, seed.position, 0, seed.sampling.latent_length) for seed in seeds]
+        row_S, last_S, *at_S = torch.tensor(numbers, device=self.device).unbind(1)
+        controls = controls_for([seed.sampling for seed in seeds], self.device)
+        for mine, new in zip(self._controls, controls, strict=True):
+            mine[row_S] = new
+        self._keys_RM[row_S] = step_key(controls.stream_B1, self._step_M)
+        self.at_3R1[:, row_S, 0] = torch.stack(at_S)
+        self.next_R1D[row_S, 0] = self.embedding(last_S)
+        if latents := max(seed.sampling.latent_length for seed in seeds):
             self._make_trace_room(latents)
             self._trace_logprobs_RLK[row_S] = float("-inf")
 
     def move(self, source: int, row: int, length: int) -> None:
         """Move a row, its first `length` positions and its latent steps into another row."""
         self.pool.copy(row, self.pool, source, length)
-        self.whole[:, row] = self.whole[:, source]
-        self.real[:, row] = self.real[:, source]
-        self.next_RD[row] = self.next_RD[source]
-        if self.trace_room:
-            for buffer in (self._trace_ids_RLK, self._trace_weights_RLK, self._trace_logprobs_RLK):
-                buffer[row] = buffer[source]
+        self.at_3R1[:, row] = self.at_3R1[:, source]
+        for buffer in (*self._controls, self._keys_RM, self.next_R1D, *self._traces()):
+            buffer[row] = buffer[source]
 
     def clear(self, rows: slice) -> None:
         """Make unused rows harmless: they stand at position 0 when a padded batch runs them."""
-        self.whole[:, rows] = 0
+        self.at_3R1[:, rows] = 0
 
     def step(
         self, rows: int, length: int, width: int, *, mixing: bool, bias: Bias | None = None
@@ -120,30 +130,27 @@ class Rows:
             over the whole vocabulary, and the log of the mass that the filter kept; and the logits [B, V] behind them.
 
         """
-        position_B1 = self.whole[POSITION, :rows, None]
-        logits_BV = self.forward(self.next_RD[:rows, None], position_B1, length)
+        now = self._of(rows)
+        logits_BV = self.forward(now.next_B1D, now.position_B1, length)
         if bias is not None:
             logits_BV = bias.add(logits_BV)
-        step_B = self.whole[STEP, :rows]
-        drawn = draw(logits_BV, self.controls(rows), step_B, width)
-        next_BD = self.embedding(drawn.token_B)
+        drawn = draw(logits_BV, now.controls, now.keys_BM.gather(1, now.step_B1), width)
+        next_B1D = self.embedding(drawn.token_B1)
         if mixing:
-            latent_B = step_B < self.whole[LATENTS, :rows]
-            weights_BK = drawn.weights_BK.float()  # what is executed is what is recorded
-            mixed_BD = mix(self.embedding, drawn.ids_BK, weights_BK)
-            next_BD = torch.where(latent_B[:, None], mixed_BD, next_BD)
-            self._record(drawn, step_B)
-        self.next_RD[:rows] = next_BD
-        self.whole[POSITION : STEP + 1, :rows] += 1
-        numbers_B1 = (drawn.token_B[:, None], drawn.token_logprob_B[:, None], drawn.log_mass_B[:, None])
-        return torch.cat(numbers_B1, dim=1), logits_BV
+            weights_BK = drawn.weights_BK
+            mixed_B1D = mix(self.embedding, drawn.ids_BK, weights_BK)[:, None]
+            next_B1D = torch.where((now.step_B1 < now.latents_B1)[:, :, None], mixed_B1D, next_B1D)
+            self._record(drawn, weights_BK, now)
+        now.next_B1D.copy_(next_B1D)
+        now.at_3B1[: STEP + 1].add_(1)
+        return torch.cat((drawn.token_B1, drawn.token_logprob_B1, drawn.log_mass_B1), dim=1), logits_BV
 
-    def _record(self, drawn: Drawn, step_B: Tensor) -> None:
+    def _record(self, drawn: Drawn, weights_BK: Tensor, now: InUse) -> None:
         """Write a step into the traces; token rows write behind their latent steps, where nothing is read."""
-        rows, width = drawn.ids_BK.shape
-        at = (self._row_R[:rows], step_B.clamp(max=self.trace_room))
+        width = drawn.ids_BK.shape[1]
+        at = (now.row_B1.squeeze(1), now.step_B1.clamp(max=self.trace_room).squeeze(1))
         self._trace_ids_RLK[:, :, :width].index_put_(at, drawn.ids_BK.to(torch.int32))
-        self._trace_weights_RLK[:, :, :width].index_put_(at, drawn.weights_BK.float())
+        self._trace_weights_RLK[:, :, :width].index_put_(at, weights_BK)
         self._trace_logprobs_RLK[:, :, :width].index_put_(at, drawn.logprobs_BK.float())
 
     def forward(self, inputs_BCD: Tensor, position_BC: Tensor, length: int) -> Tensor:
@@ -162,23 +169,37 @@ class Rows:
 
     def controls(self, rows: int) -> Controls:
         """Give the sampling settings of the first rows, as views."""
-        whole, real = self.whole, self.real
-        return Controls(
-            temperature_B=real[TEMPERATURE, :rows],
-            top_k_B=whole[TOP_K, :rows],
-            top_p_B=real[TOP_P, :rows],
-            tau_B=real[TAU, :rows],
-            stream_B=whole[STREAM, :rows],
-        )
+        return self._of(rows).controls
 
     def trace(self, row: int, latents: int) -> Trace:
         """Fetch the first `latents` latent steps of a row."""
         if latents == 0:
             none = torch.empty((0, 0), dtype=torch.float32)
             return Trace(none.to(torch.int32), none, none)
-        parts = (self._trace_ids_RLK, self._trace_weights_RLK, self._trace_logprobs_RLK)
-        ids_LK, weights_LK, logprobs_LK = trimmed(*(buffer[row, :latents].cpu() for buffer in parts))
+        ids_LK, weights_LK, logprobs_LK = trimmed(*(buffer[row, :latents].cpu() for buffer in self._traces()))
         return Trace(ids_LK.clone(), weights_LK.clone(), logprobs_LK.clone())
+
+    def _traces(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Trace buffers; of no row until the first latent step is asked for."""
+        return self._trace_ids_RLK, self._trace_weights_RLK, self._trace_logprobs_RLK
+
+    def _of(self, rows: int) -> InUse:
+        if rows != self._in_use.count:
+            self._in_use = self._view(rows)
+        return self._in_use
+
+    def _view(self, rows: int) -> InUse:
+        at_3B1 = self.at_3R1[:, :rows]
+        return InUse(
+            at_3B1,
+            at_3B1[POSITION],
+            at_3B1[STEP],
+            at_3B1[LATENTS],
+            self._keys_RM[:rows],
+            Controls(*(setting_R1[:rows] for setting_R1 in self._controls)),
+            self.next_R1D[:rows],
+            self._row_R1[:rows],
+        )
 
     def _make_trace_room(self, latents: int) -> None:
         """Grow the trace buffers to hold `latents` steps and one spare place."""
@@ -189,9 +210,8 @@ class Rows:
         kept = self.trace_room
         kinds = (torch.int32, torch.float32, torch.float32)
         grown = [torch.zeros(shape, dtype=kind, device=self.device) for kind in kinds]
-        old = (self._trace_ids_RLK, self._trace_weights_RLK, self._trace_logprobs_RLK)
         if kept:
-            for new, buffer in zip(grown, old, strict=True):
+            for new, buffer in zip(grown, self._traces(), strict=True):
                 new[:, :kept] = buffer[:, :kept]
         self._trace_ids_RLK, self._trace_weights_RLK, self._trace_logprobs_RLK = grown
         self.trace_room = room

@@ -8,8 +8,11 @@ import torch
 from torch import Tensor, nn
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from training import candidates
+from training.candidates import top_candidates
 from training.latent import (
     Controls,
+    Drawn,
     chosen,
     controls_for,
     draw,
@@ -17,8 +20,8 @@ from training.latent import (
     mixture_weights,
     perturb,
     support,
-    top_candidates,
 )
+from training.noise import step_key
 from training.sampling import Sampling
 
 CPU = torch.device("cpu")
@@ -28,8 +31,13 @@ DRAWS = 100_000
 def rows(count: int, sampling: Sampling) -> Controls:
     """`count` rows with the same settings and the seeds 0, 1, 2, ..."""
     return controls_for([sampling] * count, CPU)._replace(
-        stream_B=controls_for([Sampling(seed=seed) for seed in range(count)], CPU).stream_B
+        stream_B1=controls_for([Sampling(seed=seed) for seed in range(count)], CPU).stream_B1
     )
+
+
+def drawn_at(logits_BV: Tensor, controls: Controls, step_B: Tensor, width: int) -> Drawn:
+    """Draw each row at a step of its own."""
+    return draw(logits_BV, controls, step_key(controls.stream_B1, step_B[:, None]), width)
 
 
 def random_logits(batch: int, vocab: int, seed: int = 0, scale: float = 3.0) -> Tensor:
@@ -83,68 +91,87 @@ def test_top_candidates_are_the_first_of_a_stable_sort(vocab: int, width: int, d
     logits_BV[0] = 0.0
     logits_BV[1, ::2], logits_BV[1, 1::2] = 0.0, -0.0
     logits_BV[2, 7:] = -math.inf
-    values_BK, ids_BK = top_candidates(logits_BV, width)
     plain = logits_BV.double().sort(dim=-1, descending=True, stable=True)
-    kept = min(width, vocab)
-    assert torch.equal(ids_BK, plain.indices[:, :kept])
-    assert torch.equal(values_BK.double(), plain.values[:, :kept])
+    assert torch.equal(top_candidates(logits_BV, width), plain.indices[:, :width])
+
+
+@pytest.mark.parametrize("vocab", [50, 4095, 4096, 5000, 40_001])
+@pytest.mark.parametrize("width", [1, 5, 30, 64])
+def test_without_ties_both_ways_give_the_same_candidates(vocab: int, width: int) -> None:
+    logits_BV = torch.stack([torch.randperm(vocab, generator=torch.Generator().manual_seed(s)) for s in range(5)])
+    logits_BV = logits_BV.float() - vocab / 2
+    plain_BK = logits_BV.argsort(dim=-1, descending=True)[:, :width]
+    assert torch.equal(candidates._keyed(logits_BV, min(width, vocab)), plain_BK)
+    assert torch.equal(candidates._bare(logits_BV, min(width, vocab))[1], plain_BK)
+
+
+@pytest.mark.parametrize("vocab", [300, 9001])
+@pytest.mark.parametrize("place", [9, 10, 11])
+def test_one_tie_at_the_edge_is_seen(vocab: int, place: int) -> None:
+    """Places 9 and 10 are the last candidate and the first one left out: a bare top-k may take either of two equals."""
+    ranked_V = torch.randperm(vocab, generator=torch.Generator().manual_seed(place))
+    logits_BV = torch.empty(1, vocab)
+    logits_BV[0, ranked_V] = torch.arange(vocab, 0, -1).float()
+    logits_BV[0, ranked_V[place]] = logits_BV[0, ranked_V[place - 1]]
+    plain_BK = logits_BV.sort(dim=-1, descending=True, stable=True).indices[:, :10]
+    assert torch.equal(top_candidates(logits_BV, 10), plain_BK)
 
 
 def test_what_is_drawn_does_not_depend_on_the_width() -> None:
     logits_BV = random_logits(16, 9000).bfloat16()
     controls = rows(16, Sampling(top_k=10, tau=0.4))
-    narrow = draw(logits_BV, controls, torch.arange(16), 10)
+    narrow = drawn_at(logits_BV, controls, torch.arange(16), 10)
     for width in (11, 30, 64):
-        wide = draw(logits_BV, controls, torch.arange(16), width)
+        wide = drawn_at(logits_BV, controls, torch.arange(16), width)
         assert torch.equal(wide.ids_BK[:, :10], narrow.ids_BK)
-        assert torch.equal(wide.token_B, narrow.token_B)
+        assert torch.equal(wide.token_B1, narrow.token_B1)
         assert not wide.weights_BK[:, 10:].any()
         torch.testing.assert_close(wide.weights_BK[:, :10], narrow.weights_BK, rtol=1e-6, atol=1e-7)
-        torch.testing.assert_close(wide.token_logprob_B, narrow.token_logprob_B, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(wide.token_logprob_B1, narrow.token_logprob_B1, rtol=1e-6, atol=1e-6)
 
 
 def test_a_draw_depends_on_its_own_row_alone() -> None:
     settings = [Sampling(tau=0.1 + 0.05 * row, temperature=row / 4, top_k=1 + 3 * row, seed=row) for row in range(8)]
     logits_BV, steps_B = random_logits(8, 6000), torch.tensor([0, 1, 2, 3, 64, 65, 66, 67])
-    together = draw(logits_BV, controls_for(settings, CPU), steps_B, 30)
+    together = drawn_at(logits_BV, controls_for(settings, CPU), steps_B, 30)
     order = [5, 0, 7, 2]
-    shuffled = draw(logits_BV[order], controls_for([settings[row] for row in order], CPU), steps_B[order], 30)
+    shuffled = drawn_at(logits_BV[order], controls_for([settings[row] for row in order], CPU), steps_B[order], 30)
     for ours, theirs in zip(together, shuffled, strict=True):
         assert torch.equal(ours[order], theirs)
     for row, setting in enumerate(settings):
-        alone = draw(logits_BV[row : row + 1], controls_for([setting], CPU), steps_B[row : row + 1], 30)
+        alone = drawn_at(logits_BV[row : row + 1], controls_for([setting], CPU), steps_B[row : row + 1], 30)
         for ours, theirs in zip(together, alone, strict=True):
             assert torch.equal(ours[row], theirs[0])
 
 
 def test_rows_of_a_batch_differ_by_their_seed() -> None:
-    drawn = draw(random_logits(1, 300, scale=0.5).expand(64, -1), rows(64, Sampling()), torch.zeros(64), 30)
-    assert len(set(drawn.token_B.tolist())) > 10
+    drawn = drawn_at(random_logits(1, 300, scale=0.5).expand(64, -1), rows(64, Sampling()), torch.zeros(64), 30)
+    assert len(set(drawn.token_B1.flatten().tolist())) > 10
     assert len({tuple(weights) for weights in drawn.weights_BK.tolist()}) == 64
 
 
 def test_small_tau_turns_a_latent_step_into_the_token_step() -> None:
-    drawn = draw(random_logits(256, 300), rows(256, Sampling(tau=1e-6)), torch.zeros(256), 30)
-    one_hot = torch.zeros_like(drawn.weights_BK).scatter(1, drawn.choice_B[:, None], 1.0)
+    drawn = drawn_at(random_logits(256, 300), rows(256, Sampling(tau=1e-6)), torch.zeros(256), 30)
+    one_hot = torch.zeros_like(drawn.weights_BK).scatter(1, drawn.choice_B1, 1.0)
     torch.testing.assert_close(drawn.weights_BK, one_hot, rtol=0, atol=1e-6)
     table = nn.Embedding(300, 16)
-    latent_BD, token_BD = mix(table, drawn.ids_BK, drawn.weights_BK), table(drawn.token_B)
+    latent_BD, token_BD = mix(table, drawn.ids_BK, drawn.weights_BK), table(drawn.token_B1.squeeze(1))
     torch.testing.assert_close(latent_BD, token_BD, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("tau", [0.05, 0.5, 5.0])
 def test_a_single_candidate_is_a_token_at_any_tau(tau: float) -> None:
     logits_BV = random_logits(64, 300)
-    drawn = draw(logits_BV, rows(64, Sampling(top_k=1, tau=tau)), torch.zeros(64), 1)
+    drawn = drawn_at(logits_BV, rows(64, Sampling(top_k=1, tau=tau)), torch.zeros(64), 1)
     assert torch.equal(drawn.weights_BK, torch.ones(64, 1))
-    assert torch.equal(drawn.token_B, logits_BV.argmax(-1))
+    assert torch.equal(drawn.token_B1, logits_BV.argmax(-1, keepdim=True))
     table = nn.Embedding(300, 16)
-    assert torch.equal(mix(table, drawn.ids_BK, drawn.weights_BK), table(drawn.token_B))
+    assert torch.equal(mix(table, drawn.ids_BK, drawn.weights_BK), table(drawn.token_B1.squeeze(1)))
 
 
 def test_the_token_is_the_mode_of_the_mixture() -> None:
-    drawn = draw(random_logits(512, 300), rows(512, Sampling(tau=0.4)), torch.zeros(512), 30)
-    assert torch.equal(drawn.weights_BK.argmax(-1), drawn.choice_B)
+    drawn = drawn_at(random_logits(512, 300), rows(512, Sampling(tau=0.4)), torch.zeros(512), 30)
+    assert torch.equal(drawn.weights_BK.argmax(-1, keepdim=True), drawn.choice_B1)
     torch.testing.assert_close(drawn.weights_BK.sum(-1), torch.ones(512))
 
 
@@ -154,11 +181,11 @@ def test_tokens_follow_the_sampling_distribution(vary: str) -> None:
     sampling = Sampling(temperature=0.8, top_k=12, top_p=0.95)
     by_seed, steps = rows(DRAWS, sampling), torch.zeros(DRAWS, dtype=torch.int64)
     if vary == "step":
-        by_seed, steps = by_seed._replace(stream_B=by_seed.stream_B[:1].expand(DRAWS)), torch.arange(DRAWS)
-    drawn = draw(logits_V.expand(DRAWS, -1), by_seed, steps, 12)
+        by_seed, steps = by_seed._replace(stream_B1=by_seed.stream_B1[:1].expand(DRAWS, -1)), torch.arange(DRAWS)
+    drawn = drawn_at(logits_V.expand(DRAWS, -1), by_seed, steps, 12)
     probabilities = drawn.logprobs_BK[0].exp()
     kept = probabilities > 0
-    counts = torch.bincount(drawn.choice_B, minlength=12)
+    counts = torch.bincount(drawn.choice_B1.flatten(), minlength=12)
     assert 3 < int(kept.sum()) < 12  # the filter cut something
     assert not counts[~kept].any()
     assert chi_square_p(counts[kept].double(), DRAWS * probabilities[kept].double()) > 1e-3
@@ -167,7 +194,9 @@ def test_tokens_follow_the_sampling_distribution(vary: str) -> None:
 def test_mixtures_are_gumbel_softmax_samples() -> None:
     """Mean and spread of z agree with Gumbel noise of torch's own, and its mode is distributed as pi~."""
     tau, logits_V = 0.5, random_logits(1, 60, scale=1.5)
-    drawn = draw(logits_V.expand(DRAWS, -1), rows(DRAWS, Sampling(tau=tau, top_k=8, top_p=1.0)), torch.zeros(DRAWS), 8)
+    drawn = drawn_at(
+        logits_V.expand(DRAWS, -1), rows(DRAWS, Sampling(tau=tau, top_k=8, top_p=1.0)), torch.zeros(DRAWS), 8
+    )
     uniform = torch.rand(DRAWS, 8, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     independent = ((drawn.logprobs_BK.double() - uniform.log().neg().log()) / tau).softmax(-1)
     ours = drawn.weights_BK.double()
@@ -180,30 +209,28 @@ def test_mixtures_are_gumbel_softmax_samples() -> None:
 
 def test_temperature_0_is_the_argmax_with_log_probabilities_at_1() -> None:
     logits_BV = random_logits(32, 300)
-    drawn = draw(logits_BV, rows(32, Sampling(temperature=0.0)), torch.zeros(32), 30)
-    assert torch.equal(drawn.token_B, logits_BV.argmax(-1))
+    drawn = drawn_at(logits_BV, rows(32, Sampling(temperature=0.0)), torch.zeros(32), 30)
+    assert torch.equal(drawn.token_B1, logits_BV.argmax(-1, keepdim=True))
     assert torch.equal(drawn.weights_BK[:, 0], torch.ones(32))
-    torch.testing.assert_close(drawn.token_logprob_B, logits_BV.log_softmax(-1).amax(-1))
+    torch.testing.assert_close(drawn.token_logprob_B1, logits_BV.log_softmax(-1).amax(-1, keepdim=True))
 
 
 def test_equal_best_logits_give_the_lower_id_when_greedy() -> None:
     logits_BV = torch.zeros(2, 5000, dtype=torch.bfloat16)
     logits_BV[0, [4321, 77]] = 5.0
-    drawn = draw(logits_BV, rows(2, Sampling(temperature=0.0)), torch.zeros(2), 30)
-    assert drawn.token_B.tolist() == [77, 0]
+    drawn = drawn_at(logits_BV, rows(2, Sampling(temperature=0.0)), torch.zeros(2), 30)
+    assert drawn.token_B1.tolist() == [[77], [0]]
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_log_probabilities_are_those_of_the_whole_vocabulary(temperature: float) -> None:
     logits_BV = random_logits(64, 300)
     full_BV = (logits_BV / temperature).log_softmax(-1)
-    drawn = draw(logits_BV, rows(64, Sampling(temperature=temperature)), torch.zeros(64), 30)
-    torch.testing.assert_close(
-        drawn.token_logprob_B, full_BV.gather(1, drawn.token_B[:, None]).squeeze(1), rtol=1e-5, atol=1e-5
-    )
+    drawn = drawn_at(logits_BV, rows(64, Sampling(temperature=temperature)), torch.zeros(64), 30)
+    torch.testing.assert_close(drawn.token_logprob_B1, full_BV.gather(1, drawn.token_B1), rtol=1e-5, atol=1e-5)
     inside = ~dense(drawn.ids_BK, drawn.logprobs_BK, 300).isneginf()
     torch.testing.assert_close(
-        drawn.log_mass_B, full_BV.masked_fill(~inside, -math.inf).logsumexp(-1), rtol=1e-5, atol=1e-5
+        drawn.log_mass_B1, full_BV.masked_fill(~inside, -math.inf).logsumexp(-1, keepdim=True), rtol=1e-5, atol=1e-5
     )
 
 
@@ -218,8 +245,8 @@ def test_top_p_1_keeps_every_candidate_whatever_the_rounding() -> None:
 def test_extreme_settings_stay_finite() -> None:
     logits_BV = 100 * random_logits(4, 300)
     extremes = [Sampling(temperature=1e-6), Sampling(temperature=10.0), Sampling(top_p=1e-6), Sampling(tau=1e-6)]
-    drawn = draw(logits_BV, controls_for(extremes, CPU), torch.zeros(4), 30)
-    for tensor in (drawn.weights_BK, drawn.log_mass_B, drawn.token_logprob_B):
+    drawn = drawn_at(logits_BV, controls_for(extremes, CPU), torch.zeros(4), 30)
+    for tensor in (drawn.weights_BK, drawn.log_mass_B1, drawn.token_logprob_B1):
         assert torch.isfinite(tensor).all()
 
 
@@ -230,18 +257,18 @@ def test_float64_logits_are_worked_on_in_float64() -> None:
     exact_BV = (logits_BV * 2).log_softmax(-1)
     assert kept.logprobs_BK.dtype == torch.float64
     torch.testing.assert_close(
-        kept.logprobs_BK + kept.log_mass_B[:, None], exact_BV.gather(1, kept.ids_BK), rtol=1e-13, atol=1e-13
+        kept.logprobs_BK + kept.log_mass_B1, exact_BV.gather(1, kept.ids_BK), rtol=1e-13, atol=1e-13
     )
     scores_BK = perturb(kept, torch.ones(16, 20, dtype=torch.float64))
-    weights_BK = mixture_weights(scores_BK, controls.tau_B)
+    weights_BK = mixture_weights(scores_BK, controls.tau_B1)
     torch.testing.assert_close(weights_BK, (kept.logprobs_BK / 0.5).softmax(-1), rtol=1e-13, atol=1e-15)
-    assert torch.equal(chosen(scores_BK), torch.zeros(16, dtype=torch.int64))
+    assert torch.equal(chosen(scores_BK), torch.zeros(16, 1, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_mixture_is_summed_in_float32_at_least(dtype: torch.dtype) -> None:
     table = nn.Embedding(300, 64, dtype=dtype)
-    drawn = draw(random_logits(9, 300), rows(9, Sampling(tau=0.5)), torch.zeros(9), 30)
+    drawn = drawn_at(random_logits(9, 300), rows(9, Sampling(tau=0.5)), torch.zeros(9), 30)
     mixed_BD = mix(table, drawn.ids_BK, drawn.weights_BK)
     exact_BD = torch.einsum("bk,bkd->bd", drawn.weights_BK.double(), table(drawn.ids_BK).double())
     assert mixed_BD.dtype == dtype
@@ -255,10 +282,12 @@ def test_a_mixture_is_summed_in_float32_at_least(dtype: torch.dtype) -> None:
 def test_settings_become_tensors_row_by_row() -> None:
     one, two = Sampling(4, 0.3, 0.7, 10**30, 0.9, 2**63 - 1), Sampling(temperature=1e-9)
     controls = controls_for([one, two], CPU)
-    assert controls.top_k_B[0] > 10**15
-    torch.testing.assert_close(controls.temperature_B, torch.tensor([0.7, 0.0]))
-    torch.testing.assert_close(controls.tau_B, torch.tensor([0.3, 0.5]))
-    assert controls.stream_B[0] != controls.stream_B[1]
+    assert controls.top_k_B1[0] > 10**15
+    assert controls.top_k_B1[1] == 1  # greedy
+    torch.testing.assert_close(controls.scale_B1, torch.tensor([[1 / 0.7], [1.0]]))
+    torch.testing.assert_close(controls.nucleus_B1, torch.tensor([[0.9], [0.95]]))
+    torch.testing.assert_close(controls.tau_B1, torch.tensor([[0.3], [0.5]]))
+    assert controls.stream_B1[0] != controls.stream_B1[1]
 
 
 @pytest.mark.parametrize(

@@ -6,15 +6,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.noise import choice_seed, gumbel, stream
+from training.noise import choice_seed, gumbel, step_key, stream
 
 EULER = 0.5772156649015329
 KS_999 = 1.95  # sqrt(n) times the Kolmogorov-Smirnov distance stays below it in 999 of 1000 true samples
 
 
+def keyed(seeds_B: Tensor, steps_B: Tensor, ids_BK: Tensor) -> Tensor:
+    """Noise [B, K] of candidates at one step of each row."""
+    return gumbel(step_key(stream(seeds_B), steps_B)[:, None], ids_BK)
+
+
 def noise(seeds: Tensor, steps: Tensor, ids: Tensor) -> Tensor:
     """Noise [N] of N (seed, step, id) triples."""
-    return gumbel(stream(seeds), steps, ids[:, None]).squeeze(1)
+    return keyed(seeds, steps, ids[:, None]).squeeze(1)
 
 
 def grid(count: int, seed: int = 0, step: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -56,7 +61,7 @@ def test_axes_do_not_stand_in_for_each_other() -> None:
     side = 60
     axis = torch.arange(side)
     seeds, steps, ids = (grid_.flatten() for grid_ in torch.meshgrid(axis, axis, axis, indexing="ij"))
-    drawn = gumbel(stream(seeds), steps, ids[:, None])
+    drawn = keyed(seeds, steps, ids[:, None])
     assert (
         len(set(drawn.flatten().tolist())) > 0.97 * side**3
     )  # float32 holds about 2**24 values where Gumbels are dense
@@ -79,20 +84,20 @@ def test_one_changed_bit_of_the_seed_changes_everything(bit: int) -> None:
 def test_noise_is_independent_of_batch_slot_order_and_integer_width() -> None:
     seeds, steps = torch.tensor([3, 9, 2**63 - 1, 0]), torch.tensor([0, 5, 7, 2048])
     ids = torch.randint(0, 150_000, (4, 30), generator=torch.Generator().manual_seed(1))
-    together = gumbel(stream(seeds), steps, ids)
+    together = keyed(seeds, steps, ids)
     order = torch.tensor([2, 0, 3, 1])
-    assert torch.equal(gumbel(stream(seeds[order]), steps[order], ids[order]), together[order])
+    assert torch.equal(keyed(seeds[order], steps[order], ids[order]), together[order])
     columns = torch.randperm(30, generator=torch.Generator().manual_seed(2))
-    assert torch.equal(gumbel(stream(seeds), steps, ids[:, columns]), together[:, columns])
+    assert torch.equal(keyed(seeds, steps, ids[:, columns]), together[:, columns])
     for row in range(4):
-        alone = gumbel(stream(seeds[row : row + 1]), steps[row : row + 1], ids[row : row + 1])
+        alone = keyed(seeds[row : row + 1], steps[row : row + 1], ids[row : row + 1])
         assert torch.equal(alone[0], together[row])
-    assert torch.equal(gumbel(stream(seeds), steps.int(), ids.int()), together)
+    assert torch.equal(keyed(seeds, steps.int(), ids.int()), together)
 
 
 def test_noise_stays_what_it_was() -> None:
     """A recorded answer can be drawn again only while these numbers stand: a change of them is a change of format."""
-    drawn = gumbel(stream(torch.tensor([0, 7])), torch.tensor([0, 3]), torch.tensor([[0, 1], [151_643, 42]]))
+    drawn = keyed(torch.tensor([0, 7]), torch.tensor([0, 3]), torch.tensor([[0, 1], [151_643, 42]]))
     expected = torch.tensor([[-0.680757821, 3.529359818], [-0.645911932, 4.784522057]])
     assert torch.allclose(drawn, expected, rtol=1e-6, atol=0)
 
@@ -100,7 +105,7 @@ def test_noise_stays_what_it_was() -> None:
 @pytest.mark.parametrize("bits", [0, -1])
 def test_noise_is_finite_at_the_ends_of_the_uniform(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.noise._mix", lambda x: torch.full_like(x, bits))
-    drawn = gumbel(torch.zeros(1, dtype=torch.int64), torch.zeros(1), torch.zeros(1, 1))
+    drawn = gumbel(torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1, 1, dtype=torch.int64))
     assert torch.isfinite(drawn).all()
     assert drawn.dtype == torch.float32
     assert abs(float(drawn)) > 3.5  # the ends of 52 bits: -3.6 and 36.7

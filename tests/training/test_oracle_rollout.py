@@ -70,15 +70,16 @@ def test_every_recorded_step_is_reproduced(case: Case, model: PreTrainedModel) -
         inside_BV = dense(kept.ids_BK, torch.isfinite(kept.logprobs_BK).float(), vocab).bool()
         assert torch.equal(inside_BV, torch.isfinite(scores_BV))
         close(kept.logprobs_BK.exp(), scores_BV.softmax(-1).gather(1, kept.ids_BK))
-        close(kept.log_mass_B, scores_BV.logsumexp(-1) - case.data["raw_logits"][:, t].logsumexp(-1))
+        raw_BV = case.data["raw_logits"][:, t]
+        close(kept.log_mass_B1.squeeze(1), (scores_BV.double().logsumexp(-1) - raw_BV.double().logsumexp(-1)).float())
         perturbed_BK = perturb(kept, case.data["gumbel"][:, t].gather(1, kept.ids_BK))
         if t < case.latent_length:
-            weights_BK = mixture_weights(perturbed_BK, controls.tau_B)
+            weights_BK = mixture_weights(perturbed_BK, controls.tau_B1)
             theirs_BV = dense(case.data["topk_ids"][:, prompt + t], case.data["topk_probs"][:, prompt + t], vocab)
             close(dense(kept.ids_BK, weights_BK, vocab)[live_B], theirs_BV[live_B])
             close(mix(table, kept.ids_BK, weights_BK)[live_B], case.data["embeds"][:, prompt + t][live_B])
         else:
-            token_B = kept.ids_BK.gather(1, chosen(perturbed_BK)[:, None]).squeeze(1)
+            token_B = kept.ids_BK.gather(1, chosen(perturbed_BK)).squeeze(1)
             assert torch.equal(token_B[live_B], case.data["completion_ids"][:, t][live_B])
             close(table(token_B)[live_B], case.data["embeds"][:, prompt + t][live_B])
         compared += int(live_B.sum())
@@ -99,9 +100,9 @@ def test_each_step_of_an_answer_is_reproduced_without_padding(case: Case, model:
         kept = support(logits_BV, controls, WIDTH)
         perturbed_BK = perturb(kept, case.data["gumbel"][row, t][kept.ids_BK])
         if t < case.latent_length:
-            next_BD = mix(table, kept.ids_BK, mixture_weights(perturbed_BK, controls.tau_B))
+            next_BD = mix(table, kept.ids_BK, mixture_weights(perturbed_BK, controls.tau_B1))
         else:
-            token_B = kept.ids_BK.gather(1, chosen(perturbed_BK)[:, None]).squeeze(1)
+            token_B = kept.ids_BK.gather(1, chosen(perturbed_BK)).squeeze(1)
             assert token_B.item() == case.data["completion_ids"][row, t].item()
             next_BD = table(token_B)
         close(next_BD[0], case.data["embeds"][row, prompt + t], 1e-4)

@@ -45,7 +45,10 @@ def test_recorded_log_probabilities_are_those_of_the_executed_sequence(
     torch.testing.assert_close(rollout.token_logprobs_T, expected_T, rtol=1e-4, atol=1e-4)
     kept = support(logits_NV, controls_for([sampling] * len(logits_NV), policy.device), sampling.top_k)
     torch.testing.assert_close(
-        torch.cat([rollout.latent_log_mass_L, rollout.token_log_mass_T]), kept.log_mass_B, rtol=1e-4, atol=1e-4
+        torch.cat([rollout.latent_log_mass_L, rollout.token_log_mass_T]),
+        kept.log_mass_B1.squeeze(1),
+        rtol=1e-4,
+        atol=1e-4,
     )
     width = rollout.latent_ids_LK.shape[1]
     assert width == int(kept.size_B[:latent_length].max() if latent_length else 0)

@@ -8,7 +8,7 @@ Axes: B answers, P prompt tokens, T answer tokens, V vocabulary.
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,8 +16,8 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from training.graders.parse import parse_grader
 from training.graders.verdict import Graded
-from training.latent import Controls, draw, mix
-from training.noise import choice_seed, stream
+from training.latent import controls_for, draw, mix
+from training.noise import choice_seed, step_key
 from training.sampling import Sampling
 from training.tasks.problem import Problem
 
@@ -86,23 +86,17 @@ def answer_batch(model: PreTrainedModel, prompt_ids_BP: Tensor, sampling: Sampli
     """
     embedding, end = model.get_input_embeddings(), int(model.config.eos_token_id)
     batch = prompt_ids_BP.shape[0]
-    controls = Controls(
-        temperature_B=torch.full((batch,), sampling.temperature),
-        top_k_B=torch.full((batch,), sampling.top_k),
-        top_p_B=torch.full((batch,), sampling.top_p),
-        tau_B=torch.full((batch,), sampling.tau),
-        stream_B=stream(seeds_B),
-    )
+    controls = controls_for([replace(sampling, seed=seed) for seed in seeds_B.tolist()], prompt_ids_BP.device)
     cache = DynamicCache(config=model.config)
     inputs = embedding(prompt_ids_BP)
     ended_B, tokens = torch.zeros(batch, dtype=torch.bool), []
     for step in range(sampling.latent_length + ANSWER_BUDGET):
         logits_BV = model(inputs_embeds=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
-        drawn = draw(logits_BV, controls, torch.full((batch,), step), sampling.top_k)
+        drawn = draw(logits_BV, controls, step_key(controls.stream_B1, torch.tensor(step)), sampling.top_k)
         if step < sampling.latent_length:
             inputs = mix(embedding, drawn.ids_BK, drawn.weights_BK)[:, None]
             continue
-        token_B = torch.where(ended_B, end, drawn.token_B)
+        token_B = torch.where(ended_B, end, drawn.token_B1.squeeze(1))
         ended_B |= token_B == end
         tokens.append(token_B)
         if ended_B.all():

@@ -23,7 +23,7 @@ class Eager(StepGraphs):
     padded = 0
 
     def run(self, bucket: Bucket) -> tuple[Tensor, Tensor]:
-        in_use = int((self._rows.whole[POSITION] > 0).sum())
+        in_use = int((self._rows.at_3R1[POSITION] > 0).sum())
         self.padded += bucket.rows > in_use
         return self.eager(bucket)
 
@@ -40,7 +40,7 @@ def test_rows_that_pad_a_batch_harm_nobody(policy: Policy) -> None:
     for request, (finished,) in zip(requests, answers, strict=True):
         assert_same(finished.rollout, sample(policy, request.prompt_ids, request.sampling, request.max_new), 1e-5)
     engine._turn()  # closes the last hole
-    assert not lane.rows.whole[POSITION].any()
+    assert not lane.rows.at_3R1[POSITION].any()
 
 
 @pytest.mark.parametrize(
