@@ -17,7 +17,6 @@ LEARN: Final = "lepo.learn"
 GRADE: Final = "lepo.grade"
 QUEUES: Final = {LEARN: "lepo-learn", GRADE: "lepo-grade"}
 
-_VISIBILITY_S = 24 * 3600  # longer than any update: Redis must not hand a hint out twice
 _HEALTH_CHECK_S = 10  # an idle connection is pinged this often, so that a Redis that went away is noticed
 _SOCKET_S = 15.0  # a Redis that accepts and never answers is an error after this long
 _RETRY_MOST_S = 2.0  # longest pause between two attempts to reach Redis
@@ -52,7 +51,6 @@ def build(settings: Settings, redis_url: str) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options={
-            "visibility_timeout": _VISIBILITY_S,
             "health_check_interval": _HEALTH_CHECK_S,
             "socket_timeout": _SOCKET_S,
             "socket_connect_timeout": _SOCKET_S,
@@ -71,6 +69,7 @@ def build(settings: Settings, redis_url: str) -> Celery:
         worker_prefetch_multiplier=1,
         worker_enable_remote_control=False,
         worker_send_task_events=False,
+        worker_cancel_long_running_tasks_on_connection_loss=True,  # only those acknowledged late: none of ours
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         beat_scheduler=HintScheduler,
@@ -82,8 +81,12 @@ def build(settings: Settings, redis_url: str) -> Celery:
 
 
 def queue(task: str, channel: Any = None) -> Any:
-    """Give a task's own queue: a hint that waits there is one of its kind."""
-    return Queue(QUEUES[task], channel=channel)  # type: ignore[no-untyped-call]  # kombu has few types
+    """Give a task's own queue: a hint that waits there is one of its kind.
+
+    Hints are never acknowledged. Losing one is nothing; but kombu counts a message whose acknowledgement failed (Redis
+    died in that moment) as under way for ever, and a worker that may have one under way would never hear another.
+    """
+    return Queue(QUEUES[task], channel=channel, no_ack=True)  # type: ignore[no-untyped-call]  # kombu has few types
 
 
 def _schedule(settings: Settings) -> dict[str, dict[str, Any]]:

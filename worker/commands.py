@@ -8,6 +8,8 @@ from typing import Any, Final
 
 import click
 
+log = logging.getLogger(__name__)
+
 TASKS: Final = ("learn", "grade")
 # No gossip, mingle or heartbeats: workers need not know of each other, Postgres knows them all.
 WORKER: Final[dict[str, Any]] = {
@@ -58,7 +60,11 @@ def worker(tasks: tuple[str, ...]) -> None:
     def stop(**_: object) -> None:
         shop.stopping.set()
 
+    def ready(**_: object) -> None:
+        log.info("worker %s listens for %s", shop.name, " and ".join(tasks))
+
     signals.worker_shutting_down.connect(stop, weak=False)
+    signals.worker_ready.connect(ready, weak=False)
     consumer = celery.Worker(queues=[QUEUES[f"lepo.{task}"] for task in tasks], **WORKER)
     consumer.start()
     raise SystemExit(consumer.exitcode or 0)
@@ -73,11 +79,18 @@ def beat() -> None:
 
     log_plainly()
     settings = read_settings()
+    log.info("ringing every %g s to learn and every %g s to grade", settings.learn_interval, settings.grade_interval)
     build(settings, redis_address(settings)).Beat(**BEAT).run()
 
 
 def log_plainly() -> None:
     """Log our own lines, and Celery's from warnings on."""
+    from celery import signals
+
+    def leave_logging_alone(**_: object) -> None:
+        """Celery sets logging up only where nobody else listens to this signal."""
+
+    signals.setup_logging.connect(leave_logging_alone, weak=False)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for chatty in ("celery", "kombu", "amqp", "httpx"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -81,7 +81,7 @@ def test_the_margin_decides_over_a_small_fall(noting: Run) -> None:
     wide, narrow = Settings(gate_margin=0.2), Settings(gate_margin=0.02)
     tie = Marks((1.0,) * 99 + (0.0,), {})
     assert gate(noting, wide, before, tie)
-    with pytest.raises(GateRefused, match="1.000 before, 0.970 after on 100"):
+    with pytest.raises(GateRefused, match=r"1\.000 before, 0\.970 after on 100"):
         gate(noting, narrow, before, after)
     assert noting.metrics["gate"]["left_out"] == 0
 

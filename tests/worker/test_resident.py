@@ -1,0 +1,122 @@
+"""The resident policy: going on from memory and going on after a restart are the same, bit for bit."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from app.settings import Settings
+from tests.worker.world import CREATED, World
+from training.checkpoint import BadCheckpoint, publish
+from training.policy import fingerprint
+from training.rollout import Rollout
+from worker.plan import update_config
+from worker.resident import Resident, Source
+
+ADVANTAGES = [1.0, -1.0, 0.5, -0.5]
+
+
+@pytest.fixture
+def rollouts(world: World) -> list[Rollout]:
+    return [finished.rollout for _, finished in world.ask(["a question"], choices=4)]
+
+
+@pytest.fixture
+def base(world: World) -> Source:
+    row = world.serving()
+    return Source(row.version, row.path)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_restart_goes_on_where_the_process_left_off(
+    world: World, rollouts: list[Rollout], base: Source, dtype: str, tmp_path: Path
+) -> None:
+    settings = world.with_settings(dtype=dtype, max_kl=100).settings
+    config = update_config(settings)
+    stayed, restarted = Resident(settings), Resident(settings)
+
+    learner = stayed.learner(base, base, config)
+    learner.update(rollouts, ADVANTAGES)
+    first = stayed.policy(base)
+    path = publish(
+        first,
+        tmp_path,
+        version=1,
+        parent_version=0,
+        training={},
+        created=CREATED,
+        training_state=learner.state(),
+    )
+    stayed.became(1)
+    second = Source(1, str(path))
+
+    for resident in (stayed, restarted):
+        resident.learner(second, base, config).update(rollouts, ADVANTAGES)
+    assert stayed.learner(second, base, config) is learner
+    assert stayed.learner(second, base, config).updates == restarted.learner(second, base, config).updates == 2
+    assert fingerprint(stayed.policy(second).model) == fingerprint(restarted.policy(second).model)
+
+
+def test_a_job_with_settings_of_its_own_keeps_the_optimizers_state(
+    world: World, rollouts: list[Rollout], base: Source
+) -> None:
+    resident = Resident(world.settings)
+    resident.learner(base, base, update_config(world.settings)).update(rollouts, ADVANTAGES)
+    before = resident.learner(base, base, update_config(world.settings)).state()
+    slower = resident.learner(base, base, update_config(world.with_settings(learning_rate=1e-5).settings))
+    assert slower.config.optimizer.learning_rate == 1e-5
+    after = slower.state()
+    assert before.keys() == after.keys()
+    assert all(before[name].equal(after[name]) for name in before)
+
+
+def test_another_version_is_read_anew_and_a_damaged_one_is_refused(world: World, base: Source, tmp_path: Path) -> None:
+    resident = Resident(world.settings)
+    policy = resident.policy(base)
+    assert resident.policy(base) is policy
+    resident.drop()
+    assert resident.policy(base) is not policy
+    path = publish(policy, tmp_path, version=1, parent_version=0, training={}, created=CREATED)
+    (path / "config.json").write_text("{}")
+    with pytest.raises(BadCheckpoint):
+        resident.policy(Source(1, str(path)))
+
+
+def test_the_kl_term_has_the_first_checkpoint_as_its_reference(
+    world: World, rollouts: list[Rollout], base: Source
+) -> None:
+    settings = world.with_settings(kl_beta=0.5).settings
+    resident = Resident(settings)
+    learner = resident.learner(base, base, update_config(settings))
+    first = learner.update(rollouts, ADVANTAGES)
+    second = learner.update(rollouts, ADVANTAGES)
+    assert first.objective.reference_kl == pytest.approx(0.0, abs=1e-6)
+    assert second.objective.reference_kl > 1e-6
+
+
+@pytest.mark.parametrize(
+    ("changes", "where", "value"),
+    [
+        ({"learning_rate": 0.5}, ("optimizer", "learning_rate"), 0.5),
+        ({"adam_beta2": 0.5}, ("optimizer", "beta2"), 0.5),
+        ({"warmup_updates": 7}, ("optimizer", "warmup_updates"), 7),
+        ({"max_grad_norm": 7.0}, ("optimizer", "max_grad_norm"), 7.0),
+        ({"weight_decay": 0.7}, ("optimizer", "weight_decay"), 0.7),
+        ({"kl_beta": 0.7}, ("objective", "beta"), 0.7),
+        ({"clip_low": 0.07}, ("objective", "clip_low"), 0.07),
+        ({"clip_high": 0.07}, ("objective", "clip_high"), 0.07),
+        ({"normalization": "bnpo"}, ("objective", "normalization"), "bnpo"),
+        ({"latent_gradient": False}, ("objective", "latent_gradient"), False),
+        ({"negative_latent_floor": -7.0}, ("objective", "negative_latent_floor"), -7.0),
+        ({"max_kl": 0.07}, ("health", "max_kl"), 0.07),
+        ({"min_entropy": 0.07}, ("health", "min_entropy"), 0.07),
+    ],
+)
+def test_every_setting_of_the_update_reaches_it(
+    changes: dict[str, object], where: tuple[str, str], value: object
+) -> None:
+    config = update_config(Settings.model_validate(changes))
+    part = getattr(config, where[0])
+    assert getattr(part, where[1]) == value
+    default = getattr(update_config(Settings.model_validate({})), where[0])
+    assert replace(part, **{where[1]: getattr(default, where[1])}) == default
