@@ -191,6 +191,7 @@ class Stack:
             env={
                 "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads),
                 "PYTHONUNBUFFERED": "1",
+                "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # the output is a log file
                 **self._env,
                 "LEPO_VAR_DIR": str(self.var_dir),
                 "LEPO_DATABASE_URL": self.database_url,
