@@ -7,18 +7,21 @@ import hashlib
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 from fastapi import Request
+from sqlalchemy.orm import Session
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.callers import Caller
 from app.api.errors import error_response
-from app.api.grading_tokens import PREFIX, read_token
+from app.api.grading_tokens import PREFIX, GradingToken, read_token
 from app.api.server import Server
-from app.errors import Forbidden, LepoError
+from app.errors import Forbidden, LepoError, Unauthorized
 from app.store import keys
+from app.store.tables import ApiKey
 
 OPEN: Final = frozenset({"/health", "/ready", "/version", "/metrics", "/openapi.json", "/docs", "/dashboard"})
 
@@ -56,17 +59,41 @@ async def authenticate(server: Server, text: str | None, *, admin: bool) -> Call
         Unavailable: the store cannot be asked.
 
     """
+    token = None
     if text is not None and text.startswith(PREFIX):
         token = read_token(text, await server.grading_secret(), time.time())
-        return Caller(token.key_id, frozenset({"grade"}), token.interaction_id)
     digest = hashlib.sha256((text or "").encode("utf-8", "replace")).digest()
     caller = server.believed.get(digest)
     if caller is None:
         pool = server.control if admin else server.traffic
-        key = await pool.run(lambda session: keys.authenticate(session, text, datetime.now(UTC)))
-        caller = Caller(key.id, frozenset(key.scopes))
+        found = partial(of_key, text=text) if token is None else partial(of_token, token=token)
+        caller = await pool.run(found)
         server.believed.put(digest, caller)
     return caller
+
+
+def of_key(session: Session, text: str | None) -> Caller:
+    """Look a key up.
+
+    Raises:
+        Unauthorized: none was sent, or it does not open.
+
+    """
+    key = keys.authenticate(session, text, datetime.now(UTC))
+    return Caller(key.id, frozenset(key.scopes))
+
+
+def of_token(session: Session, token: GradingToken) -> Caller:
+    """Look up the key that made a token: closing a key closes what it gave away.
+
+    Raises:
+        Unauthorized: the key was revoked or has expired.
+
+    """
+    key = session.get(ApiKey, token.key_id)
+    if key is None or key.revoked_at or (key.expires_at and key.expires_at <= datetime.now(UTC)):
+        raise Unauthorized("The key that made this grading token is closed.", code="invalid_grading_token")
+    return Caller(token.key_id, frozenset({"grade"}), token.interaction_id)
 
 
 def require(scope: keys.Scope) -> Callable[[Request], Caller]:

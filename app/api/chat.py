@@ -16,8 +16,8 @@ from app.api.ask import Ask
 from app.api.auth import require
 from app.api.callers import Caller
 from app.api.chat_chunks import ChatChunks
-from app.api.fields import Text, only
-from app.api.generation import GenerationFields
+from app.api.fields import Ignored, Text, only
+from app.api.generation import COUNTS, GenerationFields
 from app.api.server import Server, ServerDep
 from app.api.stream import AnswerStream
 from app.api.whole import chat_completion, gather
@@ -65,7 +65,7 @@ class ChatBody(GenerationFields):
     """The body of a chat request."""
 
     messages: list[Message] = Field(min_length=1)
-    max_tokens: int | None = Field(None, ge=1, description="Answer tokens, latent steps not counted.")
+    max_tokens: int | None = Field(None, ge=1, lt=COUNTS, description="Answer tokens, latent steps not counted.")
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
 
@@ -79,7 +79,7 @@ class ChatBody(GenerationFields):
     reasoning_effort: Annotated[Any, AfterValidator(only())] = None
     verbosity: Annotated[Any, AfterValidator(only("medium"))] = None
     web_search_options: Annotated[Any, AfterValidator(only())] = None
-    parallel_tool_calls: Any = None
+    parallel_tool_calls: Ignored = None
 
 
 @router.post("/v1/chat/completions", response_model=None, tags=["inference"])

@@ -10,6 +10,7 @@ import socket
 import uvicorn
 from fastapi import FastAPI
 
+from app.api.wire import Wire
 from app.engine.engine import Engine
 from app.settings import Settings
 
@@ -35,6 +36,8 @@ class DrainingServer(uvicorn.Server):
             log_config=None,
             access_log=False,
             server_header=False,
+            http=Wire,
+            ws="none",
             timeout_graceful_shutdown=int(settings.drain_seconds) + RECORDING_S,
         )
         return cls(config, engine, settings.drain_seconds)

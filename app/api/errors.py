@@ -22,7 +22,8 @@ from app.errors import BadRequest, LepoError, TooMany, Unavailable
 
 log = logging.getLogger("lepo.api")
 
-CLIENT_LEFT = 499
+LONGEST_MESSAGE = 1000  # characters; what a caller sent may be in it
+LONGEST_PARAM = 200
 TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -42,7 +43,13 @@ CODES = {  # pydantic's word for what is wrong -> ours
 def error_body(error: LepoError) -> dict[str, Any]:
     """Write an error as OpenAI's clients read it."""
     kind = TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
-    return {"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}}
+    message, param = shortened(error.message, LONGEST_MESSAGE), error.param and shortened(error.param, LONGEST_PARAM)
+    return {"error": {"message": message, "type": kind, "param": param, "code": error.code}}
+
+
+def shortened(text: str, longest: int) -> str:
+    """Bound a text that quotes a caller: an error must not send back a megabyte."""
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
 def error_response(error: LepoError) -> JSONResponse:
@@ -75,7 +82,7 @@ def invalid(error: RequestValidationError) -> LepoError:
     code = CODES.get(first["type"], "invalid_value")
     if first["type"] == "json_invalid":
         detail = first.get("ctx", {}).get("error", "it does not parse")
-        return BadRequest(f"The body is not JSON: {detail} at position {first['loc'][-1]}.", code=code)
+        return BadRequest(f"The body is not JSON: {detail} (position {first['loc'][-1]}).", code=code)
     if isinstance(error.body, bytes):
         return BadRequest("The body must be JSON, with `Content-Type: application/json`.", code="invalid_json")
     place, *rest = first["loc"] or ("body",)

@@ -59,6 +59,7 @@ def create_app(parts: Parts) -> FastAPI:
         summary="Stochastic latent reasoning, OpenAI-compatible, learning from grades.",
         lifespan=lifespan,
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would not be in OpenAI's shape, and clients drop the body on it
         middleware=[
             Middleware(Limits, max_body_bytes=parts.settings.max_body_bytes),
             # Keys travel in a header that browsers never add by themselves, so any origin may ask.

@@ -7,7 +7,7 @@ before anything is computed. Leaves out the schemas themselves (one file per rou
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 MAX_DEPTH = 32
@@ -77,4 +77,5 @@ def only(*neutral: Any) -> Callable[[Any], Any]:
 
 
 Text = Annotated[str, AfterValidator(storable)]
+Ignored = Annotated[Any, Field(exclude=True)]  # taken, never looked at, kept nowhere: it may be anything
 JsonObject = Annotated[dict[str, Any], AfterValidator(storable_json)]

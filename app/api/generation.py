@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-from app.api.fields import JsonObject, Strict, Text, only
+from app.api.fields import Ignored, JsonObject, Strict, Text, only
 from app.errors import BadRequest
 from app.settings import Settings
 from training.sampling import Sampling
@@ -23,6 +23,7 @@ MAX_STOP_IDS = 64
 MAX_BIASES = 1024
 MAX_METADATA = 16
 SEEDS = 2**63
+COUNTS = 2**31  # counts beyond it are nobody's wish, and longer ones cannot even be written into an error
 TOO_LONG = "context_length_exceeded"
 
 
@@ -76,9 +77,9 @@ def check_metadata(value: dict[str, str] | None) -> dict[str, str] | None:
 class LatentFields(Strict):
     """`latent`: the latent steps before the answer; what is left out takes the server's default."""
 
-    length: int | None = Field(None, ge=0, description="Latent steps; 0 is ordinary sampling.")
+    length: int | None = Field(None, ge=0, lt=COUNTS, description="Latent steps; 0 is ordinary sampling.")
     tau: float | None = Field(None, ge=1e-6, le=10, description="Gumbel-softmax temperature; usable: 0.3 to 0.6.")
-    top_k: int | None = Field(None, ge=1, description="Same filter as the top-level `top_k`, and goes before it.")
+    top_k: int | None = Field(None, ge=1, lt=COUNTS, description="As the top-level `top_k`, and goes before it.")
 
 
 class StreamOptions(Strict):
@@ -93,17 +94,17 @@ class GenerationFields(Strict):
     """Everything a request may say about how its answers are drawn."""
 
     model: Text
-    n: int | None = Field(None, ge=1)
+    n: int | None = Field(None, ge=1, lt=COUNTS)
     seed: int | None = Field(None, ge=-SEEDS, lt=SEEDS)
     stop: Annotated[list[Text] | Text | None, AfterValidator(check_stop)] = None
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=1)
-    max_tokens: int | None = Field(None, ge=0, description="Answer tokens, latent steps not counted.")
+    top_k: int | None = Field(None, ge=1, lt=COUNTS)
+    max_tokens: int | None = Field(None, ge=0, lt=COUNTS, description="Answer tokens, latent steps not counted.")
     max_completion_tokens: int | None = Field(
-        None, ge=1, description="Latent steps and answer tokens together; goes before max_tokens."
+        None, ge=1, lt=COUNTS, description="Latent steps and answer tokens together; goes before max_tokens."
     )
-    min_tokens: int | None = Field(None, ge=0)
+    min_tokens: int | None = Field(None, ge=0, lt=COUNTS)
     ignore_eos: bool | None = None
     stop_token_ids: list[int] | None = Field(None, max_length=MAX_STOP_IDS)
     logit_bias: Annotated[dict[str, float] | None, AfterValidator(check_bias)] = None
@@ -125,10 +126,10 @@ class GenerationFields(Strict):
     skip_special_tokens: Annotated[Any, AfterValidator(only(True))] = None
     include_stop_str_in_output: Annotated[Any, AfterValidator(only(False))] = None
 
-    store: Any = None
-    service_tier: Any = None
-    safety_identifier: Any = None
-    prompt_cache_key: Any = None
+    store: Ignored = None
+    service_tier: Ignored = None
+    safety_identifier: Ignored = None
+    prompt_cache_key: Ignored = None
 
     @property
     def choices(self) -> int:
@@ -154,7 +155,7 @@ def draw_settings(fields: GenerationFields, settings: Settings, *, room: int, se
 
     `max_tokens` counts answer tokens; `max_completion_tokens` counts latent steps too, as OpenAI counts reasoning. A
     budget the caller did not name shrinks to what the context leaves, and latent steps the caller did not ask for
-    give way to a small budget; what was asked for in so many words is refused when it does not fit.
+    give way to the answer's tokens; what was asked for in so many words is refused when it does not fit.
 
     Args:
         fields: the request.
@@ -173,6 +174,8 @@ def draw_settings(fields: GenerationFields, settings: Settings, *, room: int, se
         raise BadRequest("The prompt does not fit this model's context; shorten it.", param=prompt, code=TOO_LONG)
     wanted = fields.max_completion_tokens
     if wanted is None and fields.max_tokens is not None:
+        if latent.length is None:
+            length = max(0, min(length, room - fields.max_tokens))
         wanted = fields.max_tokens + length
     max_new = min(settings.max_completion_tokens, room) if wanted is None else wanted
     if fields.max_completion_tokens is not None or fields.max_tokens is None:

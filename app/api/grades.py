@@ -30,14 +30,17 @@ router = APIRouter(tags=["grades"])
 OF_THE_SERVER: Final = frozenset({"string_check", "math", "multi", "text_similarity", "score_model"})
 NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_.:@/-]*$"
 
+Kind = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
+GraderId = Annotated[str, Field(pattern=NAME, max_length=128)]
+
 MayGrade = Annotated[Caller, Depends(require("grade"))]
 
 
 class GraderName(Strict):
     """Who grades."""
 
-    kind: str = Field("client", pattern=r"^[a-z][a-z0-9_]*$", max_length=64)
-    id: str | None = Field(None, pattern=NAME, max_length=128)
+    kind: Kind = "client"
+    id: GraderId | None = None
     version: str | None = Field(None, pattern=NAME, max_length=64)
 
 
@@ -80,8 +83,8 @@ async def take_back(
     request: Request,
     server: ServerDep,
     caller: MayGrade,
-    kind: str = "client",
-    id: str | None = None,  # noqa: A002  the query's name
+    kind: Kind = "client",
+    id: GraderId | None = None,  # noqa: A002  the query's name
     choice: int | None = None,
 ) -> Response:
     """Take a grade back: an entry is appended that says so."""

@@ -22,6 +22,7 @@ from app.engine.swap import SwapReport
 SHORT_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 LONG_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 LABELS: Final = ("model_name",)
+KINDS: Final = frozenset({"client", "user"})  # other kinds are callers' own words; each would be a series for ever
 
 router = APIRouter()
 
@@ -71,7 +72,7 @@ class Metrics:
 
     def graded(self, kind: str) -> None:
         """Count an accepted grade."""
-        self._grades.labels(kind).inc()
+        self._grades.labels(kind if kind in KINDS else "other").inc()
 
     def swapped(self, report: SwapReport) -> None:
         """Count a committed swap."""

@@ -97,6 +97,7 @@ class Answer:
         self._logprobs.append(logprob)
         if token in self.endings:
             self._ended_by_id = True
+            self._tell("", (TokenInfo(token, logprob, top),), events)
             return "stop"
         if self._reads and self._read(token, logprob, top, events):
             return "stop"

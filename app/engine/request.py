@@ -49,7 +49,7 @@ class Delta:
 
     choice: int
     text: str  # may be empty while a character is still incomplete
-    tokens: tuple[TokenInfo, ...]
+    tokens: tuple[TokenInfo, ...]  # the id that ends the answer too, though it has no text
 
 
 @dataclass(frozen=True, slots=True)

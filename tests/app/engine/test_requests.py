@@ -66,8 +66,10 @@ def test_latent_steps_neither_end_an_answer_nor_enter_its_text(policy: Policy) -
     """Every token id ends an answer: the first answer token does, and no latent step before it."""
     everything = tuple(range(320))
     (listener,) = listened(policy, asked(latents=9, stop_ids=everything))
-    reasoned, finished = listener.events
+    reasoned, ending, finished = listener.events
     assert isinstance(reasoned, Reasoned)
+    assert isinstance(ending, Delta)
+    assert (ending.text, [token.token_id for token in ending.tokens]) == ("", finished.rollout.token_ids_T.tolist())
     assert isinstance(finished, Finished)
     assert (finished.rollout.latent_length, finished.rollout.answer_length, finished.text) == (9, 1, "")
     assert reasoned.reading_ids == tuple(finished.rollout.reading_L.tolist())
@@ -101,7 +103,7 @@ def test_deltas_add_up_to_the_text_and_are_sent_once_per_step(policy: Policy) ->
             (finished,) = [e for e in listener.events if isinstance(e, Finished) and e.choice == choice]
             drawn = finished.rollout.token_ids_T.tolist()
             told = [info.token_id for delta in deltas for info in delta.tokens]
-            assert told == (drawn[:-1] if drawn[-1] in policy.eos_ids else drawn)
+            assert told == drawn
             assert "".join(delta.text for delta in deltas) == finished.text
             assert finished.text == decoder(policy.tokenizer)(told)
         most_steps = 3 + max(e.rollout.answer_length for e in listener.events if isinstance(e, Finished))
