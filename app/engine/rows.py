@@ -17,7 +17,7 @@ from torch import Tensor
 
 from app.engine.bias import Bias
 from app.engine.cache import KVPool, SlotCache
-from app.engine.masks import Masks
+from app.engine.masks import Mask, Masks, StepMasks
 from training.latent import Controls, Drawn, controls_for, draw, mix
 from training.noise import step_key
 from training.policy import Policy, embedding
@@ -75,6 +75,7 @@ class Rows:
         self.pool = pool
         self.cache = SlotCache(pool)
         self.masks = masks
+        self._step_masks = StepMasks(masks, pool.rows)
         self.width = width  # K at most
         rows = pool.rows
         hidden = self.embedding.weight.shape[1]
@@ -97,6 +98,7 @@ class Rows:
             mine[row_S] = new
         self._keys_RM[row_S] = step_key(controls.stream_B1, self._step_M)
         self.at_3R1[:, row_S, 0] = torch.stack(at_S)
+        self._step_masks.seed(row_S, at_S[POSITION])
         self.next_R1D[row_S, 0] = self.embedding(last_S)
         if latents := max(seed.sampling.latent_length for seed in seeds):
             self._make_trace_room(latents)
@@ -106,6 +108,7 @@ class Rows:
         """Move a row, its first `length` positions and its latent steps into another row."""
         self.pool.copy(row, self.pool, source, length)
         self.at_3R1[:, row] = self.at_3R1[:, source]
+        self._step_masks.move(source, row)
         for buffer in (*self._controls, self._keys_RM, self.next_R1D, *self._traces()):
             buffer[row] = buffer[source]
 
@@ -131,7 +134,8 @@ class Rows:
 
         """
         now = self._of(rows)
-        logits_BV = self.forward(now.next_B1D, now.position_B1, length)
+        mask = self._step_masks(now.position_B1, length)
+        logits_BV = self.forward(now.next_B1D, now.position_B1, length, mask)
         if bias is not None:
             logits_BV = bias.add(logits_BV)
         drawn = draw(logits_BV, now.controls, now.keys_BM.gather(1, now.step_B1), width)
@@ -153,12 +157,12 @@ class Rows:
         self._trace_weights_RLK[:, :, :width].index_put_(at, weights_BK)
         self._trace_logprobs_RLK[:, :, :width].index_put_(at, drawn.logprobs_BK.float())
 
-    def forward(self, inputs_BCD: Tensor, position_BC: Tensor, length: int) -> Tensor:
+    def forward(self, inputs_BCD: Tensor, position_BC: Tensor, length: int, mask: Mask | None = None) -> Tensor:
         """Logits [B, V] after the last of C positions per row, whose keys and values are written to the pool."""
         self.cache.bind(position_BC, length)
         output = self.model(
             inputs_embeds=inputs_BCD,
-            attention_mask=self.masks(position_BC, length),
+            attention_mask=self.masks(position_BC, length) if mask is None else mask,
             position_ids=position_BC,
             past_key_values=self.cache,
             use_cache=True,
