@@ -69,22 +69,38 @@ class Answer:
         return self.steps < self.sampling.latent_length
 
     @property
-    def bend(self) -> int:
-        """How the next step is not drawn from the model's own distribution: +1 by bias, +2 by forbidden endings."""
-        forbids = not self.in_latents and len(self._tokens) < self.request.min_tokens and bool(self.endings)
-        return bool(self.request.logit_bias) + 2 * forbids
+    def forbids_endings(self) -> bool:
+        """Whether the next step must not end the answer."""
+        return not self.in_latents and len(self._tokens) < self.request.min_tokens and bool(self.endings)
+
+    @property
+    def phase_left(self) -> int:
+        """Steps until the answer asks something else of a step: until its latents, then its `min_tokens`, are over."""
+        if self.in_latents:
+            return self.sampling.latent_length - self.steps
+        short = self.request.min_tokens - len(self._tokens)
+        return short if short > 0 else self.request.max_new
 
     def bias(self) -> dict[int, float]:
         """Collect what the next step adds to this row's logits."""
         added = dict(self.request.logit_bias)
-        if self.bend >= 2:
+        if self.forbids_endings:
             added |= dict.fromkeys(self.endings, float("-inf"))
         return added
 
     def take(
-        self, token: int, logprob: float, mass: float, top: tuple[tuple[int, float], ...], events: list[Event]
+        self, drawn: tuple[int, float, float], top: tuple[tuple[int, float], ...], now: float, events: list[Event]
     ) -> FinishReason | None:
-        """Take one step's numbers; add what happened to `events`; say whether the answer is over."""
+        """Take one step's numbers; add what happened to `events`; say whether the answer is over.
+
+        Args:
+            drawn: token id, its log-probability, log of the mass that the filter kept.
+            top: likeliest tokens, those asked for.
+            now: monotonic seconds.
+            events: of the step under way.
+
+        """
+        token, logprob, mass = drawn
         latent = self.in_latents
         self.steps += 1
         self._masses.append(mass)
@@ -93,6 +109,8 @@ class Answer:
             if self._telling and not self.in_latents:
                 events.append(Reasoned(self.choice, tuple(self._reading), self._decode(self._reading)))
             return None
+        if self.first_token_at is None:
+            self.first_token_at = now
         self._tokens.append(token)
         self._logprobs.append(logprob)
         if token in self.endings:

@@ -352,7 +352,7 @@ class Engine:
     def _admit(self) -> None:
         """Start the prompts of as many waiting requests as there are slots for, in the serving lane."""
         lane = self._lanes.serving
-        if lane.prefill.busy or self._swapper.holds_admission:
+        if not len(self._waiting) or lane.prefill.busy or self._swapper.holds_admission:
             return
         with self._changed:
             tickets = self._waiting.take(lane.staged_rows, self._free_slots())

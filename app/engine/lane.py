@@ -18,12 +18,12 @@ from torch import Tensor
 
 from app.engine.anatomy import Anatomy, UnsupportedModel, probe_ids
 from app.engine.answer import Answer
-from app.engine.bias import Bias
 from app.engine.cache import KVPool
 from app.engine.config import EngineConfig
 from app.engine.graphs import StepGraphs
 from app.engine.length import Lengths
 from app.engine.masks import Masks
+from app.engine.plan import Plan, plan_for
 from app.engine.prefill import Limits, Prefill
 from app.engine.prefix import BLOCK, PrefixCache
 from app.engine.request import FinishReason
@@ -32,7 +32,6 @@ from app.engine.ticket import Ticket
 from training.policy import Policy
 
 _STAGED = 8  # prompts computed together at most
-_WIDTH_STEP = 32  # candidates are drawn in multiples of this
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
 
 
@@ -78,8 +77,7 @@ class Lane:
         self.prefill = Prefill(policy, anatomy.layers, masks, self.prefix, limits)
         self.staged_rows = limits.rows
         self._graphs = StepGraphs(self.rows) if graphed else None
-        self._bias: Bias | None = None
-        self._bends: list[tuple[Answer, int]] = []  # what `_bias` was built for
+        self._plan: Plan | None = None  # of the next steps
 
     @property
     def in_use(self) -> int:
@@ -103,6 +101,8 @@ class Lane:
 
     def place(self, free: int) -> None:
         """Give rows to up to `free` choices whose prompts are done, then close the holes that are left."""
+        if not self.prefill.jobs and None not in self.running:
+            return
         holes = [row for row, running in enumerate(self.running) if running is None]
         seeds: list[Seed] = []
         for job in self.prefill.jobs:
@@ -120,29 +120,26 @@ class Lane:
             self.rows.seed(seeds)
         self.prefill.jobs = [job for job in self.prefill.jobs if job.ticket.seeded < job.ticket.request.choices]
         self._close(holes)
+        self._plan = None
 
     def step(self) -> None:
         """Move every row by one step and tell its ticket what happened."""
-        rows = len(self.running)
-        if not rows:
+        if not self.running:
             return
         answers = [running.answer for running in self.running if running is not None]
+        rows = len(self.running)
         assert len(answers) == rows
-        needed = max(answer.base + answer.steps for answer in answers) + 1
-        mixing = any(answer.in_latents for answer in answers)
-        top_k = max(answer.sampling.top_k for answer in answers)
-        width = min(-(-top_k // _WIDTH_STEP) * _WIDTH_STEP, self.rows.width)
-        bias = self._bias_of(answers)
-        run = self.rows.step if self._graphs is None or bias is not None else self._graphs.step
-        drawn_B3, logits_BV = run(rows, self._lengths.bucket(needed), width, mixing=mixing, bias=bias)
+        plan = self._plan or plan_for(answers, self.rows.width, self.anatomy.columns, self.policy.device)
+        run = self.rows.step if self._graphs is None or plan.bias is not None else self._graphs.step
+        length, mixing = self._lengths.bucket(plan.needed), plan.latents > 0
+        drawn_B3, logits_BV = run(rows, length, plan.width, mixing=mixing, bias=plan.bias)
         drawn = drawn_B3.tolist()  # the one place where the host waits for the device
-        tops = self._tops(answers, logits_BV)
+        tops = self._tops(answers, logits_BV, plan.top_logprobs) if plan.top_logprobs else [()] * rows
         self.totals.steps += 1
-        now = time.monotonic()
-        for row, (token, logprob, mass) in enumerate(drawn):
-            if math.isnan(logprob):
-                raise NotFinite(f"policy version {self.version} gave logits that are not numbers")
-            self._take(row, int(token), logprob, mass, tops[row] if tops else (), now)
+        self.totals.latents += plan.latents
+        self.totals.tokens += rows - plan.latents
+        self._plan = plan if plan.advance() else None
+        self._take(drawn, tops)
 
     def end(self, ticket: Ticket, reason: FinishReason) -> None:
         """End what a request has here, now: running choices and those that still wait for a row."""
@@ -211,21 +208,17 @@ class Lane:
         if holes:
             self.rows.clear(slice(len(self.running), len(self.running) + len(holes)))
 
-    def _take(
-        self, row: int, token: int, logprob: float, mass: float, top: tuple[tuple[int, float], ...], now: float
-    ) -> None:
-        running = self.running[row]
-        assert running is not None
-        answer = running.answer
-        if answer.in_latents:
-            self.totals.latents += 1
-        else:
-            self.totals.tokens += 1
-            if answer.first_token_at is None:
-                answer.first_token_at = now
-        reason = answer.take(token, logprob, mass, top, running.ticket.events)
-        if reason is not None:
-            self._finish(row, reason, now)
+    def _take(self, drawn: Sequence[tuple[float, float, float]], tops: Sequence[tuple[tuple[int, float], ...]]) -> None:
+        """Give each row's answer its numbers."""
+        now = time.monotonic()
+        for row, (token, logprob, mass) in enumerate(drawn):
+            if math.isnan(logprob):
+                raise NotFinite(f"policy version {self.version} gave logits that are not numbers")
+            running = self.running[row]
+            assert running is not None
+            reason = running.answer.take((int(token), logprob, mass), tops[row], now, running.ticket.events)
+            if reason is not None:
+                self._finish(row, reason, now)
 
     def _finish(self, row: int, reason: FinishReason, now: float) -> None:
         """Close a row's answer and leave a hole."""
@@ -235,21 +228,8 @@ class Lane:
         running.ticket.finish(running.answer, reason, trace, self.version, now)
         self.running[row] = None
 
-    def _bias_of(self, answers: Sequence[Answer]) -> Bias | None:
-        """Give what rows add to their logits, built again only when rows or their phases changed."""
-        bends = [(answer, answer.bend) for answer in answers]
-        if not any(bend for _, bend in bends):
-            return None
-        if bends != self._bends:
-            self._bends = bends
-            self._bias = Bias([answer.bias() for answer in answers], self.anatomy.columns, self.policy.device)
-        return self._bias
-
-    def _tops(self, answers: Sequence[Answer], logits_BV: Tensor) -> list[tuple[tuple[int, float], ...]]:
-        """Likeliest tokens of each row that asked for them, at its temperature; empty when none asked."""
-        most = max(answer.request.top_logprobs for answer in answers)
-        if not most:
-            return []
+    def _tops(self, answers: Sequence[Answer], logits_BV: Tensor, most: int) -> list[tuple[tuple[int, float], ...]]:
+        """Likeliest tokens of each row that asked for them, at its temperature."""
         scale_B1 = self.rows.controls(len(answers)).scale_B1
         top = (logits_BV.float() * scale_B1).log_softmax(-1).topk(most, dim=-1)
         pairs = zip(top.indices.tolist(), top.values.tolist(), answers, strict=True)

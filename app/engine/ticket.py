@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from app.engine.answer import Answer, Reader, answers_of
-from app.engine.request import Event, Finished, FinishReason, Request, Sink
+from app.engine.request import Event, FinishReason, Request, Sink
 from app.engine.rows import Trace
 
 
@@ -27,6 +27,7 @@ class Ticket:
         self.events: list[Event] = []  # of the step under way
         self.unfinished = request.choices
         self.gone = False  # the sink does not listen any more
+        self._finished = 0  # choices, since the last flush
         self._sink = sink
         self._on_cancel = on_cancel
 
@@ -43,6 +44,7 @@ class Ticket:
         times = (queued, None if first is None else first - self.arrived)
         answer.finish(reason, trace, self.prompt_P, times, self.events)
         self.unfinished -= 1
+        self._finished += 1
 
     def finish_unstarted(self, reason: FinishReason, version: int) -> None:
         """Close the choices that never had a row."""
@@ -59,7 +61,7 @@ class Ticket:
 
         """
         events, self.events = self.events, []
-        finished = sum(isinstance(event, Finished) for event in events)
+        finished, self._finished = self._finished, 0
         if not events or self.gone:
             return finished
         try:

@@ -1,0 +1,55 @@
+"""What the coming steps of a batch have in common, worked out once until a row comes, goes, or enters its next phase.
+
+Between two such moments all that changes is that every row stands one position further, so a step asks each answer
+nothing. Leaves out the step itself (`app.engine.rows`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from app.engine.answer import Answer
+from app.engine.bias import Bias
+
+_WIDTH_STEP = 32  # candidates are drawn in multiples of this
+
+
+@dataclass(slots=True)
+class Plan:
+    """The rows in use and what their next steps need."""
+
+    needed: int  # positions that the furthest row sees at the next step
+    left: int  # steps for which the plan holds
+    width: int  # K, candidates drawn from
+    latents: int  # rows at latent steps
+    top_logprobs: int  # likeliest tokens reported, the most that any row asked for
+    bias: Bias | None  # what rows add to their logits
+
+    def advance(self) -> bool:
+        """Go on by one step; False when the plan is over."""
+        self.needed += 1
+        self.left -= 1
+        return self.left > 0
+
+
+def plan_for(answers: Sequence[Answer], most: int, columns: int, device: torch.device) -> Plan:
+    """Plan the next steps of answers, one per row.
+
+    Args:
+        answers: at least one.
+        most: candidates kept at most.
+        columns: V, of the logits.
+        device: of the logits.
+
+    """
+    top_k = max(answer.sampling.top_k for answer in answers)
+    bent = any(answer.request.logit_bias or answer.forbids_endings for answer in answers)
+    return Plan(
+        needed=max(answer.base + answer.steps for answer in answers) + 1,
+        left=min(answer.phase_left for answer in answers),
+        width=min(-(-top_k // _WIDTH_STEP) * _WIDTH_STEP, most),
+        latents=sum(answer.in_latents for answer in answers),
+        top_logprobs=max(answer.request.top_logprobs for answer in answers),
+        bias=Bias([answer.bias() for answer in answers], columns, device) if bent else None,
+    )
