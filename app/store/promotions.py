@@ -37,13 +37,15 @@ def promote(session: Session, checkpoint_id: UUID, reason: str, actor: str) -> P
 
     Raises:
         NotFound: there is no such checkpoint.
-        Conflict: it was rejected.
+        Conflict: it was rejected, or its files are gone.
 
     """
     hold(session, Lock.PROMOTE)
     target = get_checkpoint(session, checkpoint_id)
     if target.status != "published":
         raise Conflict(f"Checkpoint version {target.version} was {target.status} and cannot be served")
+    if target.metrics.get("deleted"):
+        raise Conflict(f"The files of checkpoint version {target.version} were deleted (LEPO_KEEP_CHECKPOINTS)")
     before = serving(session)
     if before is not None and before.id == target.id:
         return None

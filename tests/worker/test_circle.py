@@ -77,7 +77,6 @@ def test_beat_lets_the_worker_grade_and_learn_before_and_after_redis_dies(
         process.send_signal(signal.SIGTERM)
     assert [process.wait(timeout=30) for process in (beat, worker)] == [0, 0]
     assert {job.status for job in world.jobs()} == {"succeeded"}
-    assert "Traceback" not in bell.log("worker")
 
 
 def heard_version(channel: redis.client.PubSub) -> str:
