@@ -96,11 +96,15 @@ def of_token(session: Session, token: GradingToken) -> Caller:
     return Caller(token.key_id, frozenset({"grade"}), token.interaction_id)
 
 
-def require(scope: keys.Scope) -> Callable[[Request], Caller]:
+def require(scope: keys.Scope, *, tokens: bool = False) -> Callable[[Request], Caller]:
     """Make a dependency that lets only callers with a scope through.
 
+    Args:
+        scope: what the key must allow.
+        tokens: whether a grading token will do; it is out in browsers, so that most routes stay closed to it.
+
     Raises (the dependency):
-        Forbidden: the key is good and may not do this.
+        Forbidden: the key or token is good and may not do this.
 
     """
 
@@ -108,6 +112,8 @@ def require(scope: keys.Scope) -> Callable[[Request], Caller]:
         caller: Caller = request.state.caller
         if not caller.may(scope):
             raise Forbidden(f"This key may not do this: it needs the scope {scope!r}. Make one with: lepo keys create")
+        if caller.only is not None and not tokens:
+            raise Forbidden("A grading token grades its one answer and does nothing else; use a key.")
         return caller
 
     return check

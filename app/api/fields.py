@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 MAX_DEPTH = 32
+LARGEST = 2**63 - 1
 
 
 class Strict(BaseModel):
@@ -54,6 +55,8 @@ def storable_json(value: dict[str, Any]) -> dict[str, Any]:
             storable(node)
         elif isinstance(node, float) and not -1e300 < node < 1e300:
             raise PydanticCustomError("invalid_value", "numbers must be finite")
+        elif isinstance(node, int) and not -LARGEST <= node <= LARGEST:
+            raise PydanticCustomError("invalid_value", "whole numbers must fit in 64 bits")
         elif isinstance(node, dict):
             pending.extend((item, depth + 1) for pair in node.items() for item in pair)
         elif isinstance(node, list):

@@ -20,7 +20,7 @@ from app.api.fields import Strict, Text
 from app.api.grading_tokens import LONGEST_S, GradingToken, make_token
 from app.api.once import Outcome, once
 from app.api.server import ServerDep
-from app.errors import BadRequest, Forbidden
+from app.errors import BadRequest
 from app.identifiers import show
 from app.store.grades import Entry, add_grade, ledger, retract, rewards
 from app.store.tables import Grade, Interaction
@@ -34,6 +34,7 @@ Kind = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 GraderId = Annotated[str, Field(pattern=NAME, max_length=128)]
 
 MayGrade = Annotated[Caller, Depends(require("grade"))]
+MayGradeThis = Annotated[Caller, Depends(require("grade", tokens=True))]
 
 
 class GraderName(Strict):
@@ -63,7 +64,7 @@ class TokenBody(Strict):
 
 @router.post("/v1/interactions/{interaction_id}/grades", response_model=None, status_code=201)
 async def post_grade(
-    interaction_id: str, body: GradeBody, request: Request, server: ServerDep, caller: MayGrade
+    interaction_id: str, body: GradeBody, request: Request, server: ServerDep, caller: MayGradeThis
 ) -> Response:
     """Grade an answer, however late; a later grade by the same grader supersedes the earlier one."""
     entry = entry_of(body.grader, caller, value=float(body.value), comment=body.comment, correction=body.correction)
@@ -82,7 +83,7 @@ async def take_back(
     interaction_id: str,
     request: Request,
     server: ServerDep,
-    caller: MayGrade,
+    caller: MayGradeThis,
     kind: Kind = "client",
     id: GraderId | None = None,  # noqa: A002  the query's name
     choice: int | None = None,
@@ -112,8 +113,6 @@ async def list_grades(interaction_id: str, server: ServerDep, caller: MayGrade, 
 @router.post("/v1/interactions/{interaction_id}/grading_tokens", response_model=None, status_code=201)
 async def post_grading_token(interaction_id: str, body: TokenBody, server: ServerDep, caller: MayGrade) -> Response:
     """Make a short-lived token with which a browser can grade this one answer."""
-    if caller.only is not None:
-        raise Forbidden("A grading token cannot make further tokens; use a key.")
     secret = await server.grading_secret()
     target = await server.traffic.run(lambda session: find(session, interaction_id, body.choice, server.underway))
     token = GradingToken(target.id, caller.key_id, int(time.time()) + body.expires_in)

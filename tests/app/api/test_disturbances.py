@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -123,9 +124,18 @@ def test_without_its_database_no_id_leaves_and_serving_resumes_by_itself(doomed:
     assert live.http().get(f"/v1/interactions/{stored}").status_code == 200
 
 
-def test_the_stock_client_hears_of_an_error_inside_a_stream(doomed: tuple[Live, Gate]) -> None:
+def test_the_stock_client_hears_of_an_error_inside_a_stream(
+    doomed: tuple[Live, Gate], monkeypatch: pytest.MonkeyPatch
+) -> None:
     live, gate = doomed
     live.answer()
+    step = live.engine._lanes.serving.step
+
+    def slow(*args: Any, **named: Any) -> Any:
+        time.sleep(0.01)  # else the answer may be stored before the database is closed
+        return step(*args, **named)
+
+    monkeypatch.setattr(live.engine._lanes.serving, "step", slow)
     with OpenAI(base_url=f"{live.url}/v1", api_key=live.keys["both"], max_retries=0) as client:
         stream = client.chat.completions.create(**ASK, max_tokens=150, stream=True, extra_body={"ignore_eos": True})
         next(iter(stream))

@@ -69,8 +69,8 @@ def test_latent_steps_neither_end_an_answer_nor_enter_its_text(policy: Policy) -
     reasoned, ending, finished = listener.events
     assert isinstance(reasoned, Reasoned)
     assert isinstance(ending, Delta)
-    assert (ending.text, [token.token_id for token in ending.tokens]) == ("", finished.rollout.token_ids_T.tolist())
     assert isinstance(finished, Finished)
+    assert (ending.text, [token.token_id for token in ending.tokens]) == ("", finished.rollout.token_ids_T.tolist())
     assert (finished.rollout.latent_length, finished.rollout.answer_length, finished.text) == (9, 1, "")
     assert reasoned.reading_ids == tuple(finished.rollout.reading_L.tolist())
     assert reasoned.reading == decoder(policy.tokenizer)(list(reasoned.reading_ids))
