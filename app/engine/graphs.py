@@ -1,10 +1,17 @@
 """The fused step as CUDA graphs: one per (rows, length, width, mixing) bucket, captured when first needed.
 
 A replay reads and writes the very tensors that `app.engine.rows` owns, so a graph needs no copies in or out; the rows
-that pad a batch to its bucket are unused slots, which stand at position 0 and harm nobody. A model that cannot be
-captured runs step by step, and `captures` says so. Rows with a bias of their own go the eager way too.
+that pad a batch to its bucket are unused slots, which stand at position 0 and harm nobody. Weights keep their storage
+for life, so a swap needs no new capture. A model that cannot be captured runs step by step, with a warning in the log.
+Rows with a bias of their own go the eager way too.
+
+All graphs of a lane share one pool of memory: they never run at the same time, and what one leaves is read before the
+next one runs. Nothing in a step asks the device for a number, draws from a generator, or moves a buffer, which is what
+a capture forbids.
 """
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +21,7 @@ from torch import Tensor
 from app.engine.bias import Bias
 from app.engine.rows import Rows
 
+_LOG = logging.getLogger(__name__)
 _WARM_UPS = 2  # runs before a capture, so that lazily made handles and buffers exist
 _FINE = 8  # batches above this are rounded up to its next multiple, smaller ones to a power of two
 
@@ -26,7 +34,7 @@ class Bucket:
     length: int  # positions in view
     width: int  # candidates
     mixing: bool  # whether latent steps are among them
-    trace_room: int  # the trace buffers' size: they move when they grow
+    trace_room: int  # the trace buffers' size when mixing, else 0: they move when they grow
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +50,10 @@ class StepGraphs:
     """Graphs of one lane's step."""
 
     def __init__(self, rows: Rows) -> None:
-        self.captures = True  # False once the model refused to be captured
+        self.captures = True  # False once a capture failed
         self._rows = rows
         self._graphs: dict[Bucket, Captured] = {}
+        self._stream: Any = None  # that all captures run on: each stream has workspaces of its own
         self._pool: Any = None  # memory that the graphs share
 
     def step(
@@ -52,50 +61,71 @@ class StepGraphs:
     ) -> tuple[Tensor, Tensor]:
         """Do what `Rows.step` does, replayed."""
         assert bias is None
-        bucket = Bucket(self._rounded(rows), length, width, mixing, self._rows.trace_room)
-        drawn_B3, logits_BV = self.run(bucket) or self._rows.step(rows, length, width, mixing=mixing)
+        trace_room = self._rows.trace_room if mixing else 0
+        bucket = Bucket(self._rounded(rows), length, width, mixing, trace_room)
+        results = self.run(bucket)
+        if results is None:
+            return self._rows.step(rows, length, width, mixing=mixing)
         if rows < bucket.rows:
             self._rows.clear(slice(rows, bucket.rows))  # the step moved the unused rows on, too
+        drawn_B3, logits_BV = results
         return drawn_B3[:rows], logits_BV[:rows]
 
     def run(self, bucket: Bucket) -> tuple[Tensor, Tensor] | None:
         """Step all rows of a bucket by its graph; None when the model cannot be captured."""
         if self.captures and bucket not in self._graphs:
-            self._capture(bucket)
-        captured = self._graphs.get(bucket)
-        if captured is None:
+            self._try_capture(bucket)
+        if not self.captures:
             return None
+        captured = self._graphs[bucket]
         captured.graph.replay()
         return captured.drawn_B3, captured.logits_BV
+
+    def eager(self, bucket: Bucket) -> tuple[Tensor, Tensor]:
+        """Step all rows of a bucket without a graph: what a capture records."""
+        return self._rows.step(bucket.rows, bucket.length, bucket.width, mixing=bucket.mixing)
 
     def _rounded(self, rows: int) -> int:
         up = 1 << (rows - 1).bit_length() if rows <= _FINE else -(-rows // _FINE) * _FINE
         return min(up, self._rows.pool.rows)
 
-    def _capture(self, bucket: Bucket) -> None:
-        """Record one step without taking it: what the warm-ups moved is put back."""
-        for stale in [known for known in self._graphs if known.trace_room != bucket.trace_room]:
+    def _try_capture(self, bucket: Bucket) -> None:
+        """Capture a bucket without taking the step, or give graphs up for good."""
+        for stale in [old for old in self._graphs if old.mixing and old.trace_room != self._rows.trace_room]:
             del self._graphs[stale]
-        self._pool = self._pool or torch.cuda.graph_pool_handle()
-        at_3R1, next_R1D = self._rows.at_3R1.clone(), self._rows.next_R1D.clone()
-        stream: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        graph = torch.cuda.CUDAGraph()
+        before = [buffer.clone() for buffer in self._rows.moving]
         try:
-            with torch.cuda.stream(stream):
+            self._graphs[bucket] = self.capture(bucket, before)
+        except RuntimeError as error:
+            _LOG.warning("CUDA graphs are off, steps run one operation at a time: %s", error)
+            self.captures = False
+            self._graphs.clear()
+            if self._rows.device.type == "cuda":
+                torch.cuda.synchronize(self._rows.device)  # a broken device says so here, and ends the engine
+            self._put_back(before)
+
+    def capture(self, bucket: Bucket, before: Sequence[Tensor]) -> Captured:
+        """Record one step; each warm-up takes it, and is undone by putting back what was before.
+
+        Raises:
+            RuntimeError: the model does something that a graph cannot hold, or memory is short.
+
+        """
+        with torch.cuda.device(self._rows.device):
+            if not self._graphs:
+                self._pool = torch.cuda.graph_pool_handle()  # a pool ends with the last graph that uses it
+            self._stream = self._stream or torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
                 for _ in range(_WARM_UPS):
                     self.eager(bucket)
-                    self._rows.at_3R1.copy_(at_3R1)
-                    self._rows.next_R1D.copy_(next_R1D)
-            torch.cuda.current_stream().wait_stream(stream)
-            with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
+                    self._put_back(before)
+            torch.cuda.current_stream().wait_stream(self._stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                 drawn_B3, logits_BV = self.eager(bucket)
-        except RuntimeError:
-            torch.cuda.synchronize()  # a broken device says so here, and ends the engine
-            self.captures = False
-            return
-        self._graphs[bucket] = Captured(graph, drawn_B3, logits_BV)
+        return Captured(graph, drawn_B3, logits_BV)
 
-    def eager(self, bucket: Bucket) -> tuple[Tensor, Tensor]:
-        """Step all rows of a bucket without a graph: what a capture records."""
-        return self._rows.step(bucket.rows, bucket.length, bucket.width, mixing=bucket.mixing)
+    def _put_back(self, before: Sequence[Tensor]) -> None:
+        for buffer, old in zip(self._rows.moving, before, strict=True):
+            buffer.copy_(old)

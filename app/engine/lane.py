@@ -67,7 +67,8 @@ class Lane:
         self.fingerprint: str | None = None  # of the live weights, once it was computed
         self.running: list[Running | None] = []  # by row; None is a hole until the next `place`
         self.totals = Totals()
-        graphed = policy.device.type == "cuda"
+        graphed = {parameter.device.type for parameter in policy.model.parameters()} == {"cuda"}
+        graphed &= len({parameter.device for parameter in policy.model.parameters()}) == 1  # a graph is of one device
         self._lengths = Lengths(max_length, graphed=graphed)
         masks = Masks(anatomy.kinds, anatomy.window, max_length, policy.dtype, policy.device)
         self.rows = Rows(policy, KVPool(anatomy.layers, config.slots, max_length), masks, config.max_top_k)

@@ -89,6 +89,11 @@ class Rows:
         self.trace_room = 0  # latent steps the trace buffers hold
         self._trace_ids_RLK = self._trace_weights_RLK = self._trace_logprobs_RLK = torch.empty((rows, 0, width))
 
+    @property
+    def moving(self) -> tuple[Tensor, ...]:
+        """Give the buffers that a step must find as the step before left them."""
+        return self.at_3R1, self.next_R1D
+
     def seed(self, seeds: Sequence[Seed]) -> None:
         """Start rows whose keys and values up to `position` are already in the pool."""
         numbers = [(seed.row, seed.last_id, seed.position, 0, seed.sampling.latent_length) for seed in seeds]

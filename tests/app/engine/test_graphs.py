@@ -4,12 +4,14 @@
 capture replays what it recorded is CUDA's promise, and is checked where there is a GPU (`scripts/gpu_check.sh`).
 """
 
+from collections.abc import Sequence
+
 import pytest
 from torch import Tensor
 
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
-from app.engine.graphs import Bucket, StepGraphs
+from app.engine.graphs import Bucket, Captured, StepGraphs
 from app.engine.length import Lengths
 from app.engine.rows import POSITION
 from tests.app.engine.test_reference import assert_same, in_double, mixed_requests
@@ -41,6 +43,32 @@ def test_rows_that_pad_a_batch_harm_nobody(policy: Policy) -> None:
         assert_same(finished.rollout, sample(policy, request.prompt_ids, request.sampling, request.max_new), 1e-5)
     engine._turn()  # closes the last hole
     assert not lane.rows.at_3R1[POSITION].any()
+
+
+class Refusing(StepGraphs):
+    """Graphs of a model that cannot be captured: it fails in the middle, after a warm-up has moved the rows."""
+
+    asked = 0
+
+    def capture(self, bucket: Bucket, before: Sequence[Tensor]) -> Captured:
+        self.asked += 1
+        self.eager(bucket)
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+
+def test_a_failed_capture_falls_back_to_single_operations(policy: Policy, caplog: pytest.LogCaptureFixture) -> None:
+    policy = in_double(policy)
+    engine = Engine(policy, EngineConfig(slots=3, max_length=128, prefill_chunk=16))
+    lane = engine._lanes.serving
+    lane._graphs = refusing = Refusing(lane.rows)
+    requests = mixed_requests(6)
+    answers = engine.generate(requests)
+    for request, (finished,) in zip(requests, answers, strict=True):
+        assert_same(finished.rollout, sample(policy, request.prompt_ids, request.sampling, request.max_new), 1e-5)
+    assert (refusing.asked, refusing.captures) == (1, False)  # tried once, and no step taken twice
+    (record,) = [record for record in caplog.records if record.name == "app.engine.graphs"]
+    assert record.levelname == "WARNING"
+    assert "not permitted when stream is capturing" in record.getMessage()
 
 
 @pytest.mark.parametrize(
