@@ -18,7 +18,7 @@ class Batch:
     """What one update learns from; B rollouts."""
 
     rollouts: list[Rollout]  # B of them
-    advantages: list[float]  # B of them, none is 0
+    advantages: list[float]  # B of them, not all 0
     ids: list[UUID]  # B interactions
     rewards: list[float]  # B of them
     baselines: dict[str, int]  # baseline -> rollouts that used it
@@ -28,7 +28,10 @@ class Batch:
 
 
 def build(lessons: Sequence[Lesson], mode: Mode, trackers: Mapping[str, Tracker], drift: float) -> Batch:
-    """Give each lesson its advantage, and leave out those that would pull nowhere.
+    """Give each lesson its advantage, and leave out those that have none.
+
+    A rollout whose advantage is 0 (its group agreed) stays: the loss is a mean over all rollouts, so the more groups
+    agree, the smaller the step. Only a batch in which nothing pulls is no batch.
 
     Args:
         lessons: any number.
@@ -41,20 +44,21 @@ def build(lessons: Sequence[Lesson], mode: Mode, trackers: Mapping[str, Tracker]
         return Batch([], [], [], [], {}, {}, {}, {})
     advantages = choose_baseline([one.graded for one in lessons], mode, trackers, drift)
     values = advantages.values_B.tolist()
-    pulls = [index for index, value in enumerate(values) if value != 0.0]
-    silent = sorted(set(range(len(lessons))).difference(pulls))
+    pulling = any(value != 0.0 for value in values)
+    kept = [index for index, baseline in enumerate(advantages.baselines) if pulling and baseline != "none"]
+    silent = sorted(set(range(len(lessons))).difference(kept))
     return Batch(
-        rollouts=[lessons[index].rollout for index in pulls],
-        advantages=[values[index] for index in pulls],
-        ids=[lessons[index].interaction_id for index in pulls],
-        rewards=[lessons[index].graded.reward for index in pulls],
-        baselines=dict(Counter(advantages.baselines[index] for index in pulls)),
-        keys=dict(Counter(lessons[index].key for index in pulls)),
+        rollouts=[lessons[index].rollout for index in kept],
+        advantages=[values[index] for index in kept],
+        ids=[lessons[index].interaction_id for index in kept],
+        rewards=[lessons[index].graded.reward for index in kept],
+        baselines=dict(Counter(advantages.baselines[index] for index in kept)),
+        keys=dict(Counter(lessons[index].key for index in kept)),
         skipped={lessons[index].interaction_id: unheard(advantages.baselines[index]) for index in silent},
         trackers=advantages.trackers,
     )
 
 
 def unheard(baseline: Baseline) -> Reason:
-    """Say why an advantage is 0."""
+    """Say why a lesson is left out."""
     return "no_group" if baseline == "none" else "no_variance"

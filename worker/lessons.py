@@ -27,7 +27,7 @@ Reason = Literal[
     "empty",  # no step to learn from
     "reward_out_of_range",  # a value tracker takes rewards in [0, 1]
     "key_cap",  # its API key holds too large a share
-    "no_variance",  # as good as expected: its advantage is 0
+    "no_variance",  # everything claimed with it was as good as expected: nothing pulls
     "no_group",  # alone, and the baseline is "group"
     "rejected",  # a guard or the gate refused what was learned from it
     "failed_jobs",  # it was in job after job that failed

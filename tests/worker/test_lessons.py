@@ -132,12 +132,12 @@ def test_the_tracker_is_kept_by_who_asks_for_what_judged_by_what() -> None:
 @pytest.mark.parametrize(
     ("mode", "baselines", "left_out"),
     [
-        ("auto", {"group": 2, "batch": 2}, "no_variance"),
-        ("group", {"group": 2}, "no_group"),
+        ("auto", {"group": 4, "batch": 2}, None),
+        ("group", {"group": 4}, "no_group"),
         ("batch", {"batch": 6}, None),
     ],
 )
-def test_the_baseline_of_each_is_counted_and_what_pulls_nowhere_is_left_out(
+def test_the_baseline_of_each_is_counted_and_what_has_none_is_left_out(
     mode: Mode, baselines: dict[str, int], left_out: str | None
 ) -> None:
     mixed = [claimed(1.0, group="a"), claimed(0.0, group="a")]
@@ -145,9 +145,17 @@ def test_the_baseline_of_each_is_counted_and_what_pulls_nowhere_is_left_out(
     single = [claimed(1.0, group="c"), claimed(0.0, group="d")]
     batch = build(sifted([*mixed, *same, *single]).lessons, mode, {}, 0.0)
     assert batch.baselines == baselines
-    assert all(advantage != 0 for advantage in batch.advantages)
     assert sum(batch.advantages) == pytest.approx(0.0, abs=1e-9)
     assert (left_out in batch.skipped.values()) is (left_out is not None)
+
+
+def test_groups_that_agree_weigh_in_the_mean_but_alone_they_are_no_batch() -> None:
+    agreeing = [claimed(1.0, group="b"), claimed(1.0, group="b")]
+    batch = build(sifted([claimed(1.0, group="a"), claimed(0.0, group="a"), *agreeing]).lessons, "group", {}, 0.0)
+    assert sorted(advantage != 0 for advantage in batch.advantages) == [False, False, True, True]
+    alone = build(sifted(agreeing).lessons, "group", {}, 0.0)
+    assert alone.rollouts == []
+    assert set(alone.skipped.values()) == {"no_variance"}
 
 
 def test_a_known_tracker_is_used_and_moves_with_the_grades() -> None:
