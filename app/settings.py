@@ -70,6 +70,9 @@ class Settings(BaseSettings):
     swap_mode: Literal["two_versions", "drain", "in_place"] = Field(
         "two_versions", description="How new weights take over."
     )
+    attention: Literal["auto", "sdpa", "flash"] = Field(
+        "auto", description="What decode steps attend by: 'flash' (flash-attn), 'sdpa', or 'auto' for what is there."
+    )
 
     # Defaults of a request
     latent_length: int = Field(4, ge=0, description="Latent steps when a request does not say (`latent.length`).")

@@ -9,6 +9,7 @@ from typing import Literal
 from app.settings import Settings
 
 SwapMode = Literal["two_versions", "drain", "in_place"]
+Attention = Literal["auto", "sdpa", "flash"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class EngineConfig:
     prefix_cache_tokens: int = 65_536  # prompt positions kept for reuse per policy version; 0 is off
     max_waiting: int = 256  # choices that may wait for a slot
     swap_mode: SwapMode = "two_versions"  # see `app.engine.swap`
+    attention: Attention = "auto"  # see `app.engine.flash`; auto is flash-attn where it can be had
 
     def __post_init__(self) -> None:
         lowest = {"slots": 1, "max_length": 8, "max_top_k": 1, "prefill_chunk": 8}
@@ -50,4 +52,5 @@ class EngineConfig:
             prefix_cache_tokens=settings.prefix_cache_tokens,
             max_waiting=settings.max_waiting,
             swap_mode=settings.swap_mode,
+            attention=settings.attention,
         )

@@ -19,7 +19,7 @@ from typing import Literal
 
 import torch
 
-from app.engine import admission
+from app.engine import admission, flash
 from app.engine.anatomy import examine
 from app.engine.answer import Reader
 from app.engine.config import EngineConfig
@@ -48,12 +48,14 @@ class Engine:
 
     Raises:
         UnsupportedModel: the model cannot be served through slots.
+        ValueError: flash-attn is asked for and cannot be had.
 
     """
 
     def __init__(self, policy: Policy, config: EngineConfig) -> None:
         anatomy = examine(policy)
         self.config = config
+        self.flash = flash.choose(policy, anatomy, config.attention)  # whether decode steps run by flash-attn
         self.max_length = min(config.max_length, anatomy.positions or config.max_length)
         self.failure: BaseException | None = None  # what crashed the engine
         self._lanes = Lanes(policy, anatomy, config, self.max_length)

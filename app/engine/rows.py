@@ -17,6 +17,7 @@ from torch import Tensor
 
 from app.engine.bias import Bias
 from app.engine.cache import KVPool, SlotCache
+from app.engine.flash import wants_lengths
 from app.engine.masks import Mask, Masks, StepMasks
 from training.latent import Controls, Drawn, controls_for, draw, mix
 from training.noise import step_key
@@ -73,6 +74,7 @@ class Rows:
         self.embedding = embedding(policy)
         self.device = policy.device
         self.pool = pool
+        self._tells_lengths = wants_lengths(policy.model)
         self.cache = SlotCache(pool)
         self.masks = masks
         self._step_masks = StepMasks(masks, pool.rows)
@@ -165,6 +167,7 @@ class Rows:
     def forward(self, inputs_BCD: Tensor, position_BC: Tensor, length: int, mask: Mask | None = None) -> Tensor:
         """Logits [B, V] after the last of C positions per row, whose keys and values are written to the pool."""
         self.cache.bind(position_BC, length)
+        lengths_B = (position_BC[:, 0] + 1).to(torch.int32) if self._tells_lengths else None
         output = self.model(
             inputs_embeds=inputs_BCD,
             attention_mask=self.masks(position_BC, length) if mask is None else mask,
@@ -172,6 +175,7 @@ class Rows:
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,
+            **({} if lengths_B is None else {"slot_lengths": lengths_B}),
         )
         logits_BV: Tensor = output.logits[:, -1]
         return logits_BV.to(self.device)
