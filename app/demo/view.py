@@ -35,7 +35,7 @@ def panel(overview: dict[str, Any], readings: Sequence[Reading], tally: Tally, s
         ("policy version", str(overview["serving_version"])),
         ("held-out accuracy", "not measured yet" if latest is None else f"{latest:.1%}"),
         ("grades", ", ".join(f"{count} {kind}" for kind, count in sorted(grades.items())) or "0"),
-        ("updates", _counts(overview["verdicts"]) + (f"  now: {job['phase']}" if job else "")),
+        ("updates", _updates(overview) + (f"  now: {job['phase']}" if job else "")),
         ("swaps", _counts(overview["swaps"])),
         ("requests", f"{tally.requests}, {tally.failed} failed"),
         ("answers", f"{overview['interactions']} remembered, {overview['learned']} learned from"),
@@ -60,6 +60,12 @@ def say_errors(console: Console, tally: Tally) -> None:
     """Print the first failures, if there were any."""
     for error in tally.errors:
         console.print(f"failed: {error}", style="red", markup=False)
+
+
+def _updates(overview: dict[str, Any]) -> str:
+    """Verdicts of finished updates, and those that ended in an error (the worker's log says which)."""
+    broken = overview["jobs"].get("failed", 0) - overview["verdicts"].get("rejected", 0)
+    return _counts(overview["verdicts"]) + (f", {broken} FAILED" if broken > 0 else "")
 
 
 def _counts(counts: dict[str, int]) -> str:
