@@ -58,7 +58,9 @@ def run_demo(directory: Path, *, learn_s: float, users: int, exam: int) -> int:
     console.print("Starting Postgres, Redis, the server, a worker and beat ...")
     stack = Stack(directory / "stack", {**SETTINGS, "LEPO_HELDOUT": str(heldout.resolve())})
     with stack:
-        console.print(f"  up after {time.monotonic() - began:.0f} s: {stack.base_url}, pids {stack.pids}")
+        console.print(
+            f"  up after {time.monotonic() - began:.0f} s: {stack.base_url}, processes {', '.join(stack.pids)}"
+        )
         circle = Circle(
             plan=Plan(directory, learn_s, users, CHOICES, THINK_S, LATENT_LENGTH),
             base_url=stack.base_url,

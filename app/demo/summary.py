@@ -62,9 +62,7 @@ class Summary:
             ("accuracy after", self.accuracy_after_interval, self.accuracy_after),
         ):
             low, high = low_high
-            table.add_row(
-                name, f"{value:.1%}   95% interval {low:.1%} to {high:.1%}, {self.exam_prompts} held-out prompts"
-            )
+            table.add_row(name, f"{value:.1%}  ({low:.1%} to {high:.1%}), {self.exam_prompts} unseen problems")
         table.add_row("updates", f"{self.updates} promoted, {self.updates_rejected} rejected")
         table.add_row("swaps while serving", f"{self.swaps}, now at version {self.policy_version}")
         table.add_row("requests", f"{self.requests} for {self.answers} answers, {self.failed} failed")
