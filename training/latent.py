@@ -76,11 +76,13 @@ def controls_for(samplings: Sequence[Sampling], device: torch.device) -> Control
     return Controls(scale_B1, top_k_B1, nucleus_B1, tau_B1, stream(seed_B1))
 
 
+@torch.no_grad()
 def support(logits_BV: Tensor, controls: Controls, width: int) -> Support:
     """Temperature, then top-k, then nucleus top-p, renormalised over what is kept.
 
     A candidate stays while the probability before it (under the top-k distribution) is below top-p, so the first one
-    always stays. Temperature 0 keeps the first one alone, with log-probabilities taken at temperature 1.
+    always stays. Temperature 0 keeps the first one alone, with log-probabilities taken at temperature 1. Nothing is
+    learned through the filter: gradients come from the replay.
 
     Args:
         logits_BV: [B, V], any float dtype; the work is done in float32 (float64 stays).
@@ -91,9 +93,10 @@ def support(logits_BV: Tensor, controls: Controls, width: int) -> Support:
     logits_BV = logits_BV if logits_BV.dtype == torch.float64 else logits_BV.float()
     ids_BK = top_candidates(logits_BV, width)
     scaled_BV = logits_BV * controls.scale_B1
-    full_BK = scaled_BV.log_softmax(-1).gather(1, ids_BK)
+    kept_BK = scaled_BV.gather(1, ids_BK)
+    full_BK = torch.log_softmax(scaled_BV, -1, out=scaled_BV).gather(1, ids_BK)  # in place: fresh pages cost more
     rank_K = torch.arange(ids_BK.shape[1], device=ids_BK.device)
-    kept_BK = scaled_BV.gather(1, ids_BK).masked_fill_(rank_K >= controls.top_k_B1, NEG_INF)
+    kept_BK.masked_fill_(rank_K >= controls.top_k_B1, NEG_INF)
     top_k_BK = kept_BK.softmax(-1)
     before_BK = top_k_BK.cumsum(-1).sub_(top_k_BK)
     logprobs_BK = kept_BK.masked_fill_(before_BK >= controls.nucleus_B1, NEG_INF).log_softmax(-1)
