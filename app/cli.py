@@ -25,9 +25,6 @@ BENCHES: Final = {
     "engine": ("benchmarks.engine:command", "The engine against its peers on the same modules."),
     "swap": ("benchmarks.swap:command", "A hundred swaps under streamed load."),
     "http": ("benchmarks.http:command", "The server against its own engine."),
-    "learning": ("benchmarks.learning:command", "LEPO against its rivals, with intervals."),
-    "online": ("benchmarks.online:command", "The whole service learning from simulated users."),
-    "update": ("benchmarks.update:command", "One update's memory and time against full logits."),
 }
 
 
