@@ -51,6 +51,7 @@ def serve(settings: "Settings") -> None:
     traffic, control = open_store(url, settings.database_pool), open_store(url, settings.control_pool)
     try:
         require_migrated(control)
+        admit_an_administrator(settings, control)
         answer(settings, traffic, control)
     finally:
         traffic.close()
@@ -81,6 +82,25 @@ def answer(settings: "Settings", traffic: "Store", control: "Store") -> None:
 def leave(_signal: int, _frame: "FrameType | None") -> NoReturn:
     """End at once while starting, and with status 0 after a drain: uvicorn raises its signals again when it is done."""
     raise SystemExit(0)
+
+
+def admit_an_administrator(settings: "Settings", store: "Store") -> None:
+    """Keep LEPO_ADMIN_KEY, or, when it is unset and nobody holds an admin key, make one and print it, this once.
+
+    Raises:
+        click.ClickException: LEPO_ADMIN_KEY is not a key, or its id is taken by another secret.
+
+    """
+    from app.store.keys import first_admin_key
+
+    chosen = None if settings.admin_key is None else settings.admin_key.get_secret_value()
+    try:
+        with store.session() as session:
+            key = first_admin_key(session, chosen)
+    except ValueError as error:
+        raise click.ClickException(f"LEPO_ADMIN_KEY: {error}") from error
+    if chosen is None and key is not None:
+        click.echo(f"Admin key, shown this once: {key}")
 
 
 def require_migrated(store: "Store") -> None:

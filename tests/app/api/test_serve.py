@@ -41,8 +41,11 @@ def process(env: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
 
 def test_it_comes_up_from_nothing_and_ends_when_told(database_url: str, model_dir: Path, tmp_path: Path) -> None:
     port = free_port()
-    with process(environment(database_url, model_dir, tmp_path, port)) as running:
+    key = f"lepo-operator-{'5' * 64}"
+    with process(environment(database_url, model_dir, tmp_path, port) | {"LEPO_ADMIN_KEY": key}) as running:
         wait_for(lambda: running.poll() is not None or is_ready(port), seconds=60)
+        overview = httpx.get(f"http://127.0.0.1:{port}/v1/admin/overview", headers={"Authorization": f"Bearer {key}"})
+        assert overview.status_code == 200, "a deployment's own admin key opens"
         assert httpx.get(f"http://127.0.0.1:{port}/version").json()["policy_version"] == 0
         running.send_signal(signal.SIGTERM)
         assert running.wait(20) == 0
