@@ -25,7 +25,7 @@ class EngineConfig:
 
     slots: int = 32  # answers decoded together, >= 1
     max_length: int = 2048  # prompt plus generated positions of one answer, >= 8
-    max_top_k: int = 64  # K, candidates kept per step, >= 1; a constant, so that batch mates never change a row's ties
+    max_top_k: int = 64  # K, the most candidates a request may keep per step, >= 1
     prefill_chunk: int = 256  # prompt positions computed between two decode steps, >= 8
     prefix_cache_tokens: int = 65_536  # prompt positions kept for reuse per policy version; 0 is off
     max_waiting: int = 256  # choices that may wait for a slot
