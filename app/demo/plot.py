@@ -37,7 +37,7 @@ def plot_learning_curve(path: Path, readings: Sequence[Reading], before: Mark, a
         )  # fmt: skip
         axes.annotate(
             f"{mark.accuracy:.0%}", (seconds, mark.accuracy), textcoords="offset points",
-            xytext=(10 if seconds == 0.0 else -34, -14 if seconds == 0.0 else 12), color="#d62728", weight="bold",
+            xytext=(10 if seconds == 0.0 else -34, -14), color="#d62728", weight="bold",
         )  # fmt: skip
     axes.set(xlabel="seconds of serving and learning", ylabel="held-out accuracy", ylim=(0, 1.04), xlim=(-3, end + 6))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
