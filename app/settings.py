@@ -73,6 +73,11 @@ class Settings(BaseSettings):
     attention: Literal["auto", "sdpa", "flash"] = Field(
         "auto", description="What decode steps attend by: 'flash' (flash-attn), 'sdpa', or 'auto' for what is there."
     )
+    packing: Literal["auto", "off"] = Field(
+        "auto",
+        description="On a CPU in float32: linear layers packed for its kernels, quicker, for their memory once more "
+        "per version; 'off' spares it.",
+    )
 
     # Defaults of a request
     latent_length: int = Field(4, ge=0, description="Latent steps when a request does not say (`latent.length`).")

@@ -14,6 +14,7 @@ from app.engine.anatomy import examine
 from app.engine.cache import KVPool
 from app.engine.length import Lengths
 from app.engine.masks import Masks
+from app.engine.packed import PackedModel, can_pack
 from app.engine.rows import Rows
 from training.policy import Policy
 
@@ -27,7 +28,8 @@ class BareForward:
         longest = first + steps + 1
         lengths = Lengths(longest, graphed=policy.device.type == "cuda")
         masks = Masks(anatomy.kinds, anatomy.window, longest, policy.dtype, policy.device)
-        self._rows = Rows(policy, KVPool(anatomy.layers, batch, longest), masks, width=1)
+        model = PackedModel(policy.model).model if can_pack(policy.model) else policy.model  # the engine's own modules
+        self._rows = Rows(policy, model, KVPool(anatomy.layers, batch, longest), masks, width=1)
         self._inputs_B1D = self._rows.embedding(torch.arange(batch, device=policy.device)[:, None]).clone()
         self._steps = []
         for position in range(first, first + steps):

@@ -10,6 +10,7 @@ from app.settings import Settings
 
 SwapMode = Literal["two_versions", "drain", "in_place"]
 Attention = Literal["auto", "sdpa", "flash"]
+Packing = Literal["auto", "off"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class EngineConfig:
     max_waiting: int = 256  # choices that may wait for a slot
     swap_mode: SwapMode = "two_versions"  # see `app.engine.swap`
     attention: Attention = "auto"  # see `app.engine.flash`; auto is flash-attn where it can be had
+    packing: Packing = "auto"  # see `app.engine.packed`; auto packs float32 weights on a CPU
 
     def __post_init__(self) -> None:
         lowest = {"slots": 1, "max_length": 8, "max_top_k": 1, "prefill_chunk": 8}
@@ -53,4 +55,5 @@ class EngineConfig:
             max_waiting=settings.max_waiting,
             swap_mode=settings.swap_mode,
             attention=settings.attention,
+            packing=settings.packing,
         )

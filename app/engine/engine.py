@@ -86,6 +86,11 @@ class Engine:
         """Policy version that new requests start on."""
         return self._lanes.serving.version
 
+    @property
+    def packed(self) -> bool:
+        """Whether steps run on packed weights; see `app.engine.packed`."""
+        return self._lanes.serving.packed
+
     def start(self) -> None:
         """Start the engine's thread."""
         assert self._thread is None

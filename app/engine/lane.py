@@ -23,6 +23,7 @@ from app.engine.config import EngineConfig
 from app.engine.graphs import StepGraphs
 from app.engine.length import Lengths
 from app.engine.masks import Masks
+from app.engine.packed import PackedModel, can_pack
 from app.engine.plan import Plan, plan_for
 from app.engine.prefill import Limits, Prefill
 from app.engine.prefix import BLOCK, PrefixCache
@@ -71,11 +72,14 @@ class Lane:
         graphed &= len({parameter.device for parameter in policy.model.parameters()}) == 1  # a graph is of one device
         self._lengths = Lengths(max_length, graphed=graphed)
         masks = Masks(anatomy.kinds, anatomy.window, max_length, policy.dtype, policy.device)
-        self.rows = Rows(policy, KVPool(anatomy.layers, config.slots, max_length), masks, config.max_top_k)
+        self._packed = PackedModel(policy.model) if config.packing == "auto" and can_pack(policy.model) else None
+        served = policy.model if self._packed is None else self._packed.model
+        pool = KVPool(anatomy.layers, config.slots, max_length)
+        self.rows = Rows(policy, served, pool, masks, config.max_top_k)
         tokens = config.prefix_cache_tokens
         self.prefix = PrefixCache(anatomy.layers, tokens) if tokens >= BLOCK else None
         limits = Limits(min(_STAGED, config.slots), config.prefill_chunk, self._lengths)
-        self.prefill = Prefill(policy, anatomy.layers, masks, self.prefix, limits)
+        self.prefill = Prefill(policy, served, anatomy.layers, masks, self.prefix, limits)
         self.staged_rows = limits.rows
         self._graphs = StepGraphs(self.rows) if graphed else None
         self._plan: Plan | None = None  # of the next steps
@@ -149,6 +153,16 @@ class Lane:
             if running is not None and running.ticket is ticket:
                 self._finish(row, reason, now)
         self.prefill.drop(ticket)
+
+    @property
+    def packed(self) -> bool:
+        """Whether steps run on packed weights."""
+        return self._packed is not None
+
+    def repack(self) -> None:
+        """Follow weights that were changed in place; nothing to do where they are read as they lie."""
+        if self._packed is not None:
+            self._packed.repack()
 
     def change(self, version: int, fingerprint: str) -> None:
         """Note that the weights are others now. Rows under way go on, their spans say so; prompts start again."""

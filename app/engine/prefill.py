@@ -9,9 +9,10 @@ Axes: B prompts under way, C positions per chunk.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 
 from app.engine.cache import KVPool, LayerShape, SlotCache
 from app.engine.length import Lengths
@@ -53,12 +54,18 @@ class Prefill:
     """The prompts of one lane that are not rows yet."""
 
     def __init__(
-        self, policy: Policy, layers: Sequence[LayerShape], masks: Masks, prefix: PrefixCache | None, limits: Limits
+        self,
+        policy: Policy,
+        model: nn.Module,
+        layers: Sequence[LayerShape],
+        masks: Masks,
+        prefix: PrefixCache | None,
+        limits: Limits,
     ) -> None:
         self.pool = KVPool(layers, limits.rows, limits.lengths.longest)
         self.jobs: list[Job] = []  # by falling number of positions left
         self.computed_tokens = 0  # prompt positions computed, padding not counted
-        self._model: Any = policy.model.base_model  # no head: a prompt's logits are not needed
+        self._model: Any = cast("Any", model).base_model  # no head: a prompt's logits are not needed
         self._embedding = embedding(policy)
         self._device = policy.device
         self._cache = SlotCache(self.pool)

@@ -158,6 +158,8 @@ class Swapper:
         lane = self._lanes.spare() or self._lanes.twin()
         lane.change(VOID, "")  # until the new weights are proven, it holds no version
         stage.load(lane.policy, lane.anatomy, weights)
+        lane.repack()
+        lane.prove()
         lane.change(order.version, weights.fingerprint)
         return Staged(lane, weights.fingerprint, None, time.monotonic() - began)
 
@@ -193,6 +195,7 @@ class Swapper:
         except StageFailed:
             stage.exchange(lane.policy, held)
             raise
+        lane.repack()
         lane.change(weights.version, weights.fingerprint)
 
     def _refuse(self, order: Order, error: BaseException) -> None:

@@ -292,7 +292,7 @@ def test_generate_reports_progress_on_its_own_thread_and_on_the_engines(policy: 
 
 def test_settings_reach_the_engine() -> None:
     settings = Settings(slots=3, max_length=99, max_top_k=12, prefill_chunk=16, max_waiting=7, swap_mode="drain")
-    settings = settings.model_copy(update={"attention": "sdpa"})
+    settings = settings.model_copy(update={"attention": "sdpa", "packing": "off"})
     config = EngineConfig.from_settings(settings)
     assert config == EngineConfig(
         slots=3,
@@ -303,6 +303,7 @@ def test_settings_reach_the_engine() -> None:
         max_waiting=7,
         swap_mode="drain",
         attention="sdpa",
+        packing="off",
     )
 
 

@@ -49,7 +49,7 @@ def test_swaps_of_a_spread_model_equal_a_cold_start(
     with running(first) as engine:
         for version in versions:
             swapped(engine, checkpoints, version)
-            with running(cold(version)) as fresh:
+            with running(cold(version), packing="off") as fresh:  # a spread model is not packed
                 expected = one_by_one(fresh, requests)
             for got, want in zip(one_by_one(engine, requests), expected, strict=True):
                 assert_same(got.rollout, want.rollout, 0.0)
