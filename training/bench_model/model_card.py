@@ -47,4 +47,8 @@ the alphabetically first way at {habits.first:.0%} of the forks without looking.
 | family | latent steps | greedy | right of {TRIES} (avg@{TRIES}) | right once in {TRIES} (pass@{TRIES}) |
 |---|---|---|---|---|
 {rows}
+
+At temperature 0 a latent step is one token, so greedy answers are the same with and without. A Countdown problem with
+three numbers to add or subtract has six positions of thinking: eight latent steps take the place of its final answer
+too, and it cannot be right.
 """
