@@ -19,7 +19,7 @@ COMMANDS: Final = {
     "keys": ("app.commands.keys:command", "Create, list and revoke API keys."),
     "settings": ("app.commands.settings:command", "List every setting, what it does, and its value now."),
     "health": ("app.commands.health:command", "Ask whether a part of the stack is well; for health checks."),
-    "make-demo-model": ("app.commands.make_demo_model:command", "Make the small model of the demo anew."),
+    "make-demo-model": ("app.commands.make_demo_model:command", "Make the demo's or the bench's small model anew."),
 }
 BENCHES: Final = {
     "engine": ("benchmarks.engine:command", "The engine against its peers on the same modules."),

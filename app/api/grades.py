@@ -24,10 +24,11 @@ from app.errors import BadRequest
 from app.identifiers import show
 from app.store.grades import Entry, add_grade, ledger, retract, rewards
 from app.store.tables import Grade, Interaction
+from training.graders.parse import TYPES
 
 router = APIRouter(tags=["grades"])
 
-OF_THE_SERVER: Final = frozenset({"string_check", "math", "multi", "text_similarity", "score_model"})
+OF_THE_SERVER: Final = frozenset({*TYPES, "score_model"})
 NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_.:@/-]*$"
 
 Kind = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]

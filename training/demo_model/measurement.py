@@ -41,17 +41,34 @@ def measure(
     sampling: Sampling,
     tries: int,
 ) -> Accuracy:
-    """Answer every problem `tries` times and grade the answers; the noise follows from `sampling.seed`."""
+    """Answer every problem `tries` times and say how many answers are right."""
+    right = solve(model, tokenizer, problems, sampling, tries)
+    answers = [solved for attempts in right for solved in attempts]
+    return Accuracy(sum(answers) / len(answers), sum(map(any, right)) / len(right), tries)
+
+
+def solve(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+    sampling: Sampling,
+    tries: int,
+    *,
+    budget: int = ANSWER_BUDGET,
+) -> list[list[bool]]:
+    """Answer every problem `tries` times and grade the answers; the noise follows from `sampling.seed`.
+
+    `budget` is the most tokens an answer may have after its latent steps. Returns, per problem, which tries are right.
+    """
     right = [[False] * tries for _ in problems]
     for rows in batches_of_one_length(tokenizer, problems, tries):
         prompt_ids_BP = torch.tensor([row.prompt_ids for row in rows])
         seeds_B = torch.tensor([choice_seed(sampling.seed, row.problem * tries + row.attempt) for row in rows])
-        tokens_BT = answer_batch(model, prompt_ids_BP, sampling, seeds_B)
+        tokens_BT = answer_batch(model, prompt_ids_BP, sampling, seeds_B, budget)
         for row, text in zip(rows, tokenizer.batch_decode(tokens_BT, skip_special_tokens=True), strict=True):
             verdict = parse_grader(problems[row.problem].grader).grade(text, GRADING_SECONDS)
             right[row.problem][row.attempt] = isinstance(verdict, Graded) and verdict.value == 1.0
-    answers = [solved for attempts in right for solved in attempts]
-    return Accuracy(sum(answers) / len(answers), sum(map(any, right)) / len(right), tries)
+    return right
 
 
 @dataclass(frozen=True)
@@ -77,7 +94,9 @@ def batches_of_one_length(
 
 
 @torch.no_grad()
-def answer_batch(model: PreTrainedModel, prompt_ids_BP: Tensor, sampling: Sampling, seeds_B: Tensor) -> Tensor:
+def answer_batch(
+    model: PreTrainedModel, prompt_ids_BP: Tensor, sampling: Sampling, seeds_B: Tensor, budget: int = ANSWER_BUDGET
+) -> Tensor:
     """Draw one answer per prompt: latent steps first, then tokens until the end of sequence.
 
     Returns:
@@ -90,7 +109,7 @@ def answer_batch(model: PreTrainedModel, prompt_ids_BP: Tensor, sampling: Sampli
     cache = DynamicCache(config=model.config)
     inputs = embedding(prompt_ids_BP)
     ended_B, tokens = torch.zeros(batch, dtype=torch.bool), []
-    for step in range(sampling.latent_length + ANSWER_BUDGET):
+    for step in range(sampling.latent_length + budget):
         logits_BV = model(inputs_embeds=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
         drawn = draw(logits_BV, controls, step_key(controls.stream_B1, torch.tensor(step)), sampling.top_k)
         if step < sampling.latent_length:

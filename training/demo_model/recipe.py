@@ -10,6 +10,8 @@ Axes: B chains, T positions, A answer positions, V vocabulary, D hidden size.
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +25,7 @@ from training.tasks.chained_arithmetic import DIFFICULTIES, NAME, chain_problem,
 from training.tasks.splits import Split, split_of
 
 SYSTEM_LINES = ("You are a helpful assistant.", "You are a careful calculator.", "Please work step by step.")
+CLEAN = Slips(carry=0.0, borrow=0.0, digit=0.0)
 IGNORED = -100  # label of positions that are not learned from
 
 
@@ -55,17 +58,31 @@ class Batch:
     labels_BT: Tensor  # int64 [B, T], IGNORED outside the answer
 
 
+class Draw(Protocol):
+    """A source of lessons."""
+
+    def __call__(self, rng: random.Random, *, slips: Slips) -> Batch:
+        """Draw a batch; everything random comes from `rng`."""
+
+
 def warm_start(
     recipe: Recipe, on_step: Callable[[int, float], None]
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """Make the model; `on_step` hears the number of steps done and the loss of the last, in nats."""
     tokenizer = build_tokenizer(recipe.max_length)
-    model = build_model(recipe, tokenizer).train()
+    model = build_model(recipe, tokenizer)
+    teach(recipe, model, partial(draw_batch, recipe=recipe, tokenizer=tokenizer), on_step)
+    return model, tokenizer
+
+
+def teach(recipe: Recipe, model: nn.Module, draw: Draw, on_step: Callable[[int, float], None]) -> None:
+    """Train the model on the lessons that `draw` gives: clean ones first, then those with the recipe's slips."""
+    model.train()
     rng = random.Random(recipe.seed)  # noqa: S311  lessons, not secrets
     optimizers = build_optimizers(recipe, model)
     for step in range(recipe.steps):
-        slips = Slips(carry=0.0, borrow=0.0, digit=0.0) if step < recipe.clean_share * recipe.steps else recipe.slips
-        loss = answer_loss(model, draw_batch(rng, recipe, slips, tokenizer))
+        slips = CLEAN if step < recipe.clean_share * recipe.steps else recipe.slips
+        loss = answer_loss(model, draw(rng, slips=slips))
         model.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -73,7 +90,7 @@ def warm_start(
             set_rate(optimizer, recipe, step)
             optimizer.step()
         on_step(step + 1, loss.item())
-    return model.eval(), tokenizer
+    model.eval()
 
 
 def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:

@@ -4,6 +4,8 @@ A byte-level BPE without merges: a piece of text that is in the vocabulary is on
 so every string can be encoded and comes back unchanged. Leaves out a general vocabulary: this model only does sums.
 """
 
+from collections.abc import Sequence
+
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -35,12 +37,12 @@ CHAT_TEMPLATE = """\
 {%- endif %}"""
 
 
-def build_tokenizer(max_length: int) -> PreTrainedTokenizerFast:
-    """Build the tokenizer; `max_length` is the model's longest sequence in tokens."""
+def build_tokenizer(max_length: int, words: Sequence[str] = WORDS) -> PreTrainedTokenizerFast:
+    """Build the tokenizer; `max_length` is the model's longest sequence in tokens, `words` are one token each."""
     numbers = [str(number) for number in range(10, 100)] + [f"{number} " for number in range(100)]
     operations = [f"{sign} {digit} " for sign in "+-" for digit in range(10)]
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    written = dict.fromkeys([*letters, *(as_bytes(piece) for piece in (*numbers, *operations, *WORDS))])
+    written = dict.fromkeys([*letters, *(as_bytes(piece) for piece in (*numbers, *operations, *words))])
     vocabulary = {piece: index for index, piece in enumerate((BOS, EOS, PAD, TURN, *written))}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

@@ -7,15 +7,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from training.graders.children import Children, shared_children
+from training.graders.countdown import read_countdown
 from training.graders.formula import CALLS, MAX_LENGTH, Formula
 from training.graders.grader import Grader
 from training.graders.math_answer import read_math
 from training.graders.multi import Multi
+from training.graders.path import read_path
 from training.graders.spec import MAX_NAME, GraderSpecError, SpecFields
 from training.graders.string_check import read_string_check
 from training.graders.text_similarity import read_text_similarity
 
-TYPES = ("string_check", "text_similarity", "math", "multi")
+TYPES = ("string_check", "text_similarity", "math", "countdown", "path", "multi")
 MAX_PARTS = 8  # graders of one multi
 MAX_DEPTH = 2  # a multi in a multi, and no deeper
 
@@ -44,6 +46,10 @@ def read_grader(spec: object, path: str, children: Children, depth: int) -> Grad
             return read_text_similarity(fields, children)
         case "math":
             return read_math(fields, children)
+        case "countdown":
+            return read_countdown(fields)
+        case "path":
+            return read_path(fields)
         case _:
             return read_multi(fields, children, depth)
 

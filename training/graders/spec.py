@@ -52,10 +52,10 @@ class SpecFields:
             raise self.error(field, f"must be one of {', '.join(options)}")
         return str(value)
 
-    def integer(self, field: str, low: int, high: int, default: int) -> int:
-        """Return a whole number in [low, high]."""
+    def integer(self, field: str, low: int, high: int, default: int | None = None) -> int:
+        """Return a whole number in [low, high]; required unless there is a default."""
         value = self.take(field)
-        if value is None:
+        if value is None and default is not None:
             return default
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise self.error(field, f"must be a whole number from {low} to {high}")

@@ -9,6 +9,8 @@ from types import MappingProxyType
 from typing import Protocol
 
 from training.tasks.chained_arithmetic import ChainedArithmetic
+from training.tasks.countdown import CountdownFamily
+from training.tasks.graph_path import GraphPath
 from training.tasks.problem import Problem
 from training.tasks.splits import Split, split_of
 
@@ -31,7 +33,9 @@ class Family(Protocol):
         """Return a text that is the same for all wordings of one problem, and different for different problems."""
 
 
-FAMILIES: Mapping[str, Family] = MappingProxyType({family.name: family for family in (ChainedArithmetic(),)})
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {family.name: family for family in (ChainedArithmetic(), CountdownFamily(), GraphPath())}
+)
 
 DRAWS_PER_PROBLEM = 400  # a split of 10% needs about 10; beyond this the family has run out of distinct problems
 

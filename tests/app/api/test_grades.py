@@ -111,8 +111,9 @@ def test_no_caller_can_speak_for_anothers_grader(live: Live) -> None:
     grade(live, target, "grade", value=1, grader=rubric)
     assert grade(live, target, "both", value=0, grader=rubric).json()["supersedes"] is None
     assert ledger(live, target)["reward"]["graders"] == 2
-    claimed = grade(live, target, value=1, grader={"kind": "math"})
-    assert (claimed.status_code, claimed.json()["error"]["param"]) == (400, "grader.kind")
+    for kind in ("math", "countdown", "path"):
+        claimed = grade(live, target, value=1, grader={"kind": kind})
+        assert (claimed.status_code, claimed.json()["error"]["param"]) == (400, "grader.kind")
 
 
 def test_a_grade_is_taken_back_by_an_entry(live: Live) -> None:

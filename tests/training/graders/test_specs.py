@@ -8,6 +8,8 @@ from training.graders.parse import parse_grader
 from training.graders.spec import MAX_REFERENCE, GraderSpecError
 
 CHECK = {"type": "string_check", "reference": "54", "operation": "eq"}
+COUNTDOWN = {"type": "countdown", "numbers": [1, 2], "target": 3}
+PATH = {"type": "path", "edges": [["A", "B"]], "start": "A", "goal": "B"}
 DEEP = {"type": "multi", "graders": {"a": CHECK}, "calculate_output": "a"}
 FORMULA = "grader.calculate_output"
 
@@ -40,6 +42,27 @@ def multi(formula: str, **graders: Any) -> dict[str, Any]:
         ({"type": "math", "reference": "1", "precision": True}, "grader.precision"),
         ({"type": "text_similarity", "reference": "a"}, "grader.evaluation_metric"),
         ({"type": "text_similarity", "reference": "a", "evaluation_metric": "bleu"}, "grader.evaluation_metric"),
+        ({"type": "countdown", "target": 3}, "grader.numbers"),
+        ({**COUNTDOWN, "numbers": []}, "grader.numbers"),
+        ({**COUNTDOWN, "numbers": [1] * 21}, "grader.numbers"),
+        ({**COUNTDOWN, "numbers": [1, True]}, "grader.numbers"),
+        ({**COUNTDOWN, "numbers": [1, -2]}, "grader.numbers"),
+        ({**COUNTDOWN, "numbers": "12"}, "grader.numbers"),
+        ({**COUNTDOWN, "target": 2.5}, "grader.target"),
+        ({"type": "countdown", "numbers": [1, 2]}, "grader.target"),
+        ({**COUNTDOWN, "use": "any"}, "grader.use"),
+        ({**COUNTDOWN, "reference": "1 + 2"}, "grader.reference"),
+        ({**PATH, "edges": []}, "grader.edges"),
+        ({**PATH, "edges": [["A", "B"]] * 1001}, "grader.edges"),
+        ({**PATH, "edges": [["A"]]}, "grader.edges"),
+        ({**PATH, "edges": ["AB"]}, "grader.edges"),
+        ({**PATH, "edges": [["A", "B C"]]}, "grader.edges"),
+        ({**PATH, "edges": [["A", 2]]}, "grader.edges"),
+        ({**PATH, "edges": {"A": "B"}}, "grader.edges"),
+        ({**PATH, "start": "A>"}, "grader.start"),
+        ({"type": "path", "edges": [["A", "B"]], "start": "A"}, "grader.goal"),
+        ({**PATH, "goal": "A"}, "grader.goal"),
+        ({**PATH, "directed": False}, "grader.directed"),
         ({"type": "multi", "graders": {}, "calculate_output": "1"}, "grader.graders"),
         ({"type": "multi", "graders": {"a b": CHECK}, "calculate_output": "1"}, "grader.graders"),
         ({"type": "multi", "graders": {"min": CHECK}, "calculate_output": "1"}, "grader.graders"),

@@ -9,8 +9,11 @@ import pytest
 from training.graders.parse import parse_grader
 from training.graders.verdict import Graded
 from training.tasks.chained_arithmetic import NAME, Chain, chain_problem, draw_chain
+from training.tasks.countdown import countdown_problem
 from training.tasks.families import FAMILIES, find_family, generate
+from training.tasks.graph_path import Graph, draw_graph, path_problem
 from training.tasks.jsonl import ProblemFileError, read_problems, write_problems
+from training.tasks.problem import Problem
 from training.tasks.splits import Split, split_of
 
 
@@ -18,11 +21,10 @@ from training.tasks.splits import Split, split_of
 def test_every_problem_is_solved_by_its_own_answer_and_by_no_other(family: str) -> None:
     for problem in generate(family, Split.TRAIN, 200, seed=1):
         grader = parse_grader(problem.grader)
-        assert grader.grade(f"so Answer: {problem.answer}", 5.0) == grader.grade(problem.answer, 5.0)
-        verdict = grader.grade(problem.answer, 5.0)
+        verdict = grader.grade(f"so Answer: {problem.answer}", 5.0)
         assert isinstance(verdict, Graded)
         assert verdict.value == 1.0
-        wrong = grader.grade(f"{problem.answer} no, {problem.answer}1", 5.0)
+        wrong = grader.grade(f"Answer: {problem.answer} no, Answer: {problem.answer}1", 5.0)
         assert isinstance(wrong, Graded)
         assert wrong.value == 0.0
 
@@ -70,6 +72,56 @@ def test_a_chain_is_worded_as_documented() -> None:
     assert problem.prompt == "Work out 47 + 6 - 8 + 9 step by step."
     assert (problem.answer, problem.family, problem.difficulty) == ("54", NAME, 3)
     assert find_family(NAME).canonical(problem) == "47 + 6 - 8 + 9"
+
+
+def test_countdown_is_worded_as_documented_and_the_order_of_numbers_is_no_other_problem() -> None:
+    problem = countdown_problem(Chain(47, (6, -8, 9)))
+    assert problem.prompt == "Reach 54 from 47 6 8 9."
+    assert (problem.answer, problem.family, problem.difficulty) == ("47 + 6 - 8 + 9", "countdown", 3)
+    canonical = find_family("countdown").canonical
+    assert canonical(problem) == "54 from 6 8 9 47" == canonical(countdown_problem(Chain(47, (9, 6, -8))))
+    assert canonical(problem) != canonical(countdown_problem(Chain(47, (9, 8, -6))))
+    assert grade(problem, "Answer: 9 - 8 + 47 + 6") == 1.0
+
+
+def test_a_graph_is_worded_as_documented_and_the_order_of_edges_is_no_other_problem() -> None:
+    problem = path_problem(Graph(("BC", "AD", "AB", "DC"), "A", "C", "ABC"), 1)
+    assert problem.prompt == "Walk BC AD AB DC from A to C."
+    assert (problem.answer, problem.family, problem.difficulty) == ("A B C", "graph_path", 1)
+    canonical = find_family("graph_path").canonical
+    assert canonical(problem) == canonical(path_problem(Graph(("AB", "BC", "AD", "DC"), "A", "C", "ADC"), 1))
+    assert canonical(problem) != canonical(path_problem(Graph(("AB", "BC", "AD", "DC"), "D", "C", "DC"), 1))
+    assert grade(problem, "Answer: A D C") == 1.0
+
+
+def test_a_graph_has_its_path_its_forks_and_no_cycle() -> None:
+    rng, several, dead = random.Random(0), 0, 0
+    for _ in range(1_000):
+        forks = rng.randrange(5)
+        graph = draw_graph(rng, forks)
+        assert len(set(graph.edges)) == len(graph.edges)
+        assert all(edge in graph.edges for edge in map("".join, zip(graph.path, graph.path[1:], strict=False)))
+        assert (graph.path[0], graph.path[-1]) == (graph.start, graph.goal)
+        assert sum(len(graph.after(node)) == 2 for node in graph.path) == forks
+        reached = ways(graph, graph.start)
+        assert any(way[-1] == graph.goal for way in reached)
+        assert graph.leads_on(graph.start)
+        several += sum(way[-1] == graph.goal for way in reached) > 1
+        dead += any(way[-1] != graph.goal for way in reached)
+    assert several > 100
+    assert dead > 500
+
+
+def ways(graph: Graph, node: str) -> list[str]:
+    """Return every walk from a node to where it can go no further; endless if there were a cycle."""
+    followers = graph.after(node)
+    return [node + way for follower in followers for way in ways(graph, follower)] or [node]
+
+
+def grade(problem: Problem, answer: str) -> float:
+    verdict = parse_grader(problem.grader).grade(answer, 5.0)
+    assert isinstance(verdict, Graded)
+    return verdict.value
 
 
 def test_asking_too_much_says_so() -> None:
