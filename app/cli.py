@@ -19,6 +19,7 @@ COMMANDS: Final = {
         "worker.offline.eval_command:command",
         "Measure a model on problems: greedy, avg@k, pass@k, with intervals.",
     ),
+    "train": ("worker.offline.train_command:command", "Learn from a file of problems, without a server."),
     "export": ("worker.offline.export_command:command", "Write problems of a generated family to a file."),
     "migrate": ("app.commands.migrate:command", "Bring the database to this release's schema."),
     "keys": ("app.commands.keys:command", "Create, list and revoke API keys."),
