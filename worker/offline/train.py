@@ -110,7 +110,7 @@ class Training:
             lambda done: self._tell("answering", done, total),
             noise_seeds(recipe.prompts, step, recipe.seed),
         )
-        marks = []
+        marks: list[list[Mark]] = []
         for problem, finished in zip(problems, answers, strict=True):
             self._tell("grading", len(marks), len(problems))
             marks.append(mark(problem, [one.text for one in finished], recipe.grader_timeout))

@@ -60,7 +60,7 @@ def test_a_value_reaches_the_update(name: str, value: Any, path: str) -> None:
 
 @pytest.mark.parametrize("name", ["latent_length", "tau", "temperature", "top_k", "top_p"])
 def test_a_value_reaches_the_sampler(name: str) -> None:
-    value = {"latent_length": 3, "tau": 0.4, "temperature": 0.7, "top_k": 9, "top_p": 0.8}[name]
+    value: Any = {"latent_length": 3, "tau": 0.4, "temperature": 0.7, "top_k": 9, "top_p": 0.8}[name]
     assert getattr(asking_of(replace(SMALL, **{name: value}), 2).sampling, name) == value
     assert (asking_of(SMALL, 2).max_new, asking_of(SMALL, 2).choices, asking_of(SMALL, 2).slots) == (40, 2, 32)
 
