@@ -15,6 +15,12 @@ COMMANDS: Final = {
     "serve": ("app.api.serve:command", "Run the HTTP server."),
     "worker": ("worker.commands:worker", "Run the process that grades and learns."),
     "beat": ("worker.commands:beat", "Run the clock that rings the worker."),
+    "eval": (
+        "worker.offline.eval_command:command",
+        "Measure a model on problems: greedy, avg@k, pass@k, with intervals.",
+    ),
+    "train": ("worker.offline.train_command:command", "Learn from a file of problems, without a server."),
+    "export": ("worker.offline.export_command:command", "Write problems of a generated family to a file."),
     "migrate": ("app.commands.migrate:command", "Bring the database to this release's schema."),
     "keys": ("app.commands.keys:command", "Create, list and revoke API keys."),
     "settings": ("app.commands.settings:command", "List every setting, what it does, and its value now."),

@@ -4,7 +4,6 @@ The answers are sampled with the server's own settings, latent steps included; t
 """
 
 import asyncio
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,10 +14,10 @@ from app.demo.tally import Tally
 from app.demo.users import GRADER_DEADLINE_S
 from training.graders.parse import parse_grader
 from training.graders.verdict import Graded
+from training.intervals import wilson
 from training.tasks.problem import Problem
 
 AT_ONCE = 16
-Z_95 = 1.959964
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +35,7 @@ class Mark:
     @property
     def interval(self) -> tuple[float, float]:
         """Wilson's 95% interval of the accuracy."""
-        n, p = self.total, self.accuracy
-        centre = (p + Z_95**2 / (2 * n)) / (1 + Z_95**2 / n)
-        half = Z_95 * math.sqrt(p * (1 - p) / n + Z_95**2 / (4 * n * n)) / (1 + Z_95**2 / n)
-        return centre - half, centre + half
+        return wilson(self.correct, self.total)
 
 
 async def sit_exam(client: AsyncOpenAI, problems: Sequence[Problem], tally: Tally) -> Mark:

@@ -20,7 +20,9 @@ def lepo(*arguments: str, **env: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["bench", "--help"], ["keys", "--help"], ["up", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [[*door, "--help"] for door in ([], ["bench"], ["keys"], ["up"], ["train"], ["eval"])]
+)
 def test_help_is_light(arguments: list[str]) -> None:
     program = (
         "import sys\n"

@@ -1,0 +1,200 @@
+"""The loop of `lepo train`: roll out, grade, learn; validate and save now and then; keep the best.
+
+Everything an update does follows from the weights, the optimizer's state and its number. So a run that was killed goes
+on from its last checkpoint and ends, on a CPU, with the weights of one that was not. Leaves out the command, the data
+(`lessons`) and the directory (`shelf`).
+"""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from app.engine.request import Finished
+from training.advantage import Graded, choose_baseline
+from training.health import HealthConfig, UpdateCancelled, UpdateRejected
+from training.objective import ObjectiveConfig
+from training.optimizer import OptimizerConfig
+from training.policy import Policy
+from training.sampling import Sampling
+from training.update import Learner, UpdateConfig
+from worker.offline.answers import Asking, Mark, answer, mark
+from worker.offline.evaluate import evaluate
+from worker.offline.lessons import Lessons, batch, noise_seeds
+from worker.offline.recipe import Recipe
+from worker.offline.scores import Estimate, score
+from worker.offline.shelf import Best, Place, Shelf
+
+Record = Callable[[int, Mapping[str, Any]], None]  # told (step, figures) after each update and each validation
+Tell = Callable[[str, int, int], None]  # what is being done, how much of it, of how much
+
+
+class Stopped(Exception):
+    """The caller asked to stop; what was learned so far is saved."""
+
+
+@dataclass(slots=True, eq=False)
+class Training:
+    """One run, at the place it has reached."""
+
+    recipe: Recipe
+    updates: int  # in all
+    lessons: Lessons
+    policy: Policy  # its model learns
+    learner: Learner
+    shelf: Shelf  # where checkpoints go
+    place: Place
+    record: Record
+    tell: Tell
+    stop: threading.Event  # set by whoever wants the run to end with a checkpoint
+
+    def run(self) -> Literal["done", "stopped"]:
+        """Go on until all updates are done, or `stop` is set; either way what was learned is on the shelf."""
+        try:
+            while True:
+                self._validate_and_save()
+                if self.place.step >= self.updates:
+                    return "done"
+                self._update()
+        except (Stopped, UpdateCancelled):
+            self.shelf.save(self.policy, self.learner, self.place)
+            return "stopped"
+
+    def _validate_and_save(self) -> None:
+        step = self.place.step
+        if step % self.recipe.every and step < self.updates:
+            return
+        if self.place.validated != step:
+            reached = self._validate()
+            best = self.place.best
+            if best is None or reached.value > best.accuracy:
+                best = Best(step, reached.value)
+            self.place = replace(self.place, validated=step, best=best)
+        self.shelf.save(self.policy, self.learner, self.place)
+
+    def _validate(self) -> Estimate:
+        """Sample answers to the validation problems, with the same seeds each time, and record the score."""
+        asking = asking_of(self.recipe, self.recipe.validation_samples)
+        total, done = len(self.lessons.validation) * asking.choices, 0
+
+        def progress(more: int) -> None:
+            nonlocal done
+            done += more
+            self._tell("validating", done, total)
+
+        records = evaluate(
+            self.policy,
+            self.lessons.validation,
+            asking,
+            greedy=False,
+            deadline_s=self.recipe.grader_timeout,
+            progress=progress,
+        )
+        whole = score([one.marked for one in records], 1)[0]
+        # No grade at all cannot be better than any: it counts as 0 for choosing the best, and is recorded as it is.
+        reached = whole.average or Estimate(0.0, 0.0, 1.0, 0)
+        self.record(
+            self.place.step,
+            {"kind": "validation", **asdict(reached), "no_grade": whole.no_grade, "failed": whole.failed},
+        )
+        return reached
+
+    def _update(self) -> None:
+        recipe, step = self.recipe, self.place.step
+        problems = batch(self.lessons.train, recipe.prompts, step, recipe.seed)
+        total = len(problems) * recipe.group
+        answers = answer(
+            replace(self.policy, version=step),
+            problems,
+            asking_of(recipe, recipe.group),
+            lambda done: self._tell("answering", done, total),
+            noise_seeds(recipe.prompts, step, recipe.seed),
+        )
+        marks: list[list[Mark]] = []
+        for problem, finished in zip(problems, answers, strict=True):
+            self._tell("grading", len(marks), len(problems))
+            marks.append(mark(problem, [one.text for one in finished], recipe.grader_timeout))
+        figures = self._learn(answers, marks)
+        self.place = replace(self.place, step=step + 1)
+        self.record(step + 1, {"kind": "update", **graded_figures(marks), **figures})
+
+    def _learn(self, answers: Sequence[Sequence[Finished]], marks: Sequence[Sequence[Mark]]) -> dict[str, Any]:
+        """Learn from the graded answers; a batch without any, or an update a guard refused, leaves the weights."""
+        graded, rollouts = [], []
+        for index, (finished, given) in enumerate(zip(answers, marks, strict=True)):
+            for one, its in zip(finished, given, strict=True):
+                if its.value is not None:
+                    graded.append(Graded(its.value, f"{index}", self.place.step, ""))
+                    rollouts.append(one.rollout)
+        if not graded:
+            return {"rejected": "no answer was graded: look at the graders"}
+        advantages = choose_baseline(graded, "group").values_B.tolist()
+        try:
+            report = self.learner.update(
+                rollouts,
+                advantages,
+                progress=lambda done, total: self._tell("learning", done, total),
+                cancelled=self.stop.is_set,
+            )
+        except UpdateRejected as refused:
+            return {"rejected": str(refused)}
+        figures = asdict(report)
+        return {**figures.pop("objective"), **figures.pop("traces"), **figures}
+
+    def _tell(self, what: str, done: int, total: int) -> None:
+        if self.stop.is_set():
+            raise Stopped
+        self.tell(what, done, total)
+
+
+def asking_of(recipe: Recipe, choices: int) -> Asking:
+    """How the recipe asks.
+
+    Raises:
+        ValueError: a value is out of its range.
+
+    """
+    sampling = Sampling(recipe.latent_length, recipe.tau, recipe.temperature, recipe.top_k, recipe.top_p)
+    return Asking(sampling, recipe.max_new, choices, recipe.slots)
+
+
+def update_config(recipe: Recipe, updates: int) -> UpdateConfig:
+    """How the recipe learns.
+
+    Raises:
+        ValueError: a value is out of its range.
+
+    """
+    return UpdateConfig(
+        optimizer=OptimizerConfig(
+            learning_rate=recipe.learning_rate,
+            beta1=recipe.beta1,
+            beta2=recipe.beta2,
+            weight_decay=recipe.weight_decay,
+            warmup_updates=round(recipe.warmup_share * updates),
+            decay_updates=updates if recipe.schedule == "cosine" else 0,
+            max_grad_norm=recipe.max_grad_norm,
+        ),
+        objective=ObjectiveConfig(
+            beta=recipe.kl_beta,
+            clip_low=recipe.clip,
+            clip_high=recipe.clip,
+            normalization=recipe.normalization,  # type: ignore[arg-type]  # checked by ObjectiveConfig
+            max_steps=recipe.max_new,
+        ),
+        health=HealthConfig(max_kl=recipe.max_kl),
+        micro_batch_positions=recipe.micro_batch_positions,
+        seed=recipe.seed,
+    )
+
+
+def graded_figures(marks: Sequence[Sequence[Mark]]) -> dict[str, Any]:
+    """Mean reward of what was graded, and how many answers were not."""
+    every = [one for given in marks for one in given]
+    values = [one.value for one in every if one.value is not None]
+    return {
+        "reward": sum(values) / len(values) if values else None,
+        "answers": len(every),
+        "no_grade": sum(one.state == "no_grade" for one in every),
+        "failed": sum(one.state == "failed" for one in every),
+    }
