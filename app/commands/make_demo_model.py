@@ -16,11 +16,15 @@ if TYPE_CHECKING:
 
 
 @click.command("make-demo-model", short_help="Make the demo's or the bench's small model anew.")
-@click.option("--model", "which", type=click.Choice(["demo", "bench"]), default="demo", show_default=True)
+@click.option(
+    "--model", "which", type=click.Choice(["demo", "bench"]), default="demo", show_default=True, help="Which model."
+)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Directory to write.")
 @click.option("--seed", default=0, show_default=True, help="Names the weights, the lessons and their slips.")
 @click.option("--steps", type=click.IntRange(min=1), help="Optimizer steps; the recipe's when not given.")
-@click.option("--problems", default=400, show_default=True, type=click.IntRange(1, 5000), help="Test problems asked.")
+@click.option(
+    "--problems", default=400, show_default=True, type=click.IntRange(1, 5000), help="Test problems asked per family."
+)
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 64), help="torch threads.")
 @click.option("--measure-only", is_flag=True, help="bench: measure the model in --out as it is, and write its card.")
 def command(

@@ -48,7 +48,7 @@ the alphabetically first way at {habits.first:.0%} of the forks without looking.
 |---|---|---|---|---|
 {rows}
 
-At temperature 0 a latent step is one token, so greedy answers are the same with and without. A Countdown problem with
-three numbers to add or subtract has six positions of thinking: eight latent steps take the place of its final answer
-too, and it cannot be right.
+At temperature 0 a latent step is one token, so greedy answers are the same with and without while it is thinking that
+latent steps replace. A Countdown problem with three numbers to add or subtract has six positions of it: eight latent
+steps take the place of its final answer too, and it cannot be right. A walk that ends early has fewer as well.
 """
