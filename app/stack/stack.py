@@ -27,8 +27,11 @@ from app.store.migrate import upgrade
 
 EVERY_PART: Final = ("api", "worker", "beat")
 GRADER: Final = "grader"  # joins the worker when LEPO_GRADE_APART is set
-COMMANDS: Final = {"api": ("serve",), "worker": ("worker",), "beat": ("beat",)}
-APART: Final = {"worker": ("worker", "--task", "learn"), GRADER: ("worker", "--task", "grade")}
+COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {"api": ("serve",), "worker": ("worker",), "beat": ("beat",)}
+APART: Final[Mapping[str, tuple[str, ...]]] = {
+    "worker": ("worker", "--task", "learn"),
+    GRADER: ("worker", "--task", "grade"),
+}
 READY_SECONDS: Final = 180.0  # a large model takes minutes to load
 
 
