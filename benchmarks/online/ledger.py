@@ -27,14 +27,14 @@ def read_ledger(session: Session, hostile_keys: Collection[str]) -> dict[str, An
     baselines: Counter[str] = Counter()
     for job in jobs:
         baselines.update(job.metrics.get("baselines", {}))
-    learned = sum(sum(keys.values()) for keys in shares.values())
+    in_batches = sum(sum(keys.values()) for keys in shares.values())
     hostile = sum(keys[key] for keys in shares.values() for key in hostile_keys)
     return {
         "jobs": len(jobs),
         "verdicts": dict(Counter(str(job.verdict or job.status) for job in jobs)),
         "baselines": dict(baselines),
-        "learned": learned,
-        "hostile_share_learned": hostile / learned if learned else 0.0,
+        "in_batches": in_batches,
+        "hostile_share_in_batches": hostile / in_batches if in_batches else 0.0,
         "largest_key_share": max((max(keys.values()) / sum(keys.values()) for keys in shares.values()), default=0.0),
         "skipped": skipped(session),
         "staleness": staleness(session),

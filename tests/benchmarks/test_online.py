@@ -130,8 +130,8 @@ def test_the_ledger_tells_whose_grades_were_learned_how_stale_and_why_others_wer
         claims = session.scalars(select(func.count()).where(Claim.outcome == "learned")).one()
     assert found["skipped"]["key_cap"] == 20 + 3
     assert found["largest_key_share"] == pytest.approx(0.5)
-    assert found["learned"] == claims == 30
-    assert found["hostile_share_learned"] == pytest.approx(10 / 30)
+    assert found["in_batches"] == claims == 30
+    assert found["hostile_share_in_batches"] == pytest.approx(10 / 30)
     assert found["baselines"] == {"batch": 30}
     assert found["staleness"] == {"0": 25, "1": 5}
     assert (found["jobs"], found["verdicts"], found["waiting"]) == (2, {"promoted": 2}, 1)
@@ -146,8 +146,8 @@ def trial(name: str, gain: float, *, share: float = 0.1) -> dict[str, Any]:
         "jobs": 0 if name == "control" else 2,
         "verdicts": {"promoted": 2},
         "baselines": {"batch": 70},
-        "learned": 70,
-        "hostile_share_learned": 0.03,
+        "in_batches": 70,
+        "hostile_share_in_batches": 0.03,
         "largest_key_share": share,
         "skipped": {"stale": 7},
         "staleness": {"0": 60, "1": 10},
