@@ -31,6 +31,7 @@ BENCHES: Final = {
     "engine": ("benchmarks.engine:command", "The engine against its peers on the same modules."),
     "swap": ("benchmarks.swap:command", "A hundred swaps under streamed load."),
     "http": ("benchmarks.http:command", "The server against its own engine."),
+    "online": ("benchmarks.online.command:command", "Learning from live traffic, one grade per answer."),
 }
 
 

@@ -149,6 +149,12 @@ class Settings(BaseSettings):
         2.0, gt=0, description="Seconds between two looks for answers whose grader has not run."
     )
     grader_timeout: float = Field(5.0, gt=0, description="Seconds one grader may take.")
+    grade_others: bool = Field(
+        True, description="False: a key grades only what it asked itself; admin keys grade everything."
+    )
+    grade_apart: bool = Field(
+        False, description="True: `lepo up` grades in a process of its own, so grades do not wait for updates."
+    )
 
     # Secrets
     admin_key: SecretStr | None = Field(

@@ -58,13 +58,21 @@ def own(interaction: Interaction, caller: Caller) -> Interaction:
     raise NotFound("There is no such interaction.")
 
 
-def gradable(interaction: Interaction, caller: Caller) -> Interaction:
-    """Let a grading token reach its one answer only.
+def gradable(interaction: Interaction, caller: Caller, *, others: bool) -> Interaction:
+    """Let a grading token reach its one answer only, and a key what it may grade.
+
+    Args:
+        interaction: the answer.
+        caller: who wants to grade it, or to let another grade it.
+        others: whether a key without the scope admin may grade what another key asked (`LEPO_GRADE_OTHERS`).
 
     Raises:
-        Forbidden: it is another answer.
+        Forbidden: the token is for another answer.
+        NotFound: it is another's, and the service is not open to that. Whether it exists is not said.
 
     """
-    if caller.only is not None and caller.only != interaction.id:
-        raise Forbidden("This grading token is for another answer.")
-    return interaction
+    if caller.only is not None:
+        if caller.only != interaction.id:
+            raise Forbidden("This grading token is for another answer.")
+        return interaction
+    return interaction if others else own(interaction, caller)

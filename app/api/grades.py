@@ -19,7 +19,7 @@ from app.api.callers import Caller
 from app.api.fields import Strict, Text
 from app.api.grading_tokens import LONGEST_S, GradingToken, make_token
 from app.api.once import Outcome, once
-from app.api.server import ServerDep
+from app.api.server import Server, ServerDep
 from app.errors import BadRequest
 from app.identifiers import show
 from app.store.grades import Entry, add_grade, ledger, retract, rewards
@@ -71,7 +71,7 @@ async def post_grade(
     entry = entry_of(body.grader, caller, value=float(body.value), comment=body.comment, correction=body.correction)
 
     def work(session: Session) -> Outcome:
-        target = gradable(find(session, interaction_id, body.choice, server.underway), caller)
+        target = reach(session, server, interaction_id, body.choice, caller)
         made = graded(session, add_grade(session, target.id, entry))
         server.metrics.graded(entry.grader_kind)
         return 201, made
@@ -93,7 +93,7 @@ async def take_back(
     entry = entry_of(GraderName(kind=kind, id=id), caller, state="retracted")
 
     def work(session: Session) -> Outcome:
-        target = gradable(find(session, interaction_id, choice, server.underway), caller)
+        target = reach(session, server, interaction_id, choice, caller)
         return 200, graded(session, retract(session, target.id, entry))
 
     return await once(server.traffic, request, caller, work)
@@ -104,7 +104,7 @@ async def list_grades(interaction_id: str, server: ServerDep, caller: MayGrade, 
     """Read every entry on an answer, the superseded ones too, and what they come to."""
 
     def read(session: Session) -> dict[str, Any]:
-        target = gradable(find(session, interaction_id, choice, server.underway), caller)
+        target = reach(session, server, interaction_id, choice, caller)
         entries = [grade_json(grade) for grade in ledger(session, target.id)]
         return {"object": "list", "data": entries, "reward": reward_json(session, target)}
 
@@ -115,10 +115,16 @@ async def list_grades(interaction_id: str, server: ServerDep, caller: MayGrade, 
 async def post_grading_token(interaction_id: str, body: TokenBody, server: ServerDep, caller: MayGrade) -> Response:
     """Make a short-lived token with which a browser can grade this one answer."""
     secret = await server.grading_secret()
-    target = await server.traffic.run(lambda session: find(session, interaction_id, body.choice, server.underway))
+    target = await server.traffic.run(lambda session: reach(session, server, interaction_id, body.choice, caller))
     token = GradingToken(target.id, caller.key_id, int(time.time()) + body.expires_in)
     shown = {"token": make_token(token, secret), "interaction_id": show("int", target.id), "expires_at": token.expires}
     return JSONResponse(shown, 201)
+
+
+def reach(session: Session, server: Server, text: str, choice: int | None, caller: Caller) -> Interaction:
+    """Find the answer a caller means, if it may grade it."""
+    found = find(session, text, choice, server.underway)
+    return gradable(found, caller, others=server.settings.grade_others)
 
 
 def entry_of(grader: GraderName, caller: Caller, **facts: Any) -> Entry:

@@ -26,7 +26,12 @@ from app.store.keys import create_key, first_admin_key
 from app.store.migrate import upgrade
 
 EVERY_PART: Final = ("api", "worker", "beat")
-COMMANDS: Final = {"api": "serve", "worker": "worker", "beat": "beat"}
+GRADER: Final = "grader"  # joins the worker when LEPO_GRADE_APART is set
+COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {"api": ("serve",), "worker": ("worker",), "beat": ("beat",)}
+APART: Final[Mapping[str, tuple[str, ...]]] = {
+    "worker": ("worker", "--task", "learn"),
+    GRADER: ("worker", "--task", "grade"),
+}
 READY_SECONDS: Final = 180.0  # a large model takes minutes to load
 
 
@@ -62,7 +67,9 @@ class Stack:
         self.redis_url = ""  # in Celery's form
         self.admin_key: str | None = None  # made at the very first start, or set; else it was printed back then
         self._env = dict(env or {})
-        self._parts = [part for part in EVERY_PART if part in parts]
+        self._commands = {part: COMMANDS[part] for part in EVERY_PART if part in parts}
+        if self.settings.grade_apart and "worker" in parts:
+            self._commands |= APART
         self._ready_seconds = ready_seconds
         self._supervisor: Supervisor | None = None
 
@@ -90,7 +97,7 @@ class Stack:
 
     @property
     def pids(self) -> dict[str, int]:
-        """Pid of every process by name: postgres, redis, api, worker, beat."""
+        """Pid of every process by name: postgres, redis, api, worker, beat, and grader where it is apart."""
         return self.supervisor.pids()
 
     def start(self) -> None:
@@ -108,9 +115,9 @@ class Stack:
             self.redis_url = self._start_redis()
             upgrade(self.database_url)
             self.admin_key = self._first_admin_key()
-            for part in self._parts:
+            for part in self._commands:
                 self.supervisor.start(self._child(part), wait=False)
-            for part in self._parts:
+            for part in self._commands:
                 self.supervisor.wait_ready(part, forgiving=False)
             started = True
         finally:
@@ -187,7 +194,7 @@ class Stack:
         threads = str(self.settings.threads)
         return Child(
             name=part,
-            argv=(sys.executable, "-m", "app.cli", COMMANDS[part]),
+            argv=(sys.executable, "-m", "app.cli", *self._commands[part]),
             env={
                 "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads),
                 "PYTHONUNBUFFERED": "1",

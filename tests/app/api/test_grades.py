@@ -2,12 +2,13 @@
 
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.app.api.live import Live, sse
+from tests.app.api.live import Live, served, sse
 
 
 def grade(
@@ -164,6 +165,24 @@ def test_a_token_grades_one_answer_and_nothing_else(live: Live) -> None:
     assert again.status_code == 403
     forged = {"Authorization": f"Bearer {made.json()['token'][:-1]}x"}
     assert httpx.post(f"{url}/{target}/grades", json={"value": 1}, headers=forged).status_code == 401
+
+
+def test_a_service_may_let_keys_grade_their_own_answers_only(
+    database_url: str, model_dir: Path, tmp_path: Path
+) -> None:
+    with served(database_url, model_dir, tmp_path / "var", grade_others=False) as closed:
+        own = interaction(closed)
+        tokens = f"/v1/interactions/{own}/grading_tokens"
+        assert grade(closed, own, "grade", value=1).status_code == 404
+        assert closed.http("grade").post(tokens, json={}).status_code == 404
+        assert closed.http("grade").get(f"/v1/interactions/{own}/grades").status_code == 404
+        assert closed.http("grade").delete(f"/v1/interactions/{own}/grades").status_code == 404
+        assert grade(closed, own, "both", value=0).json()["reward"] == {"value": 0.0, "graders": 1}
+        assert grade(closed, own, "admin", value=1).json()["reward"] == {"value": 0.5, "graders": 2}
+        token = closed.http("both").post(tokens, json={}).json()["token"]
+        browser = {"Authorization": f"Bearer {token}"}
+        url = f"{closed.url}/v1/interactions/{own}/grades"
+        assert httpx.post(url, json={"value": 1}, headers=browser).status_code == 201
 
 
 def test_a_token_expires(live: Live) -> None:

@@ -1,0 +1,65 @@
+"""Under which conditions the service is put: how its users grade, and how it learns from that.
+
+Leaves out the users themselves (`benchmarks.online.crowd`) and running (`benchmarks.online.trial`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Literal
+
+Learning = Literal["tracker", "batch", "group", "off"]
+
+
+@dataclass(frozen=True, slots=True)
+class Manners:
+    """How users grade; all shares in [0, 1]."""
+
+    delay_s: float = 0.0  # mean of the random delay of a grade, exponential, >= 0
+    ungraded: float = 0.0  # share of answers that are never graded
+    flipped: float = 0.0  # share of grades that say the opposite
+    hostile: float = 0.0  # share of users (each with a key of its own) who praise what is wrong and blame what is right
+    hostile_pace: float = 1.0  # how many times as quickly as others they ask, >= 1
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One run of the service."""
+
+    name: str
+    about: str  # a line for the report
+    learning: Learning  # LEPO_BASELINE, or "off": the control that never learns
+    manners: Manners
+    key_share: float  # LEPO_KEY_SHARE
+    gated: bool  # whether the gate has held-out prompts to refuse with
+
+
+CLEAN: Final = Manners()
+NOISY: Final = Manners(delay_s=3.0, ungraded=0.3, flipped=0.1, hostile=0.05)
+FLOOD: Final = Manners(delay_s=3.0, ungraded=0.3, flipped=0.1, hostile=0.05, hostile_pace=8.0)
+SHARE: Final = 0.10  # of one key among twenty: twice its fair part
+_ALL: Final = (
+    Condition("control", "clean grades, never learns", "off", CLEAN, SHARE, gated=True),
+    Condition("clean-tracker", "clean grades, value tracker", "tracker", CLEAN, SHARE, gated=True),
+    Condition("clean-batch", "clean grades, batch mean", "batch", CLEAN, SHARE, gated=True),
+    Condition(
+        "clean-group", "clean grades, groups only: single grades teach nothing", "group", CLEAN, SHARE, gated=True
+    ),
+    Condition("noisy-tracker", "the noisy mix, value tracker", "tracker", NOISY, SHARE, gated=True),
+    Condition("noisy-batch", "the noisy mix, batch mean", "batch", NOISY, SHARE, gated=True),
+    Condition(
+        "noisy-ungated", "the noisy mix, value tracker, no held-out prompts", "tracker", NOISY, SHARE, gated=False
+    ),
+    Condition("flood", "the noisy mix, and the hostile key asks 8 times as often", "tracker", FLOOD, SHARE, gated=True),
+)
+CONDITIONS: Final[Mapping[str, Condition]] = MappingProxyType({one.name: one for one in _ALL})
+
+
+def settings_of(condition: Condition) -> dict[str, str]:
+    """Write a condition as settings of the service."""
+    learns = condition.learning != "off"
+    return {
+        "LEPO_LEARN": str(learns).lower(),
+        "LEPO_BASELINE": condition.learning if learns else "auto",
+        "LEPO_KEY_SHARE": str(condition.key_share),
+    }
