@@ -123,6 +123,9 @@ class Settings(BaseSettings):
         "grpo", description="What a step weighs: per rollout, per token of the batch, or by a fixed length."
     )
     micro_batch_tokens: int = Field(16_384, ge=64, description="Padded positions per forward of an update.")
+    activation_checkpointing: bool = Field(
+        False, description="Recompute layers in an update's backward pass: less memory, about a third more time."
+    )
 
     # Gate and stops
     heldout: Path | None = Field(

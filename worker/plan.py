@@ -37,4 +37,5 @@ def update_config(settings: Settings) -> UpdateConfig:
         ),
         health=HealthConfig(max_kl=settings.max_kl, min_entropy=settings.min_entropy),
         micro_batch_positions=settings.micro_batch_tokens,
+        activation_checkpointing=settings.activation_checkpointing,
     )

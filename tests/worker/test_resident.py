@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from app.job_settings import of_job
 from app.settings import Settings
 from tests.worker.world import CREATED, World
 from training.checkpoint import BadCheckpoint, publish
@@ -120,3 +121,21 @@ def test_every_setting_of_the_update_reaches_it(
     assert getattr(part, where[1]) == value
     default = getattr(update_config(Settings.model_validate({})), where[0])
     assert replace(part, **{where[1]: getattr(default, where[1])}) == default
+
+
+def test_activation_checkpointing_follows_the_job_on_the_resident_model(
+    world: World, rollouts: list[Rollout], base: Source
+) -> None:
+    resident = Resident(world.settings)
+    calls: list[int] = []
+    for wish in (False, True, False):
+        settings = of_job(world.settings, {"activation_checkpointing": wish, "learning_rate": 1e-5})
+        learner = resident.learner(base, base, update_config(settings))
+        seen: list[object] = []
+        layer = learner.model.get_submodule("model.layers.0.mlp")
+        hook = layer.register_forward_pre_hook(lambda *_, seen=seen: seen.append(None))
+        learner.update(rollouts, ADVANTAGES)
+        hook.remove()
+        calls.append(len(seen))
+    assert calls[1] > calls[0], "the backward pass ran no layer again"
+    assert calls[2] == calls[0], "the next job, without the setting, still recomputes"
