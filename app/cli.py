@@ -25,6 +25,7 @@ BENCHES: Final = {
     "engine": ("benchmarks.engine:command", "The engine against its peers on the same modules."),
     "swap": ("benchmarks.swap:command", "A hundred swaps under streamed load."),
     "http": ("benchmarks.http:command", "The server against its own engine."),
+    "learning": ("benchmarks.learning.command:command", "LEPO against its rivals, from one base."),
 }
 
 
