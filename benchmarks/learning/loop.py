@@ -1,0 +1,167 @@
+"""One run: a method, a seed, a learning rate; the same loop for every method.
+
+Each update draws fresh problems of every family, answers each G times, grades, and takes one on-policy step. Leaves
+out which runs there are and their cache (see `command`).
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from benchmarks.learning.methods import Method
+from benchmarks.learning.rival import latent_loss
+from benchmarks.learning.sampler import Answered, answer, sampling_of, seeded
+from training.advantage import group_advantages
+from training.bench_model.measurement import ANSWER_BUDGET
+from training.demo_model.measurement import GRADING_SECONDS, batches_of_one_length
+from training.graders.parse import parse_grader
+from training.graders.verdict import Graded
+from training.head import take_apart
+from training.noise import choice_seed
+from training.objective import ObjectiveConfig, objective, step_weights
+from training.optimizer import MasterOptimizer, OptimizerConfig
+from training.policy import Policy
+from training.replay import replay
+from training.sampling import Sampling
+from training.tasks.families import FAMILIES, generate
+from training.tasks.problem import Problem
+from training.tasks.splits import Split
+from training.traces import describe
+
+GROUP = 8  # rollouts per problem, and tries of avg@8 and pass@8
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What every run may spend."""
+
+    updates: int  # optimizer steps
+    problems: int  # per family and update; times GROUP rollouts
+    test: int  # test problems per family
+    validation: int = 16  # validation problems per family, for the curve
+    look_every: int = 10  # updates between points of the curve
+
+
+def attempt(
+    policy: Policy, problems: Sequence[Problem], method: Method, sampling: Sampling, tries: int, seed: int
+) -> tuple[list[list[Answered]], torch.Tensor]:
+    """Answer every problem `tries` times and grade; answers by problem, and rewards [problems, tries]."""
+    tokenizer: PreTrainedTokenizerBase = policy.tokenizer
+    found: list[list[Answered]] = [[] for _ in problems]
+    for rows in batches_of_one_length(tokenizer, problems, tries):
+        seeds = [choice_seed(seed, row.problem * tries + row.attempt) for row in rows]
+        for row, one in zip(
+            rows,
+            answer(policy, [row.prompt_ids for row in rows], method, seeded(sampling, seeds), ANSWER_BUDGET),
+            strict=True,
+        ):
+            found[row.problem].append(one)
+    rewards = torch.tensor(
+        [[_reward(tokenizer, problem, one) for one in group] for problem, group in zip(problems, found, strict=True)]
+    )
+    return found, rewards
+
+
+def _reward(tokenizer: PreTrainedTokenizerBase, problem: Problem, one: Answered) -> float:
+    text = str(tokenizer.decode(one.rollout.token_ids_T.tolist(), skip_special_tokens=True))
+    verdict = parse_grader(problem.grader).grade(text, GRADING_SECONDS)
+    return verdict.value if isinstance(verdict, Graded) else 0.0
+
+
+def run(policy: Policy, method: Method, seed: int, rate: float, budget: Budget) -> dict[str, Any]:
+    """Train a copy of the base that the caller gives away, and measure it on the test problems."""
+    torch.set_num_threads(1)
+    started, spent = time.perf_counter(), time.process_time()
+    causal = take_apart(policy.model)
+    optimizer = MasterOptimizer(policy.model, OptimizerConfig(learning_rate=rate, weight_decay=0.0))
+    pool = [generate(name, Split.TRAIN, budget.updates * budget.problems, seed=seed) for name in FAMILIES]
+    watched = [one for name in FAMILIES for one in generate(name, Split.VALIDATION, budget.validation, seed=0)]
+    curve, updates = [], []
+    for update in range(budget.updates):
+        cut = slice(update * budget.problems, (update + 1) * budget.problems)
+        problems = [one for family in pool for one in family[cut]]
+        groups, rewards = attempt(policy, problems, method, sampling_of(method), GROUP, seed * 1_000_003 + update + 1)
+        updates.append(_described(groups, rewards))
+        _learn(causal, optimizer, method, groups, rewards, rate)
+        if (update + 1) % budget.look_every == 0:
+            _, solved = attempt(policy, watched, method, sampling_of(method), GROUP, 11)
+            curve.append({"rollouts": (update + 1) * len(problems) * GROUP, "average": float(solved.mean())})
+    trained_cpu, trained_wall = time.process_time() - spent, time.perf_counter() - started
+    return {
+        "method": method.name,
+        "seed": seed,
+        "rate": rate,
+        "curve": curve,
+        "first": updates[0] if updates else {},
+        "last": updates[-1] if updates else {},
+        "test": examine(policy, method, budget.test),
+        "cpu_seconds": trained_cpu,
+        "wall_seconds": trained_wall,
+    }
+
+
+def _learn(
+    causal: Any,
+    optimizer: MasterOptimizer,
+    method: Method,
+    groups: list[list[Answered]],
+    rewards: torch.Tensor,
+    rate: float,
+) -> None:
+    """Take one on-policy step on the rollouts whose groups have signal."""
+    answers = [one for group in groups for one in group]
+    advantages = torch.cat([group_advantages(row) for row in rewards])
+    config = ObjectiveConfig(latent_gradient=method.learns == "soft_label")
+    weights = step_weights([one.rollout.latent_length + one.rollout.answer_length for one in answers], config)
+    pulls = [index for index in range(len(answers)) if advantages[index] != 0]
+    if not pulls:
+        return
+    rollouts, chosen = [answers[index].rollout for index in pulls], torch.tensor(pulls)
+    replayed = replay(causal, rollouts)
+    loss, _ = objective(replayed, advantages[chosen], weights[chosen], config)
+    if method.learns == "gumbel_density":
+        scores = [answers[index].scores_LK for index in pulls]
+        loss = loss + latent_loss(replayed, scores, rollouts, advantages[chosen], weights[chosen])
+    optimizer.begin()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.gather()
+    optimizer.clip()
+    optimizer.step(rate)
+
+
+def _described(groups: list[list[Answered]], rewards: torch.Tensor) -> dict[str, float]:
+    """How much the rollouts of one group differ, and what their latent steps were."""
+    traces = describe([one.rollout for group in groups for one in group])
+    distinct = [len({tuple(one.rollout.token_ids_T.tolist()) for one in group}) for group in groups]
+    latents = {
+        name: float(value) for name in traces.__slots__ if isinstance(value := getattr(traces, name), int | float)
+    }
+    return {
+        **latents,
+        "reward": float(rewards.mean()),
+        "reward_std": float(rewards.std(-1).mean()),
+        "signal_share": float((rewards.std(-1) > 0).double().mean()),
+        "distinct_answers": sum(distinct) / len(distinct),
+    }
+
+
+def examine(policy: Policy, method: Method, size: int) -> dict[str, Any]:
+    """Measure on test: per family and inference, greedy and sampled rewards of every problem."""
+    found: dict[str, Any] = {}
+    own = sampling_of(method)
+    for name in FAMILIES:
+        problems = generate(name, Split.TEST, size, seed=0)
+        found[name] = {}
+        for label, length in (("latent", method.latent_length), ("token", 0)):
+            if label == "latent" and not length:
+                continue
+            warm = Sampling(latent_length=length, tau=own.tau)
+            _, sampled = attempt(policy, problems, method, warm, GROUP, 7)
+            _, greedy = attempt(policy, problems, method, Sampling(latent_length=length, temperature=0.0), 1, 7)
+            found[name][label] = {"right": sampled.sum(-1).int().tolist(), "greedy": greedy[:, 0].int().tolist()}
+        found[name].setdefault("latent", found[name]["token"])
+    return found

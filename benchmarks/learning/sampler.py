@@ -1,0 +1,128 @@
+"""One sampler for every method: static batches of one prompt length, a stock forward, and the method's latent step.
+
+Token steps, and latent steps with Gumbel noise, are `training.latent.draw`; the two other latent steps are here.
+Rows that have ended stay in the batch, frozen, until all have. Leaves out grading.
+
+Axes: B rows, P prompt tokens, L latent steps, K candidates, T answer tokens, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from benchmarks.learning.methods import Method
+from training.latent import Controls, Drawn, chosen, controls_for, draw, mix, support
+from training.noise import gumbel, step_key
+from training.policy import Policy, embedding
+from training.rollout import Rollout, trimmed
+from training.sampling import Sampling
+
+CLAMP = (-1.5, 3.0)  # SofT-GRPO (arXiv:2511.06411) cuts its Gumbel noise to this
+NEG_INF = float("-inf")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answered:
+    """A rollout, and the perturbed scores of its latent steps, which SofT-GRPO's density needs."""
+
+    rollout: Rollout
+    scores_LK: Tensor  # float32 [L, K], as wide as the rollout's candidates; -inf outside the support
+
+
+def sampling_of(method: Method, seed: int = 0) -> Sampling:
+    """Return the settings a method's rollouts are drawn with: temperature 1, top-k 30, top-p 0.95."""
+    return Sampling(latent_length=method.latent_length, tau=method.tau, seed=seed)
+
+
+@torch.no_grad()
+def answer(
+    policy: Policy, prompts: Sequence[Sequence[int]], method: Method, samplings: Sequence[Sampling], budget: int
+) -> list[Answered]:
+    """Answer prompts of one length, each with its own seed; `budget` is the most tokens after the latent steps."""
+    table, prompt_ids_BP = embedding(policy), torch.tensor(prompts)
+    controls = controls_for(samplings, policy.device)
+    cache = DynamicCache(config=policy.model.config)
+    inputs = table(prompt_ids_BP)
+    latents: list[Drawn] = []
+    tokens: list[Drawn] = []
+    ended_B = torch.zeros(len(prompts), dtype=torch.bool)
+    ends = torch.tensor(sorted(policy.eos_ids))
+    length = samplings[0].latent_length
+    for step in range(length + budget):
+        output = policy.model(inputs_embeds=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        key_B1 = step_key(controls.stream_B1, torch.tensor(step))
+        if step < length:
+            latents.append(latent_step(method, output.logits[:, -1], controls, key_B1))
+            inputs = mix(table, latents[-1].ids_BK, latents[-1].weights_BK)[:, None]
+            continue
+        tokens.append(draw(output.logits[:, -1], controls, key_B1, samplings[0].top_k))
+        ended_B |= torch.isin(tokens[-1].token_B1[:, 0], ends)
+        if ended_B.all():
+            break
+        inputs = table(tokens[-1].token_B1)
+    return _records(policy, prompt_ids_BP, samplings, latents, tokens)
+
+
+def latent_step(method: Method, logits_BV: Tensor, controls: Controls, key_B1: Tensor) -> Drawn:
+    """Draw one latent step of every row as the method does."""
+    if method.noise == "gumbel":
+        return draw(logits_BV, controls, key_B1, method.latent_top_k)
+    kept = support(logits_BV, controls, method.latent_top_k)
+    if method.noise == "none":
+        scores_BK, tau_B1 = kept.logprobs_BK, torch.ones_like(controls.tau_B1)
+    else:
+        scores_BK = kept.logprobs_BK + gumbel(key_B1, kept.ids_BK).clamp(*CLAMP)
+        tau_B1 = controls.tau_B1
+    choice_B1 = chosen(scores_BK)
+    token_B1, logprob_B1 = kept.ids_BK.gather(1, choice_B1), kept.full_BK.gather(1, choice_B1)
+    return Drawn(kept.ids_BK, scores_BK, tau_B1, kept.logprobs_BK, kept.log_mass_B1, choice_B1, token_B1, logprob_B1)
+
+
+def _records(
+    policy: Policy, prompt_ids_BP: Tensor, samplings: Sequence[Sampling], latents: list[Drawn], tokens: list[Drawn]
+) -> list[Answered]:
+    """Write down each row, cut at its first end of sequence."""
+    token_ids_BT = torch.cat([one.token_B1 for one in tokens], 1).int()
+    logprobs_BT = torch.cat([one.token_logprob_B1 for one in tokens], 1).float()
+    token_mass_BT = torch.cat([one.log_mass_B1 for one in tokens], 1).float()
+    rows = len(samplings)
+    empty = torch.empty(rows, 0, 0)
+    ids_BLK, weights_BLK, latent_BLK, scores_BLK = (
+        (
+            torch.stack([one.ids_BK for one in latents], 1).int(),
+            torch.stack([one.weights_BK for one in latents], 1),
+            torch.stack([one.logprobs_BK for one in latents], 1).float(),
+            torch.stack([one.scores_BK for one in latents], 1).float(),
+        )
+        if latents
+        else (empty.int(), empty, empty, empty)
+    )
+    mass_BL = torch.cat([one.log_mass_B1 for one in latents], 1).float() if latents else torch.empty(rows, 0)
+    answered = []
+    for row in range(rows):
+        ids = token_ids_BT[row].tolist()
+        end = next((at + 1 for at, token in enumerate(ids) if token in policy.eos_ids), None)
+        ids_LK, weights_LK, logprobs_LK = trimmed(ids_BLK[row], weights_BLK[row], latent_BLK[row])
+        rollout = Rollout(
+            prompt_ids_P=prompt_ids_BP[row].int(),
+            latent_ids_LK=ids_LK,
+            latent_weights_LK=weights_LK,
+            latent_logprobs_LK=logprobs_LK,
+            latent_log_mass_L=mass_BL[row],
+            token_ids_T=token_ids_BT[row, :end],
+            token_logprobs_T=logprobs_BT[row, :end],
+            token_log_mass_T=token_mass_BT[row, :end],
+            sampling=samplings[row],
+            policy_version=policy.version,
+            stop_reason="length" if end is None else "stop",
+        )
+        answered.append(Answered(rollout, scores_BLK[row][:, : ids_LK.shape[1]]))
+    return answered
+
+
+def seeded(sampling: Sampling, seeds: Sequence[int]) -> list[Sampling]:
+    """Give each row its own seed."""
+    return [replace(sampling, seed=seed) for seed in seeds]
