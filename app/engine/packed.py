@@ -55,11 +55,6 @@ class PackedModel:
         for layer in self._layers:
             layer.repack()
 
-    @property
-    def bytes(self) -> int:
-        """Memory of the packed copies, about."""
-        return sum(layer.weight.numel() * layer.weight.element_size() for layer in self._layers)
-
 
 def can_pack(model: nn.Module) -> bool:
     """Whether this build of torch has the kernels, and the model lies on a CPU in float32, untouched by hooks."""

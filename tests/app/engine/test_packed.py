@@ -33,7 +33,6 @@ def test_a_view_shares_every_parameter_and_gives_the_models_logits(policy: Polic
     torch.testing.assert_close(logits(view.model), logits(policy.model), rtol=0, atol=2e-4)
     packed = [module for module in view.model.modules() if isinstance(module, PackedLinear)]
     assert len(packed) == 2 * 7 + 1  # of each layer, and the head
-    assert view.bytes == sum(4 * layer.in_features * layer.out_features for layer in packed)
     assert not any(isinstance(module, PackedLinear) for module in policy.model.modules())
 
 
