@@ -12,9 +12,10 @@ import torch
 
 from app.engine.anatomy import examine
 from app.engine.cache import KVPool
+from app.engine.lean import view_of
 from app.engine.length import Lengths
 from app.engine.masks import Masks
-from app.engine.packed import PackedModel, can_pack
+from app.engine.packed import can_pack
 from app.engine.rows import Rows
 from training.policy import Policy
 
@@ -28,7 +29,7 @@ class BareForward:
         longest = first + steps + 1
         lengths = Lengths(longest, graphed=policy.device.type == "cuda")
         masks = Masks(anatomy.kinds, anatomy.window, longest, policy.dtype, policy.device)
-        model = PackedModel(policy.model).model if can_pack(policy.model) else policy.model  # the engine's own modules
+        model = view_of(policy.model) if can_pack(policy.model) else policy.model  # the engine's own forward
         self._rows = Rows(policy, model, KVPool(anatomy.layers, batch, longest), masks, width=1)
         self._inputs_B1D = self._rows.embedding(torch.arange(batch, device=policy.device)[:, None]).clone()
         self._steps = []

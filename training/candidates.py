@@ -5,7 +5,7 @@ inner order. Two ways lead there. Keys of (value, id) as one integer are exact u
 way of a GPU, and of low precision. On a CPU full-precision ties are rare: a bare top-k is quicker, and one candidate
 more than asked for shows whether there was a tie, in which case the keys decide after all.
 
-Both ways search a large vocabulary in two stages: first chunks by their maximum, then within the best chunks.
+Both ways search a large vocabulary in stages: first chunks by their maximum, then within the best chunks.
 
 Axes: B rows, V vocabulary, K candidates, C chunks, c logits per chunk, W chunks kept, P logits pooled from them.
 """
@@ -13,7 +13,9 @@ Axes: B rows, V vocabulary, K candidates, C chunks, c logits per chunk, W chunks
 import torch
 from torch import Tensor
 
-_TWO_STAGE_FROM = 4096  # below this vocabulary one plain top-k is quicker
+_TWO_STAGE_FROM = 4096  # keys: below this vocabulary one plain top-k is quicker
+_CHUNK = 8  # bare: logits per chunk at each stage
+_ONE_STAGE = 16  # bare: up to this many times the width, one plain top-k is quicker
 
 
 def top_candidates(logits_BV: Tensor, width: int) -> Tensor:
@@ -31,7 +33,7 @@ def top_candidates(logits_BV: Tensor, width: int) -> Tensor:
 
 
 def _chunk(vocab: int, width: int) -> int:
-    """Logits per chunk for which both stages cost about the same; 0 where one stage is better."""
+    """Logits per chunk for which both stages of the keys cost about the same; 0 where one stage is better."""
     chunk: int = 1 << (vocab // width).bit_length() // 2
     return chunk if vocab >= _TWO_STAGE_FROM and vocab > 2 * chunk * width else 0
 
@@ -39,24 +41,24 @@ def _chunk(vocab: int, width: int) -> int:
 def _bare(logits_BV: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """Largest `width` logits and their ids, ties in any order.
 
-    Chunk j holds the ids j, j + C, j + 2C, ...: maxima over an outer axis are several times quicker. The best `width`
-    chunks hold `width` largest logits; a tie with one left out shows as a tie among those found.
+    The best `width` chunks hold `width` largest logits (a tie with one left out shows as a tie among those found), and
+    the best chunks are found in the same way from the chunks' maxima: a selection costs by the numbers it looks at,
+    and so sees few at each stage. Chunk j holds the ids j, j + C, j + 2C, ...: maxima over an outer axis are several
+    times quicker.
     """
     batch, vocab = logits_BV.shape
-    chunk = _chunk(vocab, width)
-    if not chunk:
-        top = logits_BV.topk(width, dim=-1)
-        return top.values, top.indices
-    chunks, whole = vocab // chunk, vocab - vocab % chunk
-    logits_BcC = logits_BV[:, :whole].view(batch, chunk, chunks)
-    best_BW = logits_BcC.amax(1).topk(width, dim=-1, sorted=False).indices
-    pooled_BP = logits_BcC.gather(2, best_BW[:, None].expand(-1, chunk, -1)).view(batch, -1)
+    if vocab <= _ONE_STAGE * width:
+        return logits_BV.topk(width, dim=-1)
+    chunks, whole = vocab // _CHUNK, vocab - vocab % _CHUNK
+    logits_BcC = logits_BV[:, :whole].view(batch, _CHUNK, chunks)
+    _, best_BW = _bare(logits_BcC.amax(1), width)
+    pooled_BP = logits_BcC.gather(2, best_BW[:, None].expand(-1, _CHUNK, -1)).view(batch, -1)
     if whole < vocab:
         pooled_BP = torch.cat([pooled_BP, logits_BV[:, whole:]], dim=-1)
     top_BK, place_BK = pooled_BP.topk(width, dim=-1)
     ids_BK = best_BW.gather(1, place_BK % width).add_(place_BK // width, alpha=chunks)
     if whole < vocab:
-        ids_BK = torch.where(place_BK < chunk * width, ids_BK, place_BK + (whole - chunk * width))
+        ids_BK = torch.where(place_BK < _CHUNK * width, ids_BK, place_BK + (whole - _CHUNK * width))
     return top_BK, ids_BK
 
 

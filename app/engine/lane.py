@@ -21,9 +21,10 @@ from app.engine.answer import Answer
 from app.engine.cache import KVPool
 from app.engine.config import EngineConfig
 from app.engine.graphs import StepGraphs
+from app.engine.lean import view_of
 from app.engine.length import Lengths
 from app.engine.masks import Masks
-from app.engine.packed import PackedModel, can_pack
+from app.engine.packed import can_pack
 from app.engine.plan import Plan, plan_for
 from app.engine.prefill import Limits, Prefill
 from app.engine.prefix import BLOCK, PrefixCache
@@ -72,8 +73,8 @@ class Lane:
         graphed &= len({parameter.device for parameter in policy.model.parameters()}) == 1  # a graph is of one device
         self._lengths = Lengths(max_length, graphed=graphed)
         masks = Masks(anatomy.kinds, anatomy.window, max_length, policy.dtype, policy.device)
-        self._packed = PackedModel(policy.model) if config.packing == "auto" and can_pack(policy.model) else None
-        served = policy.model if self._packed is None else self._packed.model
+        self._view = view_of(policy.model) if config.packing == "auto" and can_pack(policy.model) else None
+        served = self._view or policy.model
         pool = KVPool(anatomy.layers, config.slots, max_length)
         self.rows = Rows(policy, served, pool, masks, config.max_top_k)
         tokens = config.prefix_cache_tokens
@@ -157,12 +158,12 @@ class Lane:
     @property
     def packed(self) -> bool:
         """Whether steps run on packed weights."""
-        return self._packed is not None
+        return self._view is not None
 
     def repack(self) -> None:
         """Follow weights that were changed in place; nothing to do where they are read as they lie."""
-        if self._packed is not None:
-            self._packed.repack()
+        if self._view is not None:
+            self._view.repack()
 
     def change(self, version: int, fingerprint: str) -> None:
         """Note that the weights are others now. Rows under way go on, their spans say so; prompts start again."""

@@ -1,12 +1,12 @@
 """Linear layers with their weights laid out for the CPU's matrix kernels, packed once per version and not per product.
 
 A product with few rows spends most of its time on fetching weights in an order that suits the kernel; oneDNN takes them
-reordered once, and was measured 2 to 4 times as fast at 8 to 32 rows. `PackedModel.of` gives a view of a model: other
+reordered once, and was measured 2 to 4 times as fast at 8 to 32 rows. `PackedModel` is a view of any model: other
 modules, the same parameters, each plain linear layer replaced. The model itself stays as it is, for training, scoring
 and the canary. A packed layout is a copy, so whoever changes the weights calls `repack` before the view runs again.
 
 Costs the memory of the linear layers once more per resident version. CPU and float32 only. Leaves out who may be packed
-by setting (`app.engine.config`).
+by setting (`app.engine.config`), and forwards written out for it (`app.engine.lean`).
 
 Axes: N outputs, K inputs.
 """
@@ -20,6 +20,46 @@ from torch import Tensor, nn
 _ROWS = 64  # rows the layout is chosen for; between 16 and 256 no difference was measured
 
 
+class Product:
+    """The product of one or more linear layers with the same inputs; their outputs stand side by side."""
+
+    def __init__(self, *layers: nn.Linear) -> None:
+        self._layers = layers
+        self.repack()
+
+    @torch.no_grad()
+    def repack(self) -> None:
+        """Lay out the weights as they are now."""
+        weight_NK = torch.cat([layer.weight for layer in self._layers])
+        biases: list[Tensor] = [layer.bias for layer in self._layers if layer.bias is not None]
+        self._bias_N = torch.cat(biases) if biases else None
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight_NK, _ROWS)
+
+    def __call__(self, input: Tensor) -> Tensor:  # noqa: A002, the name nn.Linear gives it
+        """Product [..., K] -> [..., N]."""
+        return self._unary(input, "none")
+
+    def silu(self, input: Tensor) -> Tensor:  # noqa: A002
+        """Product, then x * sigmoid(x)."""
+        return self._unary(input, "swish")
+
+    def plus(self, input: Tensor, other: Tensor) -> Tensor:  # noqa: A002
+        """Product, plus `other` [..., N]."""
+        return self._binary(input, other, "add")
+
+    def times(self, input: Tensor, other: Tensor) -> Tensor:  # noqa: A002
+        """Product, times `other` [..., N] element by element."""
+        return self._binary(input, other, "mul")
+
+    def _unary(self, input: Tensor, after: str) -> Tensor:  # noqa: A002
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(input, self._packed, self._bias_N, after, [], "")
+        return product
+
+    def _binary(self, input: Tensor, other: Tensor, after: str) -> Tensor:  # noqa: A002
+        product: Tensor = torch.ops.mkldnn._linear_pointwise.binary(input, other, self._packed, self._bias_N, after)
+        return product
+
+
 class PackedLinear(nn.Linear):
     """A linear layer whose product reads a packed copy of the weight it shares with another layer."""
 
@@ -27,17 +67,11 @@ class PackedLinear(nn.Linear):
         super().__init__(plain.in_features, plain.out_features, bias=plain.bias is not None, device="meta")
         self.weight = plain.weight  # [N, K]
         self.bias = plain.bias
-        self.repack()
-
-    @torch.no_grad()
-    def repack(self) -> None:
-        """Lay out the weight as it is now."""
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), _ROWS)
+        self.product = Product(plain)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002, the name nn.Linear gives it
         """Product [..., K] -> [..., N]."""
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(input, self._packed, self.bias, "none", [], "")
-        return product
+        return self.product(input)
 
 
 class PackedModel:
@@ -46,14 +80,22 @@ class PackedModel:
     def __init__(self, model: nn.Module) -> None:
         shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
         self.model: Any = copy.deepcopy(model, shared)  # new modules around the same tensors
-        self._layers = [
-            _replace(self.model, name) for name, module in model.named_modules() if type(module) is nn.Linear
-        ]
+        plain = [name for name, module in model.named_modules() if type(module) is nn.Linear]
+        self._layers = [_replace(self.model, name) for name in plain]
+
+    def __call__(self, **inputs: Any) -> Any:
+        """Forward of the model."""
+        return self.model(**inputs)
+
+    @property
+    def base_model(self) -> Any:
+        """The view without its head."""
+        return self.model.base_model
 
     def repack(self) -> None:
         """Take over the weights as they are now."""
         for layer in self._layers:
-            layer.repack()
+            layer.product.repack()
 
 
 def can_pack(model: nn.Module) -> bool:

@@ -9,10 +9,9 @@ Axes: B prompts under way, C positions per chunk.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import nn
 
 from app.engine.cache import KVPool, LayerShape, SlotCache
 from app.engine.length import Lengths
@@ -56,7 +55,7 @@ class Prefill:
     def __init__(
         self,
         policy: Policy,
-        model: nn.Module,
+        model: Any,
         layers: Sequence[LayerShape],
         masks: Masks,
         prefix: PrefixCache | None,
@@ -65,7 +64,7 @@ class Prefill:
         self.pool = KVPool(layers, limits.rows, limits.lengths.longest)
         self.jobs: list[Job] = []  # by falling number of positions left
         self.computed_tokens = 0  # prompt positions computed, padding not counted
-        self._model: Any = cast("Any", model).base_model  # no head: a prompt's logits are not needed
+        self._model = model.base_model  # no head: a prompt's logits are not needed
         self._embedding = embedding(policy)
         self._device = policy.device
         self._cache = SlotCache(self.pool)

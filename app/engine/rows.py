@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from app.engine.bias import Bias
 from app.engine.cache import KVPool, SlotCache
@@ -69,9 +69,9 @@ class InUse:
 class Rows:
     """State of up to `pool.rows` running answers of one model."""
 
-    def __init__(self, policy: Policy, model: nn.Module, pool: KVPool, masks: Masks, width: int) -> None:
+    def __init__(self, policy: Policy, model: Any, pool: KVPool, masks: Masks, width: int) -> None:
         """Keep the state; `model` is the policy's, or a view of it that steps faster."""
-        self.model: Any = model
+        self.model = model
         self.embedding = embedding(policy)
         self.device = policy.device
         self.pool = pool

@@ -30,7 +30,7 @@ def test_a_view_shares_every_parameter_and_gives_the_models_logits(policy: Polic
     mine = dict(view.model.named_parameters(remove_duplicate=False))
     assert mine.keys() == theirs.keys()
     assert all(mine[name] is theirs[name] for name in theirs)
-    torch.testing.assert_close(logits(view.model), logits(policy.model), rtol=0, atol=2e-4)
+    torch.testing.assert_close(logits(view), logits(policy.model), rtol=0, atol=2e-4)
     packed = [module for module in view.model.modules() if isinstance(module, PackedLinear)]
     assert len(packed) == 2 * 7 + 1  # of each layer, and the head
     assert not any(isinstance(module, PackedLinear) for module in policy.model.modules())
@@ -40,7 +40,7 @@ def test_a_view_follows_changed_weights_when_repacked_and_not_before(cold: Cold)
     model, other = cold(3).model, cold(4).model
     view = PackedModel(model)
     model.load_state_dict(other.state_dict())
-    expected = logits(PackedModel(other).model)
+    expected = logits(PackedModel(other))
     assert not torch.equal(logits(view.model), expected)
     view.repack()
     assert torch.equal(logits(view.model), expected)
