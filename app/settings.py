@@ -53,6 +53,9 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Its port; 0 takes a free one.")
     max_body_bytes: int = Field(1_048_576, ge=1024, description="Largest request body; beyond it 413.")
     max_choices: int = Field(128, ge=1, le=1024, description="Largest `n` of a request.")
+    keep_alive_seconds: int = Field(
+        75, ge=1, description="How long an idle connection stays open; longer than clients and proxies reuse theirs."
+    )
     drain_seconds: float = Field(30.0, ge=0, description="On shutdown, how long answers under way may take to finish.")
 
     # The engine

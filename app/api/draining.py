@@ -38,6 +38,7 @@ class DrainingServer(uvicorn.Server):
             server_header=False,
             http=Wire,
             ws="none",
+            timeout_keep_alive=settings.keep_alive_seconds,
             timeout_graceful_shutdown=int(settings.drain_seconds) + RECORDING_S,
         )
         return cls(config, engine, settings.drain_seconds)

@@ -1,6 +1,7 @@
 """What goes wrong around an answer: clients leave, queues fill, Postgres goes away, engines fail, servers stop."""
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -34,6 +35,16 @@ def narrow(database_url: str, model_dir: Path, tmp_path: Path) -> Iterator[Live]
 def interactions(live: Live) -> list[Interaction]:
     with live.store.session() as session:
         return [row for row, _ in list_interactions(session, Filters()).items]
+
+
+def ended(connection: socket.socket) -> bool:
+    """Read on; whether the other side closed before the time-out."""
+    try:
+        while connection.recv(65_536):
+            pass
+    except TimeoutError:
+        return False
+    return True
 
 
 def test_a_client_that_leaves_frees_its_slots_and_its_words_are_kept(narrow: Live) -> None:
@@ -186,3 +197,15 @@ def test_a_stopping_server_records_what_it_must_cut_short(database_url: str, mod
         with live.store.session() as session:
             rows = list(session.scalars(select(Interaction)))
     assert [row.finish_reason for row in rows] == ["cancelled"]
+
+
+@pytest.mark.parametrize(("keep_alive_seconds", "closes"), [(1, True), (30, False)])
+def test_an_idle_connection_stays_open_as_long_as_the_setting_says(
+    database_url: str, model_dir: Path, tmp_path: Path, keep_alive_seconds: int, closes: bool
+) -> None:
+    with served(database_url, model_dir, tmp_path, keep_alive_seconds=keep_alive_seconds) as live:
+        address = live.http().base_url
+        with socket.create_connection((address.host, address.port or 80), timeout=2.5) as connection:
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: lepo\r\n\r\n")
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
+            assert ended(connection) is closes
