@@ -32,6 +32,7 @@ BENCHES: Final = {
     "swap": ("benchmarks.swap:command", "A hundred swaps under streamed load."),
     "http": ("benchmarks.http:command", "The server against its own engine."),
     "online": ("benchmarks.online.command:command", "Learning from live traffic, one grade per answer."),
+    "update": ("benchmarks.update.command:command", "The gradient at a real vocabulary, against full logits."),
     "learning": ("benchmarks.learning.command:command", "LEPO against its rivals, from one base."),
 }
 

@@ -37,7 +37,7 @@ class ReplayConfig:
 
     embedding_gradient: bool = False  # True: gradients flow through prompt, token and latent lookups; published: False
     latent_temperature: Literal["one", "sampling"] = "one"  # what divides the logits on latent steps; published: one
-    chunk_elements: int = 2**25  # largest float32 [C, V] that exists at once; 2**25 is 128 MiB, 220 positions at V=152k
+    chunk_elements: int = 2**26  # largest float32 [C, V] that exists at once; 2**26 is 256 MiB, 441 positions at V=152k
 
     def __post_init__(self) -> None:
         if self.chunk_elements < 1:
@@ -98,10 +98,10 @@ def replay(
     at_one = config.latent_temperature == "one"
     latents = scored(batch.latents, None if at_one else batch.latents.temperature_N)
     tokens = scored(batch.tokens, batch.tokens.temperature_N)
-    return _padded(batch, latents, tokens)
+    return padded(batch, latents, tokens)
 
 
-def _padded(batch: Executed, latents: Scores, tokens: Scores) -> Replayed:
+def padded(batch: Executed, latents: Scores, tokens: Scores) -> Replayed:
     """Scores of steps in a row, laid out by rollout and step."""
     rows = batch.rows
     return Replayed(

@@ -115,7 +115,7 @@ class Learner:
             self._reference = take_apart(reference.requires_grad_(requires_grad=False))
         self._optimizer = MasterOptimizer(model, self.config.optimizer)
         if self.config.activation_checkpointing:
-            _checkpoint_activations(model)
+            checkpoint_activations(model)
 
     @property
     def model(self) -> PreTrainedModel:
@@ -306,7 +306,7 @@ def _padding_share(plan: Sequence[_Step]) -> float:
     return 1.0 - held / padded if padded else 0.0
 
 
-def _checkpoint_activations(model: PreTrainedModel) -> None:
+def checkpoint_activations(model: PreTrainedModel) -> None:
     """Recompute each layer in the backward pass. Only the layers are told that they train: dropout stays off."""
     if not model.supports_gradient_checkpointing:
         raise ValueError(f"{type(model).__name__} does not support activation checkpointing: switch it off")

@@ -1,0 +1,1 @@
+"""The gradient of LEPO's loss at a real vocabulary, against the straightforward way; `lepo bench update`."""
