@@ -51,8 +51,8 @@ def measure(preset: str, *, threads: int, device: str, dtype: str) -> dict[str, 
 
     try:
         where = placed(device)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--device") from error
+    except ValueError as refused:
+        raise click.BadParameter(str(refused), param_hint="--device") from refused
     facts, load = machine(), LOADS[preset]
     options = ["--threads", str(threads), "--device", where, "--dtype", dtype]
     runs: dict[str, list[dict[str, float]]] = {"ours": [], "straightforward": []}
