@@ -17,6 +17,7 @@ OF_A_JOB: Final = frozenset(
         *("clip_low", "clip_high", "kl_beta", "negative_latent_floor", "latent_gradient", "normalization"),
         *("micro_batch_tokens", "activation_checkpointing"),
         *("gate_margin", "gate_no_signal", "max_kl", "min_entropy", "phase_deadline"),
+        *("max_gradient_norm", "min_mean_tokens", "max_mean_tokens"),
     }
 )
 

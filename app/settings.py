@@ -145,7 +145,16 @@ class Settings(BaseSettings):
         0.5, gt=0, description="Mean KL to the old policy after an update, beyond which it is discarded."
     )
     min_entropy: float = Field(0.0, ge=0, description="Mean token entropy below which an update is discarded.")
+    max_gradient_norm: float = Field(
+        1000.0, gt=0, description="Gradient norm, before clipping, beyond which an update is discarded."
+    )
+    min_mean_tokens: float = Field(0.0, ge=0, description="Mean answer length of a batch below which it is refused.")
+    max_mean_tokens: float = Field(
+        float("inf"), gt=0, description="Mean answer length of a batch beyond which it is refused."
+    )
     phase_deadline: float = Field(600.0, gt=0, description="Seconds one phase of an update may take.")
+    tensorboard: bool = Field(False, description="Write each update's figures for TensorBoard, under var_dir.")
+    mlflow_uri: str | None = Field(None, description="MLflow server that gets each update's figures; unset: none.")
     keep_checkpoints: int = Field(
         10, ge=2, description="Newest checkpoints kept on disk; serving, previous and first always stay."
     )

@@ -26,6 +26,7 @@ from worker.lessons import Rules, sift
 from worker.lock import learner_lock
 from worker.plan import update_config
 from worker.promote import Candidate, prune, publish_files, record_marks, ring, settle
+from worker.recorders import Destinations, RecorderUnavailable
 from worker.run import GateRefused, Run, overrun, recover
 from worker.watch import Watch
 from worker.workshop import Workshop
@@ -96,6 +97,7 @@ def improve(shop: Workshop, begun: Begun, run: Run) -> Outcome:
 
     run.enter("gate")
     after = None if heldout is None else sit(policy, heldout, begun.settings, lambda _: run.watch.check())
+    record(shop.settings, begun.serving.version + 1, batch, report, after)
     serve = gate(run, begun.settings, before, after)
 
     run.enter("publish")
@@ -175,6 +177,29 @@ def update(run: Run, learner: Learner, batch: Batch) -> UpdateReport:
         raise
     run.note("update", update=asdict(report))
     return report
+
+
+def record(settings: Settings, version: int, batch: Batch, report: UpdateReport, after: Marks | None) -> None:
+    """Send the update's figures where the operator wants them; what cannot be reached is logged, and learning goes on.
+
+    Args:
+        settings: where to.
+        version: the candidate's, the step of the curves.
+        batch: what was learned from.
+        report: the update's.
+        after: the candidate's marks, if there was an exam.
+
+    """
+    events = settings.var_dir / "tensorboard" if settings.tensorboard else None
+    reward = sum(batch.rewards) / len(batch.rewards)
+    try:
+        with Destinations(events, settings.mlflow_uri).open(settings.served_name, 0) as records:
+            for one in records:
+                one(version, {"kind": "update", "reward": reward, "answers": len(batch.rewards), **asdict(report)})
+                if after is not None and after.marked:
+                    one(version, {"kind": "heldout", "value": sum(after.marked) / len(after.marked)})
+    except RecorderUnavailable as error:
+        log.warning("%s", error)
 
 
 def gate(run: Run, settings: Settings, before: Marks | None, after: Marks | None) -> bool:

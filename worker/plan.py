@@ -35,7 +35,13 @@ def update_config(settings: Settings) -> UpdateConfig:
             latent_gradient=settings.latent_gradient,
             negative_latent_floor=settings.negative_latent_floor,
         ),
-        health=HealthConfig(max_kl=settings.max_kl, min_entropy=settings.min_entropy),
+        health=HealthConfig(
+            max_kl=settings.max_kl,
+            min_entropy=settings.min_entropy,
+            explosion_norm=settings.max_gradient_norm,
+            min_mean_tokens=settings.min_mean_tokens,
+            max_mean_tokens=settings.max_mean_tokens,
+        ),
         micro_batch_positions=settings.micro_batch_tokens,
         activation_checkpointing=settings.activation_checkpointing,
     )

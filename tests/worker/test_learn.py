@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from app.errors import Conflict
 from app.store import checkpoints, evaluations, jobs, promotions
@@ -106,6 +107,53 @@ def test_a_guards_refusal_keeps_the_policy_spends_the_grades_and_says_why(world:
     assert learn(strict.shop) == "idle"
     world.lessons()
     assert learn(world.shop) == "promoted"
+
+
+@pytest.mark.parametrize(
+    ("bound", "reason"),
+    [
+        ({"min_entropy": 100.0}, "entropy_collapsed"),
+        ({"max_gradient_norm": 1e-9}, "gradient_exploded"),
+        ({"min_mean_tokens": 100.0}, "length_out_of_bounds"),
+        ({"max_mean_tokens": 1.0}, "length_out_of_bounds"),
+    ],
+)
+def test_every_guard_keeps_the_policy_and_leaves_its_diagnosis_on_the_job(
+    world: World, bound: dict[str, float], reason: str
+) -> None:
+    before = fingerprint(world.policy().model)
+    guarded = world.with_settings(**bound)
+    guarded.lessons()
+    assert learn(guarded.shop) == "ended"
+    (job,) = guarded.jobs()
+    assert (job.status, job.verdict) == ("failed", "rejected")
+    assert job.diagnosis is not None
+    assert job.diagnosis["reason"] == reason
+    assert set(bound.values()) & set(job.diagnosis.values()), "the diagnosis states the bound"
+    assert guarded.serving().version == 0
+    assert fingerprint(guarded.policy().model) == before
+
+
+def test_figures_go_to_tensorboard_when_asked(world: World, tmp_path: Path) -> None:
+    held = write_heldout(tmp_path / "held.jsonl", [f"question {index}" for index in range(6)], ALWAYS_RIGHT)
+    for wish in (False, True):
+        shown = world.with_settings(heldout=held, tensorboard=wish)
+        shown.lessons()
+        assert learn(shown.shop) == "promoted"
+        assert (shown.settings.var_dir / "tensorboard").exists() == wish
+    read = EventAccumulator(str(world.settings.var_dir / "tensorboard"))
+    read.Reload()
+    [loss], [mark] = read.Scalars("update/loss"), read.Scalars("heldout/value")
+    assert (loss.step, mark.step, mark.value) == (2, 2, 1.0)
+    told = world.jobs()[-1].metrics["update"]["loss"]
+    assert loss.value == pytest.approx(told, rel=1e-5)  # the files hold float32
+
+
+def test_an_mlflow_server_out_of_reach_does_not_stop_learning(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    unreachable = world.with_settings(mlflow_uri="nonsense://nowhere")
+    unreachable.lessons()
+    assert learn(unreachable.shop) == "promoted"
+    assert "MLflow at nonsense://nowhere does not take records" in caplog.text
 
 
 def test_the_gate_refuses_a_candidate_that_answers_worse_than_what_serves(world: World, tmp_path: Path) -> None:

@@ -111,6 +111,9 @@ def test_the_kl_term_has_the_first_checkpoint_as_its_reference(
         ({"negative_latent_floor": -7.0}, ("objective", "negative_latent_floor"), -7.0),
         ({"max_kl": 0.07}, ("health", "max_kl"), 0.07),
         ({"min_entropy": 0.07}, ("health", "min_entropy"), 0.07),
+        ({"max_gradient_norm": 0.7}, ("health", "explosion_norm"), 0.7),
+        ({"min_mean_tokens": 7.0}, ("health", "min_mean_tokens"), 7.0),
+        ({"max_mean_tokens": 7.0}, ("health", "max_mean_tokens"), 7.0),
     ],
 )
 def test_every_setting_of_the_update_reaches_it(

@@ -1,6 +1,7 @@
 """`lepo train`: learn from a file of problems, without a server, a database or a broker."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,8 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--resume", is_flag=True, help="Go on with the run in --out, with its own data, model and settings.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--threads", type=click.IntRange(min=1), help="torch threads; torch's choice when not given.")
+@click.option("--tensorboard", is_flag=True, help="Write every figure for TensorBoard, under OUT/tensorboard.")
+@click.option("--mlflow", metavar="URI", envvar="MLFLOW_TRACKING_URI", help="Record to this MLflow server too.")
 @recipe_options
 def command(
     data: str | None,
@@ -41,6 +44,8 @@ def command(
     resume: bool,
     device: str,
     threads: int | None,
+    tensorboard: bool,
+    mlflow: str | None,
     **values: Any,
 ) -> None:
     """Roll out, grade and learn; validate and save now and then; keep the best checkpoint and the newest.
@@ -58,10 +63,11 @@ def command(
     from worker.offline.start import Asked, begin
     from worker.offline.start import resume as go_on
     from worker.offline.watching import Watching
+    from worker.recorders import Destinations
 
     if threads:
         torch.set_num_threads(threads)
-    with Watching(out) as watching:
+    with Watching(out) as watching, ExitStack() as opened:
         if resume:
             training = go_on(out, device, watching.record, watching.tell, watching.stop)
         else:
@@ -72,6 +78,9 @@ def command(
             asked = Asked(data, validation, model, recipe)
             training = begin(asked, out, device, watching.record, watching.tell, watching.stop)
         watching.begin(training.updates, training.place.step)
+        destinations = Destinations(out / "tensorboard" if tensorboard else None, mlflow)
+        with told():
+            watching.hand_to(opened.enter_context(destinations.open(out.resolve().name, training.place.step)))
         ended = training.run()
     conclude(training, out)
     raise SystemExit(0 if ended == "done" else 130)

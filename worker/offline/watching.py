@@ -24,9 +24,9 @@ COLUMNS: Final = ("{task.fields[doing]}", "reward {task.fields[reward]}")
 class Watching:
     """The screen and the signals of one run; a context manager."""
 
-    def __init__(self, directory: Path, recorders: Sequence[Record] = ()) -> None:
+    def __init__(self, directory: Path) -> None:
         self.stop = threading.Event()
-        self._recorders = (Shelf(directory).record, *recorders)
+        self._recorders: list[Record] = [Shelf(directory).record]
         left = (TextColumn("Updates"), BarColumn(), MofNCompleteColumn())
         right = (*map(TextColumn, COLUMNS), TimeElapsedColumn(), TimeRemainingColumn())
         self._bars = Progress(*left, *right, console=Console(stderr=True), transient=True)
@@ -48,6 +48,10 @@ class Watching:
     def begin(self, updates: int, done: int) -> None:
         """Say how far the run goes and where it is."""
         self._bars.update(self._bar, total=updates, completed=done)
+
+    def hand_to(self, recorders: Sequence[Record]) -> None:
+        """Hand figures to these too from now on."""
+        self._recorders.extend(recorders)
 
     def tell(self, what: str, done: int, total: int) -> None:
         """Show what is being done within an update."""
