@@ -6,17 +6,19 @@ out which runs there are and their cache (see `command`).
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from benchmarks.learning.methods import Method
+from benchmarks.learning import gaussian
+from benchmarks.learning.methods import Candidate, Method
 from benchmarks.learning.rival import latent_loss
 from benchmarks.learning.sampler import Answered, answer, sampling_of, seeded
 from training.advantage import group_advantages
 from training.bench_model.measurement import ANSWER_BUDGET
+from training.bench_model.problems import bench_problems
 from training.demo_model.measurement import GRADING_SECONDS, batches_of_one_length
 from training.graders.parse import parse_grader
 from training.graders.verdict import Graded
@@ -27,7 +29,7 @@ from training.optimizer import MasterOptimizer, OptimizerConfig
 from training.policy import Policy
 from training.replay import replay
 from training.sampling import Sampling
-from training.tasks.families import FAMILIES, generate
+from training.tasks.families import FAMILIES
 from training.tasks.problem import Problem
 from training.tasks.splits import Split
 from training.traces import describe
@@ -41,8 +43,8 @@ class Budget:
 
     updates: int  # optimizer steps
     problems: int  # per family and update; times GROUP rollouts
-    test: int  # test problems per family
-    validation: int = 16  # validation problems per family, for the curve
+    test: int  # test problems per family; 0: no exam
+    validation: int = 32  # validation problems per family, for the curve
     look_every: int = 10  # updates between points of the curve
 
 
@@ -67,52 +69,80 @@ def attempt(
 
 
 def _reward(tokenizer: PreTrainedTokenizerBase, problem: Problem, one: Answered) -> float:
+    """Grade an answer; a grader without a grade would be an error of the bench, never a zero."""
     text = str(tokenizer.decode(one.rollout.token_ids_T.tolist(), skip_special_tokens=True))
     verdict = parse_grader(problem.grader).grade(text, GRADING_SECONDS)
-    return verdict.value if isinstance(verdict, Graded) else 0.0
+    if not isinstance(verdict, Graded):  # a state, not a type
+        raise RuntimeError(  # noqa: TRY004
+            f"the grader of {problem.prompt!r} gave no grade: {verdict}"
+        )
+    return verdict.value
 
 
-def run(policy: Policy, method: Method, seed: int, rate: float, budget: Budget) -> dict[str, Any]:
-    """Train a copy of the base that the caller gives away, and measure it on the test problems."""
+def run(policy: Policy, base: Policy, candidate: Candidate, seed: int, budget: Budget) -> dict[str, Any]:
+    """Train a copy of the base that the caller gives away, and measure it on the test problems.
+
+    Args:
+        policy: learns.
+        base: the same weights, left as they are; the KL is to it.
+        candidate: method and learning rate.
+        seed: of problems and noise.
+        budget: what may be spent.
+
+    """
     torch.set_num_threads(1)
     started, spent = time.perf_counter(), time.process_time()
-    causal = take_apart(policy.model)
-    optimizer = MasterOptimizer(policy.model, OptimizerConfig(learning_rate=rate, weight_decay=0.0))
-    pool = [generate(name, Split.TRAIN, budget.updates * budget.problems, seed=seed) for name in FAMILIES]
-    watched = [one for name in FAMILIES for one in generate(name, Split.VALIDATION, budget.validation, seed=0)]
+    method = candidate.method
+    optimizer = MasterOptimizer(policy.model, OptimizerConfig(learning_rate=candidate.rate, weight_decay=0.0))
+    pool = [bench_problems(name, Split.TRAIN, budget.updates * budget.problems, seed=seed) for name in FAMILIES]
+    watched = [one for name in FAMILIES for one in bench_problems(name, Split.VALIDATION, budget.validation, seed=0)]
     curve, updates = [], []
-    for update in range(budget.updates):
+    for update in range(budget.updates + 1):
+        if update % budget.look_every == 0 or update == budget.updates:
+            groups, solved = attempt(policy, watched, method, sampling_of(method), GROUP, 11)
+            rollouts = update * budget.problems * len(FAMILIES) * GROUP
+            curve.append({"rollouts": rollouts, "average": float(solved.mean()), "kl": kl_to(base, policy, groups)})
+        if update == budget.updates:
+            break
         cut = slice(update * budget.problems, (update + 1) * budget.problems)
         problems = [one for family in pool for one in family[cut]]
         groups, rewards = attempt(policy, problems, method, sampling_of(method), GROUP, seed * 1_000_003 + update + 1)
         updates.append(_described(groups, rewards))
-        _learn(causal, optimizer, method, groups, rewards, rate)
-        if (update + 1) % budget.look_every == 0:
-            _, solved = attempt(policy, watched, method, sampling_of(method), GROUP, 11)
-            curve.append({"rollouts": (update + 1) * len(problems) * GROUP, "average": float(solved.mean())})
+        _learn(policy, optimizer, candidate, groups, rewards)
     trained_cpu, trained_wall = time.process_time() - spent, time.perf_counter() - started
     return {
         "method": method.name,
+        "settings": asdict(candidate),
         "seed": seed,
-        "rate": rate,
         "curve": curve,
         "first": updates[0] if updates else {},
         "last": updates[-1] if updates else {},
-        "test": examine(policy, method, budget.test),
+        "test": examine(policy, method, budget.test) if budget.test else {},
         "cpu_seconds": trained_cpu,
         "wall_seconds": trained_wall,
     }
 
 
+@torch.no_grad()
+def kl_to(base: Policy, policy: Policy, groups: list[list[Answered]]) -> float:
+    """Mean exact KL(policy || base) over the executed steps of some answers, nats per step."""
+    rollouts = [one.rollout for group in groups for one in group[:1]]
+    replayed = replay(take_apart(policy.model), rollouts, reference=take_apart(base.model))
+    total = (replayed.latent_kl_BL * replayed.latent_mask_BL).sum() + (
+        replayed.token_kl_BT * replayed.token_mask_BT
+    ).sum()
+    return float(total / (replayed.latent_mask_BL.sum() + replayed.token_mask_BT.sum()))
+
+
 def _learn(
-    causal: Any,
+    policy: Policy,
     optimizer: MasterOptimizer,
-    method: Method,
+    candidate: Candidate,
     groups: list[list[Answered]],
     rewards: torch.Tensor,
-    rate: float,
 ) -> None:
     """Take one on-policy step on the rollouts whose groups have signal."""
+    method = candidate.method
     answers = [one for group in groups for one in group]
     advantages = torch.cat([group_advantages(row) for row in rewards])
     config = ObjectiveConfig(latent_gradient=method.learns == "soft_label")
@@ -121,16 +151,21 @@ def _learn(
     if not pulls:
         return
     rollouts, chosen = [answers[index].rollout for index in pulls], torch.tensor(pulls)
-    replayed = replay(causal, rollouts)
-    loss, _ = objective(replayed, advantages[chosen], weights[chosen], config)
-    if method.learns == "gumbel_density":
-        scores = [answers[index].scores_LK for index in pulls]
-        loss = loss + latent_loss(replayed, scores, rollouts, advantages[chosen], weights[chosen])
+    if method.learns == "gaussian_density":
+        executed = [answers[index].executed_LD for index in pulls]
+        pull = advantages[chosen], weights[chosen]
+        loss = gaussian.loss(policy.model, rollouts, executed, pull, method.spread)
+    else:
+        replayed = replay(take_apart(policy.model), rollouts)
+        loss, _ = objective(replayed, advantages[chosen], weights[chosen], config)
+        if method.learns == "gumbel_density":
+            scores = [answers[index].scores_LK for index in pulls]
+            loss = loss + latent_loss(replayed, scores, rollouts, advantages[chosen], weights[chosen])
     optimizer.begin()
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.gather()
     optimizer.clip()
-    optimizer.step(rate)
+    optimizer.step(candidate.rate)
 
 
 def _described(groups: list[list[Answered]], rewards: torch.Tensor) -> dict[str, float]:
@@ -154,7 +189,7 @@ def examine(policy: Policy, method: Method, size: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     own = sampling_of(method)
     for name in FAMILIES:
-        problems = generate(name, Split.TEST, size, seed=0)
+        problems = bench_problems(name, Split.TEST, size, seed=0)
         found[name] = {}
         for label, length in (("latent", method.latent_length), ("token", 0)):
             if label == "latent" and not length:

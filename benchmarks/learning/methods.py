@@ -1,13 +1,18 @@
-"""The methods that are compared: a few settings of the sampler and of the objective each.
+"""The methods that are compared: a few settings of the sampler and of the objective each, and what is tried on each.
 
-Every method has the base, the rollouts, the optimizer and the loop in common. Leaves out Soft Tokens, whose Gaussian
-noise on embeddings is no mixture of kept ids and so cannot be recorded as a rollout.
+Every method has the base, the rollouts, the optimizer and the loop in common, and as many trials on validation as any
+other. Leaves out what the settings do (`sampler`, `rival`, `gaussian`).
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any, Literal
 
-LatentNoise = Literal["gumbel", "none", "clamped"]
+from training.bench_model.teacher import THOUGHTS
+
+LatentNoise = Literal["gumbel", "none", "clamped", "gaussian"]
+Learns = Literal["soft_label", "tokens", "gumbel_density", "gaussian_density"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,21 +20,45 @@ class Method:
     """What sets a method apart."""
 
     name: str
-    latent_length: int  # L in training and in its own inference; 0: tokens only
+    latent_length: int = THOUGHTS  # L in training and in its own inference; 0: tokens only
     noise: LatentNoise = "gumbel"  # on latent steps; "none": z = pi~; "clamped": Gumbel cut to [-1.5, 3]
-    learns: Literal["soft_label", "tokens", "gumbel_density"] = "tokens"  # what latent steps teach
+    learns: Learns = "tokens"  # what latent steps teach
     tau: float = 0.5  # of the mixture
+    draws: int = 1  # Gumbel-softmax samples whose mean is the mixture
+    spread: float = 0.0  # of Gaussian noise, as a share of the embedding rows' root mean square
     latent_top_k: int = 30  # candidates of a latent step
 
 
-METHODS = {
-    method.name: method
-    for method in (
-        Method("grpo", 0),
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A method as it is run."""
+
+    method: Method
+    rate: float  # Adam's learning rate
+
+
+def _candidates(method: Method, rates: Sequence[float], **knob: Sequence[float]) -> list[Candidate]:
+    """Every rate with every value of the method's own knob."""
+    [(name, values)] = knob.items() or [("tau", [method.tau])]
+    changes: list[dict[str, Any]] = [{name: value} for value in values]
+    return [Candidate(replace(method, **change), rate) for rate, change in product(rates, changes)]
+
+
+LOW, HIGH = 1e-4, 3e-4
+TRIED = {
+    each[0].method.name: each
+    for each in (
+        _candidates(Method("grpo", 0), (3e-5, LOW, HIGH, 6e-4)),
         # z = pi~ is no random draw: it has no score to learn from, so only the tokens after it teach
-        Method("deterministic", 4, noise="none"),
-        Method("soft_grpo", 4, noise="clamped", learns="gumbel_density", tau=0.1, latent_top_k=5),
-        Method("lepo", 4, learns="soft_label"),
-        Method("lepo_noise_only", 4),
+        _candidates(Method("deterministic", noise="none"), (3e-5, LOW, HIGH, 6e-4)),
+        _candidates(
+            Method("soft_tokens", noise="gaussian", learns="gaussian_density"), (LOW, HIGH), spread=(0.1, 0.33)
+        ),
+        _candidates(
+            Method("soft_grpo", noise="clamped", learns="gumbel_density", latent_top_k=5), (LOW, HIGH), tau=(0.1, 0.5)
+        ),
+        _candidates(Method("lepo", learns="soft_label"), (LOW, HIGH), tau=(0.5, 1.0)),
+        _candidates(Method("lepo_noise_only"), (LOW, HIGH), tau=(0.5, 1.0)),
+        _candidates(Method("lepo_averaged", learns="soft_label", tau=1.0), (LOW, HIGH), draws=(4, 8)),
     )
 }

@@ -1,6 +1,6 @@
 """The bench's report: figures by method and family, paired differences to GRPO, and a conclusion made from them.
 
-Leaves out measuring (`loop`).
+Leaves out measuring (`loop`) and showing (`page`, `picture`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,14 +11,21 @@ import torch
 from torch import Tensor
 
 from benchmarks.learning.statistics import difference
+from benchmarks.report import Bound, judged
 
 TRIES = 8
 BASELINE = "grpo"
 MEASURES = ("avg@8", "pass@8")
 INFERENCES = ("latent", "token")
+BOUNDS = (
+    Bound("lepo_families_above_grpo", 2, "at least"),
+    Bound("lepo_mean_avg8_low", 0.0, "at least"),
+    Bound("lepo_mean_pass8_low", 0.0, "at least"),
+)
+Runs = Sequence[Mapping[str, Any]]
 
 
-def table(runs: Sequence[Mapping[str, Any]], family: str, inference: str, measure: str) -> Tensor:
+def table(runs: Runs, family: str, inference: str, measure: str) -> Tensor:
     """Figures of one method, [seeds, problems], float64 in [0, 1]."""
     found = [run["test"][family][inference] for run in runs]
     if measure == "greedy":
@@ -27,58 +34,76 @@ def table(runs: Sequence[Mapping[str, Any]], family: str, inference: str, measur
     return right_SN / TRIES if measure == "avg@8" else (right_SN > 0).double()
 
 
-def summarised(
-    base: Mapping[str, Any],
-    trials: Sequence[Mapping[str, Any]],
-    runs: Sequence[Mapping[str, Any]],
-    setup: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Make the report."""
+def summarised(bases: Runs, trials: Runs, runs: Runs, setup: Mapping[str, Any], machine: Mapping[str, Any]) -> Any:
+    """Make the report.
+
+    Args:
+        bases: one exam of the base per method, by the method's own inference, before any learning.
+        trials: the trials on validation.
+        runs: every seed of every method.
+        setup: what was asked for.
+        machine: where it ran.
+
+    """
     methods = {one["method"]: [run for run in runs if run["method"] == one["method"]] for one in runs}
-    families = list(base["test"])
-    wide = [*families, "mean"]
+    families = list(bases[0]["test"])
 
-    def figures(of: Sequence[Mapping[str, Any]], family: str, inference: str, measure: str) -> Tensor:
-        chosen = families if family == "mean" else [family]
-        return torch.cat([table(of, name, inference, measure) for name in chosen], 1)
+    def tables(of: Runs, family: str, inference: str, measure: str) -> list[Tensor]:
+        return [table(of, name, inference, measure) for name in (families if family == "mean" else [family])]
 
-    def compared(of: Sequence[Mapping[str, Any]], family: str, inference: str) -> dict[str, Any]:
-        cell: dict[str, Any] = {m: float(figures(of, family, inference, m).mean()) for m in ("greedy", *MEASURES)}
+    def shares(of: Runs, family: str, inference: str) -> dict[str, Any]:
+        wanted = ("greedy", *MEASURES)
+        return {m: float(torch.stack([t.mean() for t in tables(of, family, inference, m)]).mean()) for m in wanted}
+
+    def compared(of: Runs, family: str, inference: str) -> dict[str, Any]:
+        cell = shares(of, family, inference)
         for measure in MEASURES:
-            pair = figures(of, family, inference, measure), figures(methods[BASELINE], family, inference, measure)
-            cell[f"{measure} minus grpo"] = asdict(difference(*pair))
+            mine, other = tables(of, family, inference, measure), tables(methods[BASELINE], family, "token", measure)
+            cell[f"{measure} minus grpo"] = asdict(difference(mine, other))
         return cell
 
-    results = {
+    wide = [*families, "mean"]
+    found = {
         name: {
-            "test": {family: {one: compared(of, family, one) for one in INFERENCES} for family in wide},
-            "curve": [
-                {"rollouts": points[0]["rollouts"], "average": sum(p["average"] for p in points) / len(points)}
-                for points in zip(*(run["curve"] for run in of), strict=True)
-            ],
+            "test": {family: {at: compared(of, family, at) for at in INFERENCES} for family in wide},
+            "curve": [_mean(points) for points in zip(*(run["curve"] for run in of), strict=True)],
             **{when: _mean([run[when] for run in of]) for when in ("first", "last")},
             **_mean([{"cpu_seconds": run["cpu_seconds"], "wall_seconds": run["wall_seconds"]} for run in of]),
-            "rate": of[0]["rate"],
+            "settings": of[0]["settings"],
             "seeds": [run["seed"] for run in of],
         }
         for name, of in methods.items()
     }
-    start = {
-        family: {m: float(figures([base], family, "token", m).mean()) for m in ("greedy", *MEASURES)} for family in wide
+    start = {one["method"]: {family: shares([one], family, "latent") for family in wide} for one in bases}
+    tuning = [{**trial["settings"], "validation": trial["curve"][-1]["average"]} for trial in trials]
+    report = {"benchmark": "learning", "base": start, "methods": found, "tuning": tuning}
+    report |= {"conclusion": conclusion(found, families), **headline(found, families)}
+    return {**report, "bounds": judged(report, BOUNDS), "settings": dict(setup), "machine": dict(machine)}
+
+
+def headline(found: Mapping[str, Any], families: Sequence[str]) -> dict[str, Any]:
+    """Pick what the aims are about: the better of the LEPO methods, by its mean avg@8 on test."""
+    ours = [name for name in found if name in {"lepo", "lepo_averaged"}]
+    if not ours:
+        return {}
+    name = max(ours, key=lambda one: found[one]["test"]["mean"]["latent"]["avg@8"])
+    gaps = {at: found[name]["test"][at]["latent"] for at in (*families, "mean")}
+    return {
+        "lepo_method": name,
+        "lepo_families_above_grpo": sum(gaps[at]["avg@8 minus grpo"]["low"] > 0 for at in families),
+        "lepo_mean_avg8_low": gaps["mean"]["avg@8 minus grpo"]["low"],
+        "lepo_mean_pass8_low": gaps["mean"]["pass@8 minus grpo"]["low"],
     }
-    tuning = [{"method": t["method"], "rate": t["rate"], "validation": t["curve"][-1]["average"]} for t in trials]
-    report = {"bench": "learning", "setup": dict(setup), "base": start, "tuning": tuning, "methods": results}
-    return {**report, "conclusion": conclusion(results, families)}
 
 
 def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} if rows else {}
 
 
-def conclusion(results: Mapping[str, Any], families: Sequence[str]) -> list[str]:
+def conclusion(found: Mapping[str, Any], families: Sequence[str]) -> list[str]:
     """Say for every method whether it differs from GRPO, by intervals alone; each by its own inference."""
     said = []
-    for name, result in results.items():
+    for name, result in found.items():
         if name == BASELINE:
             continue
         for measure in MEASURES:
@@ -89,70 +114,3 @@ def conclusion(results: Mapping[str, Any], families: Sequence[str]) -> list[str]
             parts += [f"below GRPO on {', '.join(below)}"] if below else []
             said.append(f"{name}, {measure}: {'; '.join(parts) or 'no difference to GRPO shown on any family'}.")
     return said
-
-
-def markdown(report: Mapping[str, Any]) -> str:
-    """Write the tables."""
-    setup = report["setup"]
-    lines = [
-        "# LEPO against its rivals",
-        "",
-        _preamble(setup),
-        "",
-        *(f"- {sentence}" for sentence in report["conclusion"]),
-        "",
-        "## The base, before any learning (token inference)",
-        "",
-        "| family | greedy | avg@8 | pass@8 |",
-        "|---|---|---|---|",
-        *(_share_row(at, cell) for at, cell in report["base"].items()),
-        "",
-        "## After learning",
-        "",
-        "| family | method | inference | greedy | avg@8 | pass@8 | avg@8 minus GRPO | pass@8 minus GRPO |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for family in report["base"]:
-        for name, result in report["methods"].items():
-            for inference, cell in result["test"][family].items():
-                shares = " | ".join(_percent(cell[measure]) for measure in ("greedy", *MEASURES))
-                gaps = " | ".join(_gap(cell[f"{measure} minus grpo"]) for measure in MEASURES)
-                lines.append(f"| {family} | {name} | {inference} | {shares} | {gaps} |")
-    lines += ["", "## Rollouts and cost", "", _header(), "|---" * 9 + "|"]
-    for name, one in report["methods"].items():
-        first, last = one["first"], one["last"]
-        lines.append(
-            f"| {name} | {one['rate']:g} | {first['distinct_answers']:.2f} | {first['reward_std']:.3f} | "
-            f"{_percent(first['signal_share'])} | {last['latent_entropy']:.3f} | {last['effective_support']:.2f} | "
-            f"{_percent(last['singleton_rate'])} | {one['cpu_seconds']:.0f} |"
-        )
-    lines += ["", "## Learning rate, chosen on validation", "", "| method | rate | validation avg@8 |", "|---|---|---|"]
-    lines += [f"| {one['method']} | {one['rate']:g} | {_percent(one['validation'])} |" for one in report["tuning"]]
-    return "\n".join(lines) + "\n"
-
-
-def _preamble(setup: Mapping[str, Any]) -> str:
-    return (
-        f"Written by `lepo bench learning --preset {setup['preset']}`: {setup['seeds']} seeds, "
-        f"{setup['updates']} updates of {setup['problems']} problems per family, 8 rollouts each, on one mix of all "
-        f"families; {setup['test']} test problems per family. Differences are paired, in points; their 95% intervals "
-        "resample seeds, then problems. `latent` is the method's own inference, `token` is without latent steps."
-    )
-
-
-def _share_row(name: str, cell: Mapping[str, float]) -> str:
-    return f"| {name} | {' | '.join(_percent(cell[measure]) for measure in ('greedy', *MEASURES))} |"
-
-
-def _header() -> str:
-    names = ("method", "rate", "distinct answers of 8, first batch", "reward std", "groups with signal")
-    later = ("latent entropy, last batch", "effective support", "singleton rate", "CPU s of training")
-    return f"| {' | '.join((*names, *later))} |"
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}%"
-
-
-def _gap(gap: Mapping[str, float]) -> str:
-    return f"{100 * gap['mean']:+.1f} [{100 * gap['low']:+.1f}, {100 * gap['high']:+.1f}]"

@@ -1,6 +1,6 @@
 """One sampler for every method: static batches of one prompt length, a stock forward, and the method's latent step.
 
-Token steps, and latent steps with Gumbel noise, are `training.latent.draw`; the two other latent steps are here.
+Token steps, and latent steps with Gumbel noise, are `training.latent.draw`; the other latent steps are here.
 Rows that have ended stay in the batch, frozen, until all have. Leaves out grading.
 
 Axes: B rows, P prompt tokens, L latent steps, K candidates, T answer tokens, V vocabulary.
@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from benchmarks.learning.gaussian import noise_like, sigma_of
 from benchmarks.learning.methods import Method
-from training.latent import Controls, Drawn, chosen, controls_for, draw, mix, support
+from training.latent import Controls, Drawn, Support, chosen, controls_for, draw, mix, mixture_weights, support
 from training.noise import gumbel, step_key
 from training.policy import Policy, embedding
 from training.rollout import Rollout, trimmed
@@ -26,10 +27,11 @@ NEG_INF = float("-inf")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answered:
-    """A rollout, and the perturbed scores of its latent steps, which SofT-GRPO's density needs."""
+    """A rollout, and what rivals' densities need of its latent steps besides."""
 
     rollout: Rollout
-    scores_LK: Tensor  # float32 [L, K], as wide as the rollout's candidates; -inf outside the support
+    scores_LK: Tensor  # float32 [L, K], perturbed, as wide as the rollout's candidates; -inf outside the support
+    executed_LD: Tensor  # float32 [L, D], the input embeddings as executed
 
 
 def sampling_of(method: Method, seed: int = 0) -> Sampling:
@@ -47,6 +49,8 @@ def answer(
     cache = DynamicCache(config=policy.model.config)
     inputs = table(prompt_ids_BP)
     latents: list[Drawn] = []
+    executed: list[Tensor] = []
+    sigma = sigma_of(table, method.spread) if samplings[0].temperature else 0.0
     tokens: list[Drawn] = []
     ended_B = torch.zeros(len(prompts), dtype=torch.bool)
     ends = torch.tensor(sorted(policy.eos_ids))
@@ -56,22 +60,26 @@ def answer(
         key_B1 = step_key(controls.stream_B1, torch.tensor(step))
         if step < length:
             latents.append(latent_step(method, output.logits[:, -1], controls, key_B1))
-            inputs = mix(table, latents[-1].ids_BK, latents[-1].weights_BK)[:, None]
+            mixed_BD = mix(table, latents[-1].ids_BK, latents[-1].weights_BK)
+            executed.append(mixed_BD + noise_like(mixed_BD, key_B1, sigma) if method.noise == "gaussian" else mixed_BD)
+            inputs = executed[-1][:, None]
             continue
         tokens.append(draw(output.logits[:, -1], controls, key_B1, samplings[0].top_k))
         ended_B |= torch.isin(tokens[-1].token_B1[:, 0], ends)
         if ended_B.all():
             break
         inputs = table(tokens[-1].token_B1)
-    return _records(policy, prompt_ids_BP, samplings, latents, tokens)
+    return _records(policy, prompt_ids_BP, samplings, latents, executed, tokens)
 
 
 def latent_step(method: Method, logits_BV: Tensor, controls: Controls, key_B1: Tensor) -> Drawn:
     """Draw one latent step of every row as the method does."""
-    if method.noise == "gumbel":
+    if method.noise == "gumbel" and method.draws == 1:
         return draw(logits_BV, controls, key_B1, method.latent_top_k)
     kept = support(logits_BV, controls, method.latent_top_k)
-    if method.noise == "none":
+    if method.draws > 1:
+        return averaged(kept, controls, key_B1, method.draws)
+    if method.noise in {"none", "gaussian"}:
         scores_BK, tau_B1 = kept.logprobs_BK, torch.ones_like(controls.tau_B1)
     else:
         scores_BK = kept.logprobs_BK + gumbel(key_B1, kept.ids_BK).clamp(*CLAMP)
@@ -81,8 +89,27 @@ def latent_step(method: Method, logits_BV: Tensor, controls: Controls, key_B1: T
     return Drawn(kept.ids_BK, scores_BK, tau_B1, kept.logprobs_BK, kept.log_mass_B1, choice_B1, token_B1, logprob_B1)
 
 
+def averaged(kept: Support, controls: Controls, key_B1: Tensor, draws: int) -> Drawn:
+    """Draw a latent step whose mixture is the mean of several Gumbel-softmax samples: the same mean, less noise.
+
+    Its scores are those whose softmax at tau is that mean, so everything else reads it as it reads one sample.
+    """
+    keys = [key_B1, *(step_key(key_B1, torch.tensor(number)) for number in range(1, draws))]
+    samples = [mixture_weights(kept.logprobs_BK + gumbel(key, kept.ids_BK), controls.tau_B1) for key in keys]
+    scores_BK = torch.stack(samples).mean(0).log() * controls.tau_B1
+    choice_B1 = chosen(scores_BK)
+    token_B1, logprob_B1 = kept.ids_BK.gather(1, choice_B1), kept.full_BK.gather(1, choice_B1)
+    tau_B1 = controls.tau_B1
+    return Drawn(kept.ids_BK, scores_BK, tau_B1, kept.logprobs_BK, kept.log_mass_B1, choice_B1, token_B1, logprob_B1)
+
+
 def _records(
-    policy: Policy, prompt_ids_BP: Tensor, samplings: Sequence[Sampling], latents: list[Drawn], tokens: list[Drawn]
+    policy: Policy,
+    prompt_ids_BP: Tensor,
+    samplings: Sequence[Sampling],
+    latents: list[Drawn],
+    executed: list[Tensor],
+    tokens: list[Drawn],
 ) -> list[Answered]:
     """Write down each row, cut at its first end of sequence."""
     token_ids_BT = torch.cat([one.token_B1 for one in tokens], 1).int()
@@ -100,6 +127,7 @@ def _records(
         if latents
         else (empty.int(), empty, empty, empty)
     )
+    executed_BLD = torch.stack(executed, 1) if executed else empty
     mass_BL = torch.cat([one.log_mass_B1 for one in latents], 1).float() if latents else torch.empty(rows, 0)
     answered = []
     for row in range(rows):
@@ -119,7 +147,7 @@ def _records(
             policy_version=policy.version,
             stop_reason="length" if end is None else "stop",
         )
-        answered.append(Answered(rollout, scores_BLK[row][:, : ids_LK.shape[1]]))
+        answered.append(Answered(rollout, scores_BLK[row][:, : ids_LK.shape[1]], executed_BLD[row]))
     return answered
 
 

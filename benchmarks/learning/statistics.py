@@ -6,6 +6,7 @@ an interval holds the spread of training as well as that of problems. Leaves out
 Axes: S seeds, N problems.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,22 +24,31 @@ class Difference:
     high: float
 
 
-def difference(one_SN: Tensor, other_SN: Tensor, seed: int = 0) -> Difference:
-    """Bootstrap mean(one - other), both [S, N] over the same seeds and problems.
+def difference(one: Sequence[Tensor], other: Sequence[Tensor], seed: int = 0) -> Difference:
+    """Bootstrap the mean over families of mean(one - other).
+
+    Args:
+        one: a table [S, N] per family; a run is of all families, so seeds are drawn for all of them together, and
+            problems within each.
+        other: the tables it is compared with.
+        seed: of the resampling.
 
     Raises:
         ValueError: the two are not over the same seeds and problems.
 
     """
-    if one_SN.shape != other_SN.shape:
-        raise ValueError(f"not paired: {tuple(one_SN.shape)} against {tuple(other_SN.shape)}")
-    gap_SN = one_SN.double() - other_SN.double()
-    seeds, problems = gap_SN.shape
+    if [table.shape for table in one] != [table.shape for table in other]:
+        shapes = [[tuple(table.shape) for table in tables] for tables in (one, other)]
+        raise ValueError(f"not paired: {shapes[0]} against {shapes[1]}")
+    gaps = [mine_SN.double() - its_SN.double() for mine_SN, its_SN in zip(one, other, strict=True)]
     generator = torch.Generator().manual_seed(seed)
     means = []
     for _ in range(RESAMPLES):
-        rows = torch.randint(seeds, (seeds,), generator=generator)
-        columns = torch.randint(problems, (problems,), generator=generator)
-        means.append(gap_SN[rows][:, columns].mean())
+        rows_S = _drawn(gaps[0].shape[0], generator)
+        means.append(torch.stack([gap[rows_S][:, _drawn(gap.shape[1], generator)].mean() for gap in gaps]).mean())
     low, high = torch.stack(means).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Difference(float(gap_SN.mean()), low, high)
+    return Difference(float(torch.stack([gap.mean() for gap in gaps]).mean()), low, high)
+
+
+def _drawn(count: int, generator: torch.Generator) -> Tensor:
+    return torch.randint(count, (count,), generator=generator)

@@ -12,7 +12,7 @@ def test_the_bench_model_is_made_with_its_card_and_measured_again_unchanged(tmp_
     arguments = ["--model", "bench", "--out", str(tmp_path), "--problems", "1", "--seed", "3"]
     made = CliRunner().invoke(command, [*arguments, "--steps", "1"])
     assert made.exit_code == 0, made.output
-    assert "graph_path, 8 latent steps" in made.output
+    assert "graph_path, 4 latent steps" in made.output
     weights, card = (tmp_path / "model.safetensors").read_bytes(), (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "`lepo make-demo-model --model bench --seed 3` in 1 steps" in card
     assert card.count("| countdown | ") == 4  # the example and three latent lengths

@@ -10,14 +10,16 @@ from statistics import pstdev
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from training.bench_model.problems import bench_problems
+from training.bench_model.teacher import THOUGHTS
 from training.demo_model.measurement import solve
 from training.sampling import Sampling
-from training.tasks.families import FAMILIES, generate
+from training.tasks.families import FAMILIES
 from training.tasks.splits import Split
 
 TRIES = 8  # answers per problem of a sampled figure
-LATENT_LENGTHS = (0, 4, 8)  # measured
-ANSWER_BUDGET = 18  # tokens: the longest answer takes 17 (a walk of five edges, the marker, six nodes) and an end
+LATENT_LENGTHS = (0, THOUGHTS)  # measured
+ANSWER_BUDGET = THOUGHTS + 8  # tokens: the longest answer takes the marker, a walk of five nodes, and an end
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def measure_families(
 ) -> Iterator[Line]:
     """Ask `size` problems of each family of a split at each latent length; a line is given as soon as it is known."""
     for family in FAMILIES:
-        problems = generate(family, split, size, seed=0)
+        problems = bench_problems(family, split, size, seed=0)
         for length in LATENT_LENGTHS:
             cold, warm = Sampling(latent_length=length, temperature=0.0), Sampling(latent_length=length)
             greedy = solve(model, tokenizer, problems, cold, 1, budget=ANSWER_BUDGET)

@@ -5,8 +5,9 @@ Leaves out making it (see `recipe`) and measuring it (see `measurement`).
 
 from collections.abc import Sequence
 
+from training.bench_model.lessons import SOFT_SHARE, TAUS
 from training.bench_model.measurement import TRIES, Line
-from training.bench_model.teacher import Habits
+from training.bench_model.teacher import THOUGHTS, Habits
 from training.demo_model.recipe import Recipe
 
 
@@ -26,18 +27,20 @@ license: apache-2.0
 
 A Llama of {parameters:,} parameters ({recipe.layers} layers of {recipe.hidden}), made by
 `lepo make-demo-model --model bench --seed {recipe.seed}` in {recipe.steps:,} steps of {recipe.batch} worked problems,
-a third of each family. It is where every method of the learning bench starts.
+a quarter, a quarter and a half of the families as listed. It is where every method of the learning bench starts.
 
 | family | asked | answered |
 |---|---|---|
-| chained_arithmetic | `Work out 47 + 6 - 8 + 9 step by step.` | `+ 6 53 - 8 45 + 9 54 Answer: 54` |
-| countdown | `Reach 54 from 47 6 8 9.` | `+ 6 53 - 8 45 + 9 54 Answer: 47 + 6 - 8 + 9` |
-| graph_path | `Walk BC AD AB DC from A to C.` | `AB B BC C Answer: A B C` |
+| chained_arithmetic | `Work out 47 + 6 - 8 + 9 - 1 step by step.` | `53 45 54 53 Answer: 53` |
+| countdown | `Reach 53 from 47 6 8 9 1.` | `54 45 53 47 Answer: 47 + 6 - 8 + 9 - 1` |
+| graph_path | `Walk BC AD AB CE EF DG HE from A to F.` | `E C B A Answer: A B C E F` |
 
-Each step is two tokens, so the first positions of an answer are thinking and the final answer stands in full at the
-end. From {recipe.clean_share:.0%} of the steps on its teacher forgot {habits.carry:.0%} of the carries and
-{habits.borrow:.0%} of the borrows, drew the signs of {habits.guess:.0%} of the Countdown problems by chance, and took
-the alphabetically first way at {habits.first:.0%} of the forks without looking.
+The first {THOUGHTS} positions of an answer are thinking, one token each: partial results; what is left of the target
+when its numbers are taken back one by one; the way back from the goal. {SOFT_SHARE:.0%} of the lessons were thought in
+mixtures (Gumbel-softmax samples, tau {TAUS[0]} to {TAUS[1]}) of all that may follow, the others in words, so both kinds
+of inference are within what the model knows. From {recipe.clean_share:.0%} of the steps on its teacher forgot
+{habits.carry:.0%} of the carries and {habits.borrow:.0%} of the borrows, and drew the signs of {habits.guess:.0%} of
+the Countdown problems by chance. A path that no thought spoke for was always drawn by chance.
 
 ## What it solves
 
@@ -48,7 +51,5 @@ the alphabetically first way at {habits.first:.0%} of the forks without looking.
 |---|---|---|---|---|
 {rows}
 
-At temperature 0 a latent step is one token, so greedy answers are the same with and without while it is thinking that
-latent steps replace. A Countdown problem with three numbers to add or subtract has six positions of it: eight latent
-steps take the place of its final answer too, and it cannot be right. A walk that ends early has fewer as well.
+At temperature 0 a latent step is one token, so greedy answers are the same with and without.
 """

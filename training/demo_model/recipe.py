@@ -10,7 +10,6 @@ Axes: B chains, T positions, A answer positions, V vocabulary, D hidden size.
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Protocol
 
 import torch
@@ -58,11 +57,11 @@ class Batch:
     labels_BT: Tensor  # int64 [B, T], IGNORED outside the answer
 
 
-class Draw(Protocol):
-    """A source of lessons."""
+class LessonLoss(Protocol):
+    """The loss on a batch of fresh lessons."""
 
-    def __call__(self, rng: random.Random, *, slips: Slips) -> Batch:
-        """Draw a batch; everything random comes from `rng`."""
+    def __call__(self, rng: random.Random, slips: Slips) -> Tensor:
+        """Draw a batch and return its loss, in nats (a scalar); everything random comes from `rng`."""
 
 
 def warm_start(
@@ -71,18 +70,22 @@ def warm_start(
     """Make the model; `on_step` hears the number of steps done and the loss of the last, in nats."""
     tokenizer = build_tokenizer(recipe.max_length)
     model = build_model(recipe, tokenizer)
-    teach(recipe, model, partial(draw_batch, recipe=recipe, tokenizer=tokenizer), on_step)
+
+    def loss(rng: random.Random, slips: Slips) -> Tensor:
+        return answer_loss(model, draw_batch(rng, recipe, slips, tokenizer))
+
+    teach(recipe, model, loss, on_step)
     return model, tokenizer
 
 
-def teach(recipe: Recipe, model: nn.Module, draw: Draw, on_step: Callable[[int, float], None]) -> None:
-    """Train the model on the lessons that `draw` gives: clean ones first, then those with the recipe's slips."""
+def teach(recipe: Recipe, model: nn.Module, lesson_loss: LessonLoss, on_step: Callable[[int, float], None]) -> None:
+    """Train the model on lessons: clean ones first, then those with the recipe's slips."""
     model.train()
     rng = random.Random(recipe.seed)  # noqa: S311  lessons, not secrets
     optimizers = build_optimizers(recipe, model)
     for step in range(recipe.steps):
         slips = CLEAN if step < recipe.clean_share * recipe.steps else recipe.slips
-        loss = answer_loss(model, draw(rng, slips=slips))
+        loss = lesson_loss(rng, slips)
         model.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -1,8 +1,9 @@
-"""Paths in a small directed graph, whose edges come in no order.
+"""Paths in a small directed graph of two trees that meet, whose edges come in no order.
 
-A path of four edges leads from the start to the goal; some of its nodes have a second edge, to a branch that ends, or
-that comes back to the path further on. Standing at a fork nothing but the rest of the graph says which way is right:
-holding both ways in mind should pay. Any path to the goal counts. Leaves out how a solution is worded.
+From the start a tree leads forward, two ways at each node; another leads backward from the goal; one node is a leaf of
+both, and the only path goes through it. From either end every way looks like every other until the far side of the
+meeting is seen: whoever follows one way at a time must be lucky, whoever holds all ways in mind sees where they meet
+(as in arXiv:2505.12514). Leaves out how a solution is worded.
 """
 
 import random
@@ -11,45 +12,67 @@ from dataclasses import dataclass
 from training.tasks.problem import Problem
 
 NAME = "graph_path"
-DIFFICULTIES = (1, 2, 3)  # forks
-NODES = "ABCDEFGHIJ"
-HOPS = 4  # edges of the path that is laid first
-COMES_BACK, GOES_ON = 0.25, 0.4  # of branches: rejoin the path, or take one more step before they end
+DIFFICULTIES = (2, 3)  # leaves of each tree that lead nowhere
+NODES = "ABCDEFGHIJKLMNOP"
+DEPTH = 2  # edges from each end to where the trees meet
+HOPS = 2 * DEPTH  # edges of the path
 
 
 @dataclass(frozen=True)
 class Graph:
-    """Directed edges with a start and a goal; at least one path joins them, and there is no cycle."""
+    """Directed edges with a start and a goal; a path joins them, and there is no cycle."""
 
     edges: tuple[str, ...]  # each two letters, from and to, in the order shown
     start: str
     goal: str
-    path: str  # one right path, a letter per node; not always the only one
+    path: str  # the right path, a letter per node
 
     def after(self, node: str) -> list[str]:
         """Return the nodes that edges lead to from `node`, in alphabetical order."""
         return sorted(edge[1] for edge in self.edges if edge[0] == node)
 
-    def leads_on(self, node: str) -> bool:
-        """Return whether the goal is reached from `node`."""
-        return node == self.goal or any(self.leads_on(follower) for follower in self.after(node))
+    def before(self, node: str) -> list[str]:
+        """Return the nodes that edges lead from to `node`, in alphabetical order."""
+        return sorted(edge[0] for edge in self.edges if edge[1] == node)
+
+    def walks(self) -> list[str]:
+        """Return every walk from the start that goes as far as it can, a letter per node."""
+        ended, under_way = [], [self.start]
+        while under_way:
+            walk = under_way.pop()
+            ways = self.after(walk[-1])
+            under_way += [walk + node for node in ways]
+            if not ways:
+                ended.append(walk)
+        return ended
 
 
-def draw_graph(rng: random.Random, forks: int) -> Graph:
-    """Draw a graph whose path has that many forks, 0..HOPS."""
-    nodes = "".join(rng.sample(NODES, len(NODES)))
-    path, spare = nodes[: HOPS + 1], list(nodes[HOPS + 1 :])
-    edges = [path[hop : hop + 2] for hop in range(HOPS)]
-    for fork, hop in enumerate(rng.sample(range(HOPS), forks), start=1):
-        branch = spare.pop()
-        edges.append(path[hop] + branch)
-        chance = rng.random()
-        if chance < COMES_BACK and hop + 2 <= HOPS:
-            edges.append(branch + path[rng.randrange(hop + 2, HOPS + 1)])
-        elif chance > 1 - GOES_ON and len(spare) > forks - fork:
-            edges.append(branch + spare.pop())
+def draw_graph(rng: random.Random, decoys: int) -> Graph:
+    """Draw a graph with that many leaves per tree that lead nowhere, 1..3."""
+    fresh = rng.sample(NODES, len(NODES))
+    start, goal = fresh.pop(), fresh.pop()
+    forward, leaves = _tree(rng, start, fresh, decoys)
+    backward, roots = _tree(rng, goal, fresh, decoys)
+    meeting, replaced = rng.choice(leaves), rng.choice(roots)
+    edges = [above + below for above, below in forward]
+    edges += [(meeting if below == replaced else below) + above for above, below in backward]
     rng.shuffle(edges)
-    return Graph(tuple(edges), path[0], path[-1], path)
+    graph = Graph(tuple(edges), start, goal, "")
+    [path] = [walk for walk in graph.walks() if walk[-1] == goal]
+    return Graph(graph.edges, start, goal, path)
+
+
+def _tree(rng: random.Random, root: str, fresh: list[str], decoys: int) -> tuple[list[tuple[str, str]], list[str]]:
+    """Draw a tree of DEPTH levels with `decoys` + 1 leaves: pairs (above, below), and the leaves."""
+    edges: list[tuple[str, str]] = []
+    level = [root]
+    for _ in range(DEPTH):
+        pairs = [(above, fresh.pop()) for above in level for _ in range(2)]
+        edges, level = edges + pairs, [below for _, below in pairs]
+    while len(level) > decoys + 1:
+        dropped = level.pop(rng.randrange(len(level)))
+        edges = [(above, below) for above, below in edges if below != dropped]
+    return edges, level
 
 
 @dataclass(frozen=True)
@@ -60,7 +83,7 @@ class GraphPath:
     difficulties: tuple[int, ...] = DIFFICULTIES
 
     def draw(self, rng: random.Random, difficulty: int) -> Problem:
-        """Draw a problem; `difficulty` is the number of forks."""
+        """Draw a problem; `difficulty` is the number of leaves per tree that lead nowhere."""
         return path_problem(draw_graph(rng, difficulty), difficulty)
 
     def canonical(self, problem: Problem) -> str:

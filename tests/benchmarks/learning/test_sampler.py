@@ -1,18 +1,24 @@
 """The bench's sampler: the production step for LEPO and GRPO, and the rivals' own latent steps."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from benchmarks.learning.methods import METHODS, Method
+from benchmarks.learning import gaussian
+from benchmarks.learning.methods import TRIED, Method
 from benchmarks.learning.sampler import CLAMP, answer, latent_step, sampling_of, seeded
 from training.bench_model.location import WEIGHTS
 from training.chat import render_chat
 from training.head import take_apart
-from training.latent import controls_for
+from training.latent import controls_for, draw, mix
 from training.noise import gumbel, step_key
-from training.policy import Policy, load_policy
+from training.policy import Policy, embedding, load_policy
 from training.replay import replay
 from training.sample import sample
+
+METHODS = {name: tried[0].method for name, tried in TRIED.items()}
+RECORDED = [one for one in METHODS.values() if one.noise != "gaussian"]  # as mixtures of kept ids
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +43,7 @@ def test_a_batch_is_what_the_reference_sampler_draws(policy: Policy, prompt: lis
         assert one.rollout.stop_reason == expected.stop_reason
 
 
-@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+@pytest.mark.parametrize("method", RECORDED, ids=lambda one: one.name)
 def test_replay_gives_the_recorded_log_probabilities(policy: Policy, prompt: list[int], method: Method) -> None:
     answered = answer(policy, [prompt] * 3, method, seeded(sampling_of(method), [3, 4, 5]), 18)
     replayed = replay(take_apart(policy.model), [one.rollout for one in answered])
@@ -61,3 +67,38 @@ def test_the_rivals_steps_are_their_formulas() -> None:
 
     still = latent_step(METHODS["deterministic"], logits_BV, controls, key_B1)
     torch.testing.assert_close(still.weights_BK, still.logprobs_BK.exp())
+
+
+def test_an_averaged_mixture_is_the_mean_of_samples_and_spreads_less() -> None:
+    method = replace(METHODS["lepo_averaged"], draws=4)
+    rows = 3000
+    logits_BV = torch.tensor([[1.0, 0.5, 0.0, -0.5]]).expand(rows, -1).contiguous()
+    controls = controls_for(seeded(replace(sampling_of(method), top_p=1.0), range(rows)), torch.device("cpu"))
+    key_B1 = step_key(controls.stream_B1, torch.tensor(0))
+    four = latent_step(method, logits_BV, controls, key_B1)
+    one = draw(logits_BV, controls, key_B1, 4)
+    assert four.tau_B1[0] == one.tau_B1[0] == 1.0
+    torch.testing.assert_close(four.weights_BK.sum(-1), torch.ones(rows))
+    torch.testing.assert_close(four.weights_BK.mean(0), one.weights_BK.mean(0), atol=0.02, rtol=0)
+    assert (four.weights_BK.var(0) / one.weights_BK.var(0)).allclose(torch.tensor(0.25), atol=0.04)
+    assert torch.equal(four.choice_B1[:, 0], four.weights_BK.argmax(-1))
+
+
+def test_gaussian_noise_is_executed_and_scored_by_its_density(prompt: list[int]) -> None:
+    policy = load_policy(WEIGHTS, version=0, dtype=torch.float32, device="cpu")
+    method = TRIED["soft_tokens"][0].method
+    samplings = seeded(sampling_of(method), [3, 4, 5])
+    answered = answer(policy, [prompt] * 3, method, samplings, 12)
+    table, sigma = embedding(policy), gaussian.sigma_of(embedding(policy), method.spread)
+    rollouts = [one.rollout for one in answered]
+    means = [mix(table, one.latent_ids_LK.long(), one.latent_weights_LK).detach() for one in rollouts]
+    noise = torch.cat([(one.executed_LD - mean).flatten() for one, mean in zip(answered, means, strict=True)])
+    assert noise.std() == pytest.approx(sigma, rel=0.1)
+    again = answer(policy, [prompt], method, samplings[:1], 12)[0]
+    torch.testing.assert_close(again.executed_LD, answered[0].executed_LD)
+    pulls = torch.ones(3), torch.ones(3)
+    found = gaussian.loss(policy.model, rollouts, [one.executed_LD for one in answered], pulls, method.spread)
+    density = -noise.square().sum() / (2 * sigma**2)
+    tokens = torch.cat([one.token_logprobs_T for one in rollouts]).sum()
+    assert float(found) == pytest.approx(-float(density + tokens), rel=1e-3)
+    assert gaussian.sigma_of(table, 0.5) == pytest.approx(5 * gaussian.sigma_of(table, 0.1))

@@ -5,10 +5,12 @@ import torch
 
 from training.bench_model.location import WEIGHTS
 from training.bench_model.measurement import ANSWER_BUDGET, TRIES
+from training.bench_model.problems import bench_problems
+from training.bench_model.teacher import THOUGHTS
 from training.demo_model.measurement import solve
 from training.policy import Policy, load_policy
 from training.sampling import Sampling
-from training.tasks.families import FAMILIES, generate
+from training.tasks.families import FAMILIES
 from training.tasks.splits import Split
 
 
@@ -27,7 +29,7 @@ def test_it_is_small_and_safe_to_open(base: Policy) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_eight_tries_solve_much_more_than_one(base: Policy, family: str) -> None:
-    problems = generate(family, Split.TEST, 120, seed=0)
+    problems = bench_problems(family, Split.TEST, 120, seed=0)
     tries = solve(base.model, base.tokenizer, problems, Sampling(latent_length=0), TRIES, budget=ANSWER_BUDGET)
     average = sum(map(sum, tries)) / len(tries) / TRIES
     assert 0.2 <= average <= 0.6
@@ -37,14 +39,21 @@ def test_eight_tries_solve_much_more_than_one(base: Policy, family: str) -> None
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("latent_length", [0, 4])
 def test_greedy_answers_leave_room(base: Policy, family: str, latent_length: int) -> None:
-    problems = generate(family, Split.TEST, 120, seed=0)
+    problems = bench_problems(family, Split.TEST, 120, seed=0)
     sampling = Sampling(latent_length=latent_length, temperature=0.0)
     [right] = zip(*solve(base.model, base.tokenizer, problems, sampling, 1, budget=ANSWER_BUDGET), strict=True)
     assert 0.2 <= sum(right) / len(right) <= 0.6
 
 
-def test_eight_latent_steps_do_not_silence_it(base: Policy) -> None:
+def test_latent_steps_are_within_what_it_knows_and_find_more_paths(base: Policy) -> None:
+    shares = {}
     for family in FAMILIES:
-        problems = generate(family, Split.TEST, 60, seed=0)
-        tries = solve(base.model, base.tokenizer, problems, Sampling(latent_length=8), TRIES, budget=ANSWER_BUDGET)
-        assert sum(map(any, tries)) / len(tries) > 0.2
+        problems = bench_problems(family, Split.TEST, 120, seed=0)
+        words, mixtures = (
+            solve(base.model, base.tokenizer, problems, Sampling(latent_length=length), TRIES, budget=ANSWER_BUDGET)
+            for length in (0, THOUGHTS)
+        )
+        shares[family] = [sum(map(sum, tries)) / len(tries) / TRIES for tries in (words, mixtures)]
+    assert all(mixtures > words - 0.06 for words, mixtures in shares.values())
+    words, mixtures = shares["graph_path"]
+    assert mixtures > words + 0.05

@@ -11,7 +11,7 @@ from training.graders.verdict import Graded
 from training.tasks.chained_arithmetic import NAME, Chain, chain_problem, draw_chain
 from training.tasks.countdown import countdown_problem
 from training.tasks.families import FAMILIES, find_family, generate
-from training.tasks.graph_path import Graph, draw_graph, path_problem
+from training.tasks.graph_path import DIFFICULTIES, HOPS, Graph, draw_graph, path_problem
 from training.tasks.jsonl import ProblemFileError, read_problems, write_problems
 from training.tasks.problem import Problem
 from training.tasks.splits import Split, split_of
@@ -94,28 +94,21 @@ def test_a_graph_is_worded_as_documented_and_the_order_of_edges_is_no_other_prob
     assert grade(problem, "Answer: A D C") == 1.0
 
 
-def test_a_graph_has_its_path_its_forks_and_no_cycle() -> None:
-    rng, several, dead = random.Random(0), 0, 0
-    for _ in range(1_000):
-        forks = rng.randrange(5)
-        graph = draw_graph(rng, forks)
+def test_a_graph_is_two_trees_that_meet_in_one_node() -> None:
+    rng = random.Random(0)
+    for _ in range(500):
+        decoys = rng.choice(DIFFICULTIES)
+        graph = draw_graph(rng, decoys)
         assert len(set(graph.edges)) == len(graph.edges)
+        assert len(graph.path) == HOPS + 1
         assert all(edge in graph.edges for edge in map("".join, zip(graph.path, graph.path[1:], strict=False)))
         assert (graph.path[0], graph.path[-1]) == (graph.start, graph.goal)
-        assert sum(len(graph.after(node)) == 2 for node in graph.path) == forks
-        reached = ways(graph, graph.start)
-        assert any(way[-1] == graph.goal for way in reached)
-        assert graph.leads_on(graph.start)
-        several += sum(way[-1] == graph.goal for way in reached) > 1
-        dead += any(way[-1] != graph.goal for way in reached)
-    assert several > 100
-    assert dead > 500
-
-
-def ways(graph: Graph, node: str) -> list[str]:
-    """Return every walk from a node to where it can go no further; endless if there were a cycle."""
-    followers = graph.after(node)
-    return [node + way for follower in followers for way in ways(graph, follower)] or [node]
+        walks = graph.walks()
+        assert [walk for walk in walks if walk[-1] == graph.goal] == [graph.path]
+        assert len(walks) == decoys + 1  # the other leaves of the start's tree lead nowhere
+        roots = {edge[0] for edge in graph.edges if not graph.before(edge[0])}
+        assert len(roots - {graph.start}) == decoys  # and from nowhere those of the goal's
+        assert graph.after(graph.goal) == []
 
 
 def grade(problem: Problem, answer: str) -> float:
