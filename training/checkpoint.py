@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -66,6 +66,7 @@ def publish(
     training: Mapping[str, Any],
     created: str,
     training_state: Mapping[str, Tensor] | None = None,
+    beside: Callable[[Path], None] | None = None,
 ) -> Path:
     """Write the policy as `parent_dir/v00000004`, complete or not at all.
 
@@ -77,6 +78,7 @@ def publish(
         training: JSON that says how they were trained.
         created: timestamp, ISO 8601; this room has no clock.
         training_state: optimizer state by name, to ride along.
+        beside: writes more files into the directory it is given, sealed like the others.
 
     Returns:
         The directory, which `from_pretrained` opens.
@@ -100,6 +102,8 @@ def publish(
             save_file(
                 {name: tensor.contiguous() for name, tensor in training_state.items()}, directory / TRAINING_STATE
             )
+        if beside is not None:
+            beside(directory)
         files = {name: _sealed(directory / name) for name in _names(directory)}
         manifest = Manifest(version, parent_version, fingerprint(policy.model), created, dict(training), files)
         _write_manifest(directory, manifest)

@@ -49,6 +49,8 @@ class Recipe:
     top_k: int = _about("Candidates kept per step.")
     top_p: float = _about("Nucleus kept per step.")
     max_new: int = _about("Latent steps plus tokens of an answer.")
+    lora_rank: int = _about("Rank of adapters that learn instead of the weights; 0: the weights learn.")
+    lora_alpha: float = _about("Scale of the adapters, as a multiple of 1 / rank.")
     dtype: str = _about("Of the weights; bfloat16 keeps float32 masters.")
     micro_batch_positions: int = _about("Padded positions per forward of the update.")
     max_kl: float = _about("An update that moved further, in nats per step, is undone.")
@@ -59,7 +61,16 @@ class Recipe:
     seed: int = _about("Names the order of the data, the noise and the split; 0 to 1000.")
 
     def __post_init__(self) -> None:
-        lowest = {"updates": 0, "prompts": 1, "group": 2, "every": 1, "validation_samples": 1, "slots": 1, "seed": 0}
+        lowest = {
+            "updates": 0,
+            "prompts": 1,
+            "group": 2,
+            "every": 1,
+            "validation_samples": 1,
+            "slots": 1,
+            "seed": 0,
+            "lora_rank": 0,
+        }
         for name, bound in lowest.items():
             if getattr(self, name) < bound:
                 raise ValueError(f"{name} must be {bound} or more, got {getattr(self, name)}")
@@ -93,6 +104,8 @@ PAPER = Recipe(
     top_k=30,
     top_p=0.95,
     max_new=2048,
+    lora_rank=0,  # all weights, as in the paper
+    lora_alpha=32.0,
     dtype="bfloat16",
     micro_batch_positions=16_384,  # this and what follows are ours: they say how, not what is learned
     max_kl=0.5,

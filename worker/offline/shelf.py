@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from app.errors import BadRequest, Conflict
 from training.checkpoint import BadCheckpoint, checkpoint_dir, publish, sweep, verify
+from training.lora import Adapted
 from training.policy import Policy
 from training.update import Learner
 from worker.retention import delete, versions_on_disk
@@ -97,7 +98,7 @@ class Shelf:
             return on_disk[version], Place(place["step"], place["validated"], best)
         return None
 
-    def save(self, policy: Policy, learner: Learner, place: Place) -> None:
+    def save(self, policy: Policy, learner: Learner, place: Place, adapted: Adapted | None = None) -> None:
         """Publish the weights as the version of this step, once, and delete all but the newest and the best."""
         on_disk = versions_on_disk(self.checkpoints)
         if place.step not in on_disk:
@@ -109,6 +110,7 @@ class Shelf:
                 training={"place": asdict(place), **self.asked()},
                 created=datetime.now(UTC).isoformat(),
                 training_state=learner.state(),
+                beside=None if adapted is None else adapted.save,
             )
         kept = {place.step, place.best.step if place.best else place.step}
         for version, directory in on_disk.items():

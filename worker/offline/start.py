@@ -9,6 +9,7 @@ from typing import Any
 
 from app.errors import BadRequest, Conflict
 from training.checkpoint import load_training_state
+from training.lora import Adapted, LoraSettings
 from training.policy import Policy
 from training.update import Learner
 from worker.offline.lessons import Lessons, split
@@ -45,8 +46,9 @@ def begin(asked: Asked, directory: Path, device: str, record: Record, tell: Tell
     policy = open_model(asked.model, version=0, dtype=asked.recipe.dtype, device=device)
     shelf = Shelf(directory)
     shelf.begin({**asdict(asked), "lessons": lessons.digest})
-    learner = learner_of(asked, policy, updates, device)
-    return Training(asked.recipe, updates, lessons, policy, learner, shelf, Place(), record, tell, stop)
+    adapted = adapted_of(asked, policy)
+    learner = learner_of(asked, policy if adapted is None else adapted, updates, device)
+    return Training(asked.recipe, updates, lessons, policy, learner, shelf, Place(), record, tell, stop, adapted)
 
 
 def resume(directory: Path, device: str, record: Record, tell: Tell, stop: threading.Event) -> Training:
@@ -67,12 +69,17 @@ def resume(directory: Path, device: str, record: Record, tell: Tell, stop: threa
     newest = shelf.newest()
     source, place = (str(newest[0]), newest[1]) if newest else (asked.model, Place())
     shelf.forget_after(place.step if newest else -1)
-    policy = open_model(source, version=place.step, dtype=asked.recipe.dtype, device=device)
-    learner = learner_of(asked, policy, updates, device)
+    begun = asked.model if asked.recipe.lora_rank else source  # adapters go on from the first weights
+    policy = open_model(begun, version=place.step, dtype=asked.recipe.dtype, device=device)
+    adapted = adapted_of(asked, policy)
+    if adapted is not None and newest:
+        with told():
+            adapted.load(newest[0])
+    learner = learner_of(asked, policy if adapted is None else adapted, updates, device)
     state = load_training_state(Path(source)) if newest else {}
     if state and int(state["updates"]):
         learner.restore(state)
-    return Training(asked.recipe, updates, lessons, policy, learner, shelf, place, record, tell, stop)
+    return Training(asked.recipe, updates, lessons, policy, learner, shelf, place, record, tell, stop, adapted)
 
 
 def asked_again(found: Mapping[str, Any]) -> Asked:
@@ -103,9 +110,23 @@ def updates_of(recipe: Recipe, lessons: Lessons) -> int:
     return recipe.updates or math.ceil(len(lessons.train) / recipe.prompts)
 
 
-def learner_of(asked: Asked, policy: Policy, updates: int, device: str) -> Learner:
+def adapted_of(asked: Asked, policy: Policy) -> Adapted | None:
+    """Make the twin that learns by adapters, if the recipe wants one.
+
+    Raises:
+        BadRequest: a setting is out of its range, or peft is missing.
+
+    """
+    recipe = asked.recipe
+    if not recipe.lora_rank:
+        return None
+    with told():
+        return Adapted(policy.model, LoraSettings(recipe.lora_rank, recipe.lora_alpha), asked.model, recipe.seed)
+
+
+def learner_of(asked: Asked, learning: Policy | Adapted, updates: int, device: str) -> Learner:
     """Make the learner, with the first model as its reference where the recipe wants one."""
     recipe = asked.recipe
     with_reference = recipe.kl_beta > 0
     reference = open_model(asked.model, version=0, dtype=recipe.dtype, device=device).model if with_reference else None
-    return Learner(policy.model, update_config(recipe, updates), reference)
+    return Learner(learning.model, update_config(recipe, updates), reference)

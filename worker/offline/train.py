@@ -13,6 +13,7 @@ from typing import Any, Literal
 from app.engine.request import Finished
 from training.advantage import Graded, choose_baseline
 from training.health import HealthConfig, UpdateCancelled, UpdateRejected
+from training.lora import Adapted
 from training.objective import ObjectiveConfig
 from training.optimizer import OptimizerConfig
 from training.policy import Policy
@@ -40,13 +41,14 @@ class Training:
     recipe: Recipe
     updates: int  # in all
     lessons: Lessons
-    policy: Policy  # its model learns
+    policy: Policy  # answers, and is saved; its model learns, or follows the one that does
     learner: Learner
     shelf: Shelf  # where checkpoints go
     place: Place
     record: Record
     tell: Tell
     stop: threading.Event  # set by whoever wants the run to end with a checkpoint
+    adapted: Adapted | None = None  # the policy's twin that learns, with adapters; None: the policy itself learns
 
     def run(self) -> Literal["done", "stopped"]:
         """Go on until all updates are done, or `stop` is set; either way what was learned is on the shelf."""
@@ -57,7 +59,7 @@ class Training:
                     return "done"
                 self._update()
         except (Stopped, UpdateCancelled):
-            self.shelf.save(self.policy, self.learner, self.place)
+            self.shelf.save(self.policy, self.learner, self.place, self.adapted)
             return "stopped"
 
     def _validate_and_save(self) -> None:
@@ -70,7 +72,7 @@ class Training:
             if best is None or reached.value > best.accuracy:
                 best = Best(step, reached.value)
             self.place = replace(self.place, validated=step, best=best)
-        self.shelf.save(self.policy, self.learner, self.place)
+        self.shelf.save(self.policy, self.learner, self.place, self.adapted)
 
     def _validate(self) -> Estimate:
         """Sample answers to the validation problems, with the same seeds each time, and record the score."""
@@ -138,6 +140,8 @@ class Training:
             )
         except UpdateRejected as refused:
             return {"rejected": str(refused)}
+        if self.adapted is not None:
+            self.adapted.merge()
         figures = asdict(report)
         return {**figures.pop("objective"), **figures.pop("traces"), **figures}
 

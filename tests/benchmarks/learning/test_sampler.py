@@ -97,7 +97,8 @@ def test_gaussian_noise_is_executed_and_scored_by_its_density(prompt: list[int])
     again = answer(policy, [prompt], method, samplings[:1], 12)[0]
     torch.testing.assert_close(again.executed_LD, answered[0].executed_LD)
     pulls = torch.ones(3), torch.ones(3)
-    found = gaussian.loss(policy.model, rollouts, [one.executed_LD for one in answered], pulls, method.spread)
+    executed = [one.executed_LD for one in answered]
+    found = gaussian.loss(policy.model, rollouts, executed, pulls, method.spread).detach()
     density = -noise.square().sum() / (2 * sigma**2)
     tokens = torch.cat([one.token_logprobs_T for one in rollouts]).sum()
     assert float(found) == pytest.approx(-float(density + tokens), rel=1e-3)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.torch import load_file
 
 from app.cli import build
 from training.checkpoint import load_tensors, load_training_state, verify
@@ -107,6 +108,30 @@ def test_ctrl_c_ends_with_a_checkpoint_and_the_run_goes_on(data: Path, model_dir
     finish(start("train", "--resume", "--out", str(out), "--device", "cpu", "--threads", "1"))
     finish(start(*arguments(data, model_dir, whole, *plan)))
     same_run(whole, out, "v00000009")
+
+
+def test_adapters_are_published_merged_and_apart_and_a_killed_run_goes_on(
+    data: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    plan = ("--updates", "6", "--every", "2", "--lora-rank", "2", "--learning-rate", "0.01", "--max-kl", "10")
+    process = start(*arguments(data, model_dir, broken, *plan))
+    wait_for(broken, 3, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    finish(start("train", "--resume", "--out", str(broken), "--device", "cpu", "--threads", "1"))
+    finish(start(*arguments(data, model_dir, whole, *plan)))
+    same_run(whole, broken, "v00000006")
+    made = whole / "checkpoints" / "v00000006"
+    assert "adapter/adapter_model.safetensors" in verify(made).files
+    adapters = load_file(made / "adapter" / "adapter_model.safetensors")
+    before, after = load_tensors(model_dir), load_tensors(made)
+    assert before.keys() == after.keys()
+    name = "model.layers.0.mlp.up_proj"
+    product = adapters[f"base_model.model.{name}.lora_B.weight"] @ adapters[f"base_model.model.{name}.lora_A.weight"]
+    assert product.abs().max() > 0
+    torch.testing.assert_close(after[f"{name}.weight"], before[f"{name}.weight"] + 16.0 * product)
+    assert torch.equal(after["model.norm.weight"], before["model.norm.weight"])
 
 
 def test_the_best_and_the_newest_are_kept(data: Path, model_dir: Path, tmp_path: Path) -> None:
