@@ -106,6 +106,12 @@ class Settings(BaseSettings):
     key_share: Fraction = Field(
         0.5, description="Largest share of a batch from one API key, when more than one key has graded."
     )
+    regroup: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="Answers the worker draws anew where a request with a grader got one alone; below 2 is off.",
+    )
     baseline: Literal["auto", "group", "tracker", "batch"] = Field(
         "auto", description="Where a single grade's baseline comes from."
     )

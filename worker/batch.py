@@ -19,7 +19,7 @@ class Batch:
 
     rollouts: list[Rollout]  # B of them
     advantages: list[float]  # B of them, not all 0
-    ids: list[UUID]  # B interactions
+    ids: list[UUID]  # interactions behind them, each once: a fresh group has one
     rewards: list[float]  # B of them
     baselines: dict[str, int]  # baseline -> rollouts that used it
     keys: dict[str, int]  # API key -> rollouts
@@ -50,7 +50,7 @@ def build(lessons: Sequence[Lesson], mode: Mode, trackers: Mapping[str, Tracker]
     return Batch(
         rollouts=[lessons[index].rollout for index in kept],
         advantages=[values[index] for index in kept],
-        ids=[lessons[index].interaction_id for index in kept],
+        ids=list(dict.fromkeys(lessons[index].interaction_id for index in kept)),
         rewards=[lessons[index].graded.reward for index in kept],
         baselines=dict(Counter(advantages.baselines[index] for index in kept)),
         keys=dict(Counter(lessons[index].key for index in kept)),

@@ -27,6 +27,7 @@ from worker.lock import learner_lock
 from worker.plan import update_config
 from worker.promote import Candidate, prune, publish_files, record_marks, ring, settle
 from worker.recorders import Destinations, RecorderUnavailable
+from worker.regroup import regroup
 from worker.run import GateRefused, Run, overrun, recover
 from worker.watch import Watch
 from worker.workshop import Workshop
@@ -87,7 +88,7 @@ def improve(shop: Workshop, begun: Begun, run: Run) -> Outcome:
     policy = shop.resident.policy(begun.serving)
     learner = shop.resident.learner(begun.serving, begun.base, update_config(begun.settings))
     heldout = questions(begun.settings, policy)
-    batch = gather(run, begun, heldout)
+    batch = gather(run, begun, heldout, policy)
     if not batch.rollouts:
         return nothing_to_learn(run, begun, batch)
     before = examined(run, begun, policy, heldout)
@@ -113,16 +114,22 @@ def questions(settings: Settings, policy: Policy) -> HeldOut | None:
     return None if settings.heldout is None else read_heldout(settings.heldout, settings.heldout_size, policy.tokenizer)
 
 
-def gather(run: Run, begun: Begun, heldout: HeldOut | None) -> Batch:
-    """Make the batch, and settle at once what will not be learned from."""
+def gather(run: Run, begun: Begun, heldout: HeldOut | None, policy: Policy) -> Batch:
+    """Make the batch, with fresh groups where they are wanted, and settle at once what will not be learned from."""
     settings = begun.settings
     rules = Rules(begun.serving.version, settings.baseline, settings.key_share)
-    sifted = sift(begun.claimed, rules, heldout, random.Random(begun.fence))  # noqa: S311  no secret
+    rng = random.Random(begun.fence)  # noqa: S311  no secret
+    sifted = sift(begun.claimed, rules, heldout, rng)
+    lessons, skipped = sifted.lessons, dict(sifted.skipped)
+    if settings.regroup > 1:
+        fresh = regroup(lessons, begun.claimed, policy, settings, rng, lambda _: run.watch.check())
+        run.note("regroup", regrouped={"prompts": fresh.prompts, "answers": fresh.answers})
+        lessons, skipped = fresh.lessons, skipped | dict.fromkeys(fresh.surplus, "key_cap")
     with run.store.session() as session:
-        trackers = read_trackers(session, {one.graded.key for one in sifted.lessons})
-        batch = build(sifted.lessons, settings.baseline, trackers, begun.drift)
+        trackers = read_trackers(session, {one.graded.key for one in lessons})
+        batch = build(lessons, settings.baseline, trackers, begun.drift)
         jobs.held(session, run.job_id, run.fence)
-        claims.skip(session, run.job_id, sifted.skipped | batch.skipped)
+        claims.skip(session, run.job_id, skipped | batch.skipped)
         outcomes = claims.outcomes(session, run.job_id)
         assert outcomes.get("claimed", 0) == len(batch.ids), "every claimed answer is in the batch or has a reason"
     run.note(

@@ -1,0 +1,135 @@
+"""Regrouping: for a lone answer whose request named a grader, the policy that is to learn answers anew, G times.
+
+One grade says little without an expectation, and the honest expectation is what the policy does with the same prompt:
+GRPO's group, drawn here and now under one version. The first answer is what made the prompt known; it is left out,
+being of another time or version. Leaves out which lessons there are (`worker.lessons`) and baselines (`worker.batch`).
+
+Axes: G answers to one prompt.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from uuid import UUID
+
+from app.engine.config import EngineConfig
+from app.engine.engine import Engine
+from app.engine.request import Finished, Request
+from app.settings import Settings
+from app.store.claims import Claimed
+from training.advantage import Graded
+from training.graders.grader import Grader
+from training.graders.parse import parse_grader
+from training.graders.verdict import Graded as Mark
+from training.policy import Policy
+from worker.lessons import Lesson
+from worker.share import cut
+
+MOST_SEED = 2**62  # seeds are drawn below
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Regrouped:
+    """Lessons with fresh groups in the place of lone ones."""
+
+    lessons: list[Lesson]
+    surplus: set[UUID]  # interactions of which nothing is left within their key's share
+    prompts: int  # answered anew
+    answers: int  # drawn and graded for them
+
+
+def regroup(
+    lessons: Sequence[Lesson],
+    claimed: Sequence[Claimed],
+    policy: Policy,
+    settings: Settings,
+    rng: random.Random,
+    progress: Callable[[int], None] | None = None,
+) -> Regrouped:
+    """Draw a group for every lone lesson with a grader, as many as an update may claim answers.
+
+    A prompt of whose answers fewer than two get a grade keeps its first one: a grader that fails is never a zero.
+    Every answer of a group counts for the key its first one counted for, and the key's share is held to once more.
+
+    Args:
+        lessons: what may be learned from.
+        claimed: the interactions behind them, for their graders.
+        policy: the serving version, which draws.
+        settings: `regroup` answers each, `key_share`, and the limits of an answer.
+        rng: decides seeds, and which surplus of a key stays out.
+        progress: told how many answers are done; what it raises ends the drawing.
+
+    """
+    graders = {one.interaction.id: grader_of(one.interaction.grader) for one in claimed}
+    sizes = Counter(one.graded.group for one in lessons)
+    lone = [one for one in lessons if sizes[one.graded.group] == 1 and graders[one.interaction_id] is not None]
+    lone = [one for one in lone if room(one, settings) > 0][: settings.max_grades // settings.regroup]
+    if not lone:
+        return Regrouped(list(lessons), set(), 0, 0)
+    answers = drawn(lone, policy, settings, rng, progress)
+    groups: dict[UUID, list[Lesson]] = {}
+    for one, finished in zip(lone, answers, strict=True):
+        grader = graders[one.interaction_id]
+        assert grader is not None
+        fresh = [new for answer in finished if (new := marked(one, answer, grader, settings)) is not None]
+        if len(fresh) > 1:
+            groups[one.interaction_id] = fresh
+    whole = [new for one in lessons for new in groups.get(one.interaction_id, [one])]
+    kept, surplus = cut(whole, [one.key for one in whole], [one.graded.group for one in whole], settings.key_share, rng)
+    left = {one.interaction_id for one in kept}
+    lost = {one.interaction_id for one in surplus} - left
+    return Regrouped(kept, lost, len(groups), sum(map(len, groups.values())))
+
+
+def grader_of(spec: Mapping[str, Any] | None) -> Grader | None:
+    """Read a grader; None where none was named, or this release does not know it."""
+    try:
+        return None if spec is None else parse_grader(spec)
+    except ValueError:
+        return None
+
+
+def room(lesson: Lesson, settings: Settings) -> int:
+    """Positions left for answer tokens after a lesson's prompt and its latent steps."""
+    return positions(lesson, settings) - lesson.rollout.sampling.latent_length
+
+
+def positions(lesson: Lesson, settings: Settings) -> int:
+    """Positions an answer to a lesson's prompt may take."""
+    return min(settings.max_completion_tokens, settings.max_length - len(lesson.rollout.prompt_ids_P))
+
+
+def drawn(
+    lone: Sequence[Lesson],
+    policy: Policy,
+    settings: Settings,
+    rng: random.Random,
+    progress: Callable[[int], None] | None,
+) -> list[list[Finished]]:
+    """Answer every prompt G times as it was asked: the same latents, tau and filters, other seeds."""
+    requests = [
+        Request(
+            prompt_ids=tuple(one.rollout.prompt_ids_P.tolist()),
+            sampling=replace(one.rollout.sampling, seed=rng.randrange(MOST_SEED)),
+            max_new=positions(one, settings),
+            choices=settings.regroup,
+        )
+        for one in lone
+    ]
+    engine = Engine(policy, EngineConfig.from_settings(settings))
+    try:
+        return engine.generate(requests, progress)
+    finally:
+        engine.close(0.0)
+
+
+def marked(first: Lesson, answer: Finished, grader: Grader, settings: Settings) -> Lesson | None:
+    """Make a lesson of a fresh answer; None without a grade."""
+    verdict = grader.grade(answer.text, settings.grader_timeout)
+    if not isinstance(verdict, Mark):
+        return None
+    rollout = answer.rollout
+    graded = Graded(verdict.value, first.graded.group, rollout.policy_version, first.graded.key)
+    return Lesson(first.interaction_id, first.key, graded, rollout)
