@@ -20,6 +20,7 @@ class Manners:
     flipped: float = 0.0  # share of grades that say the opposite
     hostile: float = 0.0  # share of users (each with a key of its own) who praise what is wrong and blame what is right
     hostile_pace: float = 1.0  # how many times as quickly as others they ask, >= 1
+    graders: bool = False  # requests name their grader: the server grades each answer, and users post nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +33,12 @@ class Condition:
     manners: Manners
     key_share: float  # LEPO_KEY_SHARE
     gated: bool  # whether the gate has held-out prompts to refuse with
+    regroup: int = 0  # LEPO_REGROUP
 
 
 CLEAN: Final = Manners()
 NOISY: Final = Manners(delay_s=3.0, ungraded=0.3, flipped=0.1, hostile=0.05)
+GRADERS: Final = Manners(graders=True)
 FLOOD: Final = Manners(delay_s=3.0, ungraded=0.3, flipped=0.1, hostile=0.05, hostile_pace=8.0)
 SHARE: Final = 0.10  # of one key among twenty: twice its fair part
 _ALL: Final = (
@@ -44,6 +47,15 @@ _ALL: Final = (
     Condition("clean-batch", "clean grades, batch mean", "batch", CLEAN, SHARE, gated=True),
     Condition(
         "clean-group", "clean grades, groups only: single grades teach nothing", "group", CLEAN, SHARE, gated=True
+    ),
+    Condition(
+        "clean-regrouped",
+        "requests name their grader, and the worker answers each anew, 4 times",
+        "group",
+        GRADERS,
+        SHARE,
+        gated=True,
+        regroup=4,
     ),
     Condition("noisy-tracker", "the noisy mix, value tracker", "tracker", NOISY, SHARE, gated=True),
     Condition("noisy-batch", "the noisy mix, batch mean", "batch", NOISY, SHARE, gated=True),
@@ -62,4 +74,5 @@ def settings_of(condition: Condition) -> dict[str, str]:
         "LEPO_LEARN": str(learns).lower(),
         "LEPO_BASELINE": condition.learning if learns else "auto",
         "LEPO_KEY_SHARE": str(condition.key_share),
+        "LEPO_REGROUP": str(condition.regroup),
     }

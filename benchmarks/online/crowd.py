@@ -26,7 +26,7 @@ class Counts:
 
     answers: int = 0  # received whole
     right: int = 0  # of these, by the true grader
-    grades: int = 0  # posted and acknowledged
+    grades: int = 0  # posted and acknowledged, or left to the server
     flipped: int = 0  # of these, said the opposite
     hostile: int = 0  # of these, by hostile keys
     unsaid: int = 0  # answers that their user never grades
@@ -80,12 +80,14 @@ class Crowd:
             await asyncio.sleep(THINK_S / user.pace * rng.uniform(0.5, 1.5))
 
     async def _ask_and_grade(self, user: User, problem: Problem, rng: random.Random) -> None:
-        body = {
+        body: dict[str, object] = {
             "model": "lepo",
             "messages": [{"role": "user", "content": problem.prompt}],
             "seed": rng.randrange(2**31),
             "metadata": {"task": problem.family},
         }
+        if self._manners.graders:
+            body["grader"] = dict(problem.grader)
         answered = await self._post(user, "/v1/chat/completions", body)
         if answered is None:
             return
@@ -93,6 +95,9 @@ class Crowd:
         right = is_right(problem, choice["message"]["content"] or "")
         self.counts.answers += 1
         self.counts.right += right
+        if self._manners.graders:
+            self.counts.grades += 1  # the server's own, once per answer
+            return
         value, flipped = opinion(right, hostile=user.hostile, manners=self._manners, rng=rng)
         if value is None:
             self.counts.unsaid += 1

@@ -16,7 +16,7 @@ from sqlalchemy import func, select
 from app.store.connect import Store
 from app.store.tables import Claim
 from benchmarks.online.command import command, report_of
-from benchmarks.online.conditions import CLEAN, CONDITIONS, FLOOD, NOISY, settings_of
+from benchmarks.online.conditions import CLEAN, CONDITIONS, FLOOD, GRADERS, NOISY, settings_of
 from benchmarks.online.crowd import Crowd, User, opinion
 from benchmarks.online.ledger import read_ledger
 from benchmarks.online.page import write_page
@@ -93,6 +93,14 @@ def test_a_crowd_asks_for_one_answer_and_grades_it_once() -> None:
     assert {body["value"] for body in bodies if "value" in body} == {0.0, 1.0}
 
 
+def test_where_the_server_grades_requests_name_the_grader_and_nothing_is_posted() -> None:
+    requests: list[httpx.Request] = []
+    crowd = crowd_against(requests, GRADERS)
+    asyncio.run(for_a_while(crowd, 0.1))
+    assert crowd.counts.answers == crowd.counts.grades == len(requests) > 2
+    assert all(json.loads(request.content)["grader"] == GRADER for request in requests)
+
+
 def test_grades_come_late_and_a_failed_call_is_counted() -> None:
     requests: list[httpx.Request] = []
     crowd = crowd_against(requests, replace(CLEAN, delay_s=0.05), graded=500)
@@ -108,7 +116,9 @@ def test_conditions_become_settings_of_the_service() -> None:
         "LEPO_LEARN": "true",
         "LEPO_BASELINE": "batch",
         "LEPO_KEY_SHARE": "0.1",
+        "LEPO_REGROUP": "0",
     }
+    assert settings_of(CONDITIONS["clean-regrouped"])["LEPO_REGROUP"] == "4"
     plan = Plan(grades=100)
     assert [hostile_users(CONDITIONS[name], plan) for name in ("clean-batch", "noisy-batch", "flood")] == [0, 1, 1]
     assert FLOOD.hostile_pace > NOISY.hostile_pace
