@@ -34,6 +34,7 @@ class Answer:
         self.request = request
         self.choice = choice
         self.sampling: Sampling = dataclasses.replace(request.sampling, seed=choice_seed(request.sampling.seed, choice))
+        self._latent_length = self.sampling.latent_length
         self.endings = frozenset(request.stop_ids) | (frozenset() if request.ignore_eos else reader.eos_ids)
         self.steps = 0  # steps executed, latent ones included
         self.spans: list[tuple[int, int]] = []  # (policy version, first step)
@@ -66,7 +67,7 @@ class Answer:
     @property
     def in_latents(self) -> bool:
         """Whether the next step is a latent one."""
-        return self.steps < self.sampling.latent_length
+        return self.steps < self._latent_length
 
     @property
     def forbids_endings(self) -> bool:
@@ -101,7 +102,7 @@ class Answer:
 
         """
         token, logprob, mass = drawn
-        latent = self.in_latents
+        latent = self.steps < self._latent_length  # asked at every step of every answer
         self.steps += 1
         self._masses.append(mass)
         if latent:

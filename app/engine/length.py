@@ -1,12 +1,12 @@
 """How many positions a step looks at: the rows' longest, rounded up.
 
-On a CPU to the next multiple of 32, which wastes little and keeps vector lanes the same whatever the batch; on a GPU to
+On a CPU to the next multiple of 16, which wastes little and keeps vector lanes the same whatever the batch; on a GPU to
 the next power of two, so that few CUDA graphs serve all lengths.
 """
 
 from dataclasses import dataclass
 
-_CPU_STEP = 32
+_CPU_STEP = 16
 _GPU_LEAST = 128
 
 
