@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal
 
-Learning = Literal["tracker", "batch", "group", "off"]
+Learning = Literal["auto", "tracker", "batch", "group", "off"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,8 @@ _ALL: Final = (
     ),
     Condition(
         "clean-regrouped",
-        "requests name their grader, and the worker answers each anew, 4 times",
-        "group",
+        "requests name their grader, and the worker answers anew, 4 times each",
+        "auto",
         GRADERS,
         SHARE,
         gated=True,

@@ -43,12 +43,17 @@ def read_ledger(session: Session, hostile_keys: Collection[str]) -> dict[str, An
 
 
 def key_shares(session: Session) -> dict[str, Counter[str]]:
-    """Count, per job, the answers in its batch by the key that graded them (answers of refused jobs included)."""
+    """Count, per job, the answers in its batch by the key they are charged to (answers of refused jobs included).
+
+    That is the key that graded, or where this server did, the key that asked and chose the grader.
+    """
+    charged = func.coalesce(LATEST.c.api_key_id, Interaction.api_key_id)
     query = (
-        select(Claim.job_id, LATEST.c.api_key_id, func.count())
+        select(Claim.job_id, charged, func.count())
         .join(LATEST, LATEST.c.interaction_id == Claim.interaction_id)
+        .join(Interaction, Interaction.id == Claim.interaction_id)
         .where((Claim.outcome == "learned") | (Claim.reason == "rejected"))
-        .group_by(Claim.job_id, LATEST.c.api_key_id)
+        .group_by(Claim.job_id, charged)
     )
     found: dict[str, Counter[str]] = {}
     for job, key, count in session.execute(query):

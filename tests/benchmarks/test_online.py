@@ -24,6 +24,7 @@ from benchmarks.online.picture import draw
 from benchmarks.online.trial import Plan, hostile_users, key_id
 from tests.worker.world import World, even, make_model, make_world
 from training.tasks.problem import Problem
+from worker.grade import grade
 from worker.learn import learn
 
 GRADER = {"type": "string_check", "reference": "4", "operation": "eq"}
@@ -145,6 +146,18 @@ def test_the_ledger_tells_whose_grades_were_learned_how_stale_and_why_others_wer
     assert found["baselines"] == {"batch": 30}
     assert found["staleness"] == {"0": 25, "1": 5}
     assert (found["jobs"], found["verdicts"], found["waiting"]) == (2, {"promoted": 2}, 1)
+
+
+def test_an_answer_that_the_server_graded_is_charged_to_who_asked(world: World) -> None:
+    named = world.with_settings(baseline="batch", key_share=0.5)
+    grader = {"type": "string_check", "reference": "e", "operation": "ilike"}
+    for asker in ("one", "two"):
+        named.ask([f"{asker} {i}" for i in range(10)], grader=grader, asker=asker)
+    while grade(named.shop):
+        pass
+    assert learn(named.shop) == "promoted"
+    with world.store.session() as session:
+        assert read_ledger(session, [named.key("one")])["hostile_share_in_batches"] == 0.5
 
 
 def trial(name: str, gain: float, *, share: float = 0.1) -> dict[str, Any]:
