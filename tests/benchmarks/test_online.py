@@ -150,8 +150,8 @@ def test_the_ledger_tells_whose_grades_were_learned_how_stale_and_why_others_wer
 
 def test_an_answer_that_the_server_graded_is_charged_to_who_asked(world: World) -> None:
     named = world.with_settings(baseline="batch", key_share=0.5)
-    grader = {"type": "string_check", "reference": "e", "operation": "ilike"}
-    for asker in ("one", "two"):
+    for asker, operation in (("one", "eq"), ("two", "ne")):
+        grader = {"type": "string_check", "reference": "what nobody says", "operation": operation}
         named.ask([f"{asker} {i}" for i in range(10)], grader=grader, asker=asker)
     while grade(named.shop):
         pass
