@@ -1,13 +1,14 @@
 """Accuracy against the number of grades, one line per condition, as a picture."""
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Final
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-COLOURS: Final = ("#7f7f7f", "#1f77b4", "#17becf", "#bcbd22", "#d62728", "#ff7f0e", "#9467bd", "#8c564b")
+COLOURS: Final = ("#7f7f7f", "#1f77b4", "#17becf", "#bcbd22", "#d62728", "#ff7f0e", "#9467bd", "#8c564b", "#2ca02c")
 
 
 def draw(path: Path, trials: Sequence[dict[str, Any]]) -> None:
@@ -15,7 +16,7 @@ def draw(path: Path, trials: Sequence[dict[str, Any]]) -> None:
     figure = Figure(figsize=(9, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for colour, trial in zip(COLOURS, trials, strict=False):
+    for colour, trial in zip(cycle(COLOURS), trials, strict=False):
         points = trial["points"]
         grades, accuracy = [p["grades"] for p in points], [p["accuracy"] for p in points]
         bars = [[p["accuracy"] - p["low"] for p in points], [p["high"] - p["accuracy"] for p in points]]
