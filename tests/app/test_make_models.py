@@ -15,7 +15,7 @@ def test_the_bench_model_is_made_with_its_card_and_measured_again_unchanged(tmp_
     assert "graph_path, 4 latent steps" in made.output
     weights, card = (tmp_path / "model.safetensors").read_bytes(), (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "`lepo make-demo-model --model bench --seed 3` in 1 steps" in card
-    assert card.count("| countdown | ") == 4  # the example and three latent lengths
+    assert card.count("| countdown | ") == 3  # the example and two latent lengths
     (tmp_path / "README.md").unlink()
     measured = CliRunner().invoke(command, [*arguments, "--measure-only"])
     assert measured.exit_code == 0, measured.output
