@@ -122,7 +122,7 @@ def gather(run: Run, begun: Begun, heldout: HeldOut | None, policy: Policy) -> B
     sifted = sift(begun.claimed, rules, heldout, rng)
     lessons, skipped = sifted.lessons, dict(sifted.skipped)
     if settings.regroup > 1:
-        fresh = regroup(lessons, begun.claimed, policy, settings, rng, lambda _: run.watch.check())
+        fresh = regroup(lessons, begun.claimed, policy, settings, rng, run.watch.check)
         run.note("regroup", regrouped={"prompts": fresh.prompts, "answers": fresh.answers})
         lessons, skipped = fresh.lessons, skipped | dict.fromkeys(fresh.surplus, "key_cap")
     with run.store.session() as session:

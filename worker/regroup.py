@@ -46,7 +46,7 @@ def regroup(
     policy: Policy,
     settings: Settings,
     rng: random.Random,
-    progress: Callable[[int], None] | None = None,
+    check: Callable[[], None],
 ) -> Regrouped:
     """Draw a group for every lone lesson with a grader, as many as an update may claim answers.
 
@@ -59,7 +59,7 @@ def regroup(
         policy: the serving version, which draws.
         settings: `regroup` answers each, `key_share`, and the limits of an answer.
         rng: decides seeds, and which surplus of a key stays out.
-        progress: told how many answers are done; what it raises ends the drawing.
+        check: called between answers, drawn or graded; what it raises ends the regrouping.
 
     """
     graders = {one.interaction.id: grader_of(one.interaction.grader) for one in claimed}
@@ -68,12 +68,16 @@ def regroup(
     lone = [one for one in lone if room(one, settings) > 0][: settings.max_grades // settings.regroup]
     if not lone:
         return Regrouped(list(lessons), set(), 0, 0)
-    answers = drawn(lone, policy, settings, rng, progress)
+    answers = drawn(lone, policy, settings, rng, check)
     groups: dict[UUID, list[Lesson]] = {}
     for one, finished in zip(lone, answers, strict=True):
         grader = graders[one.interaction_id]
         assert grader is not None
-        fresh = [new for answer in finished if (new := marked(one, answer, grader, settings)) is not None]
+        fresh = []
+        for answer in finished:
+            check()  # a grader may take its time
+            if (new := marked(one, answer, grader, settings)) is not None:
+                fresh.append(new)
         if len(fresh) > 1:
             groups[one.interaction_id] = fresh
     whole = [new for one in lessons for new in groups.get(one.interaction_id, [one])]
@@ -106,7 +110,7 @@ def drawn(
     policy: Policy,
     settings: Settings,
     rng: random.Random,
-    progress: Callable[[int], None] | None,
+    check: Callable[[], None],
 ) -> list[list[Finished]]:
     """Answer every prompt G times as it was asked: the same latents, tau and filters, other seeds."""
     requests = [
@@ -120,7 +124,7 @@ def drawn(
     ]
     engine = Engine(policy, EngineConfig.from_settings(settings))
     try:
-        return engine.generate(requests, progress)
+        return engine.generate(requests, lambda _: check())
     finally:
         engine.close(0.0)
 
