@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
+
 Record = Callable[[int, Mapping[str, Any]], None]  # told (step, figures); `figures["kind"]` names the kind of line
 
 EXPERIMENT: Final = "lepo"  # of MLflow
+PATIENCE_S: Final = 5.0  # for the first answer of a server
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +89,16 @@ def _tensorboard(directory: Path, done: int) -> Iterator[Record]:
         writer.close()
 
 
+def _require_answer(uri: str) -> None:
+    """Ask a server for a sign of life, once: MLflow's own client would try a dead one for minutes."""
+    if not uri.startswith(("http://", "https://")):
+        return
+    try:
+        httpx.head(uri, timeout=PATIENCE_S)
+    except httpx.HTTPError as error:
+        raise RecorderUnavailable(f"MLflow at {uri} does not answer: {error}") from error
+
+
 def _mlflow(uri: str, run: str) -> Record:
     try:
         from mlflow import MlflowClient
@@ -95,6 +108,7 @@ def _mlflow(uri: str, run: str) -> Record:
         raise RecorderUnavailable("MLflow needs its client: pip install 'lepo-service[mlflow]'") from error
     import time
 
+    _require_answer(uri)
     try:
         client = MlflowClient(uri)
         known = client.get_experiment_by_name(EXPERIMENT)

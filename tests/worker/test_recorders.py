@@ -1,7 +1,9 @@
 """Figures of updates reach TensorBoard's files and MLflow, and are read back with those packages' own readers."""
 
 import math
+import socket
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,16 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
 def test_an_mlflow_that_takes_nothing_is_an_error_in_words() -> None:
     with pytest.raises(RecorderUnavailable, match="does not take records"):
         Destinations(mlflow="nonsense://x").open("run", 0).__enter__()
+
+
+def test_a_dead_mlflow_server_is_told_at_once() -> None:
+    with socket.socket() as taken:  # bound and not listening: nobody answers there
+        taken.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        began = time.monotonic()
+        with pytest.raises(RecorderUnavailable, match="does not answer"):
+            Destinations(mlflow=uri).open("run", 0).__enter__()
+    assert time.monotonic() - began < 10
 
 
 def test_lepo_train_records_each_update_and_validation(tmp_path: Path, model_dir: Path) -> None:
