@@ -22,6 +22,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from training.ranks import Ranks
 from training.replay import Replayed
 
 _MAX_LOG_RATIO = 20.0  # keeps exp finite in float32; far outside every clip
@@ -97,6 +98,10 @@ class Tally:
 
     def __add__(self, other: "Tally") -> "Tally":
         return Tally(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
+
+    def over(self, ranks: Ranks) -> "Tally":
+        """Return the sums over all processes."""
+        return Tally(*ranks.total(torch.stack([getattr(self, field.name) for field in fields(self)])))
 
     @classmethod
     def empty(cls) -> "Tally":

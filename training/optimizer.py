@@ -2,15 +2,22 @@
 
 A float32 model is its own master. A bfloat16 model keeps float32 copies: gradients are gathered into them after every
 micro-batch, the step is taken there, and the weights are the masters rounded. So small steps are not lost, and what
-is published is what was trained. Leaves out when a step is taken (`training.update`).
+is published is what was trained. Sharded parameters (`training.sharded`) have sharded masters and moments; parameters
+that every process holds whole have their gradients averaged. Leaves out when a step is taken (`training.update`).
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import compress
+from operator import not_
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from training.ranks import ALONE, Ranks
+from training.sharded import alike, whole
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -67,16 +74,22 @@ class Snapshot:
 class MasterOptimizer:
     """The trainable parameters of a model, their float32 masters and AdamW's moments."""
 
-    def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
+    def __init__(self, model: nn.Module, config: OptimizerConfig, ranks: Ranks = ALONE) -> None:
         self.config = config
+        self._ranks = ranks
         self._parameters = {name: one for name, one in model.named_parameters() if one.requires_grad}
         if not self._parameters:
             raise ValueError("the model has no trainable parameter: set requires_grad on those that should learn")
         self._masters = {name: _master(parameter) for name, parameter in self._parameters.items()}
-        decayed = [master for master in self._masters.values() if master.ndim > 1]
-        plain = [master for master in self._masters.values() if master.ndim <= 1]
         self._adam = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            [
+                {
+                    "params": [master for master in part if (master.ndim > 1) is matrix],
+                    "weight_decay": config.weight_decay if matrix else 0.0,
+                }
+                for part in self._parts()
+                for matrix in (True, False)
+            ],
             lr=config.learning_rate,
             betas=(config.beta1, config.beta2),
         )
@@ -96,9 +109,20 @@ class MasterOptimizer:
                 master.grad.add_(parameter.grad)
                 parameter.grad = None
 
+    def share(self) -> None:
+        """Average the gradients of what every process holds whole; those of sharded parameters are already."""
+        for master in self._masters.values():
+            if not isinstance(master, DTensor) and master.grad is not None:
+                self._ranks.average(master.grad)
+
     def clip(self) -> float:
         """Scale the gradient down to the largest norm allowed; return the norm it had."""
-        return float(nn.utils.clip_grad_norm_(self._masters.values(), self.config.max_grad_norm))
+        parts = [part for part in self._parts() if part]
+        norms = [whole(nn.utils.get_total_norm([one.grad for one in part if one.grad is not None])) for part in parts]
+        norm = torch.linalg.vector_norm(torch.stack(norms)) if len(norms) > 1 else norms[0]
+        for part in parts:
+            nn.utils.clip_grads_with_norm_(part, self.config.max_grad_norm, norm)
+        return float(norm)
 
     def step(self, rate: float) -> None:
         """Take one step and round the masters into the model."""
@@ -115,7 +139,10 @@ class MasterOptimizer:
             self._masters[name].grad = None
 
     def moments(self) -> dict[str, Tensor]:
-        """Copy AdamW's state: `step.NAME`, `exp_avg.NAME`, `exp_avg_sq.NAME`; empty before the first step."""
+        """Copy AdamW's state: `step.NAME`, `exp_avg.NAME`, `exp_avg_sq.NAME`; empty before the first step.
+
+        Of a sharded parameter, this process's part.
+        """
         copies: dict[str, Tensor] = {}
         for name, master in self._masters.items():
             for key, value in self._adam.state.get(master, {}).items():
@@ -123,7 +150,7 @@ class MasterOptimizer:
         return copies
 
     def masters(self) -> dict[str, Tensor]:
-        """Copy the masters, by parameter name."""
+        """Copy the masters, by parameter name; of a sharded one, this process's part."""
         return {name: master.detach().clone() for name, master in self._masters.items()}
 
     @property
@@ -152,7 +179,7 @@ class MasterOptimizer:
         _require("masters", masters, self._masters)
         for name, master in masters.items():
             parameter = self._parameters[name]
-            if not torch.equal(master.to(parameter), parameter):
+            if not torch.equal(master.to(whole(parameter)), whole(parameter)):
                 raise ValueError(
                     f"the training state belongs to other weights: its {name} does not round to the model's"
                 )
@@ -170,14 +197,20 @@ class MasterOptimizer:
         _require("masters", masters, self._masters)
         _require("moments", moments, {key: _scalar(key, master) for key, master in owners.items()})
         for name, value in masters.items():
-            self._masters[name].copy_(value)
+            self._masters[name].copy_(alike(value, self._masters[name]))
         self._adam.state.clear()
         for key, value in moments.items():
             master, kind = owners[key], key.partition(".")[0]
-            copied = value.detach().clone() if kind == "step" else value.to(master, copy=True)
+            copied = value.detach().clone() if kind == "step" else alike(value, master)
             self._adam.state[master][kind] = copied
         self.end()
         self._round()
+
+    def _parts(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Masters that are sharded, and those that are whole: torch works on lists of one kind."""
+        masters = list(self._masters.values())
+        sharded = [isinstance(master, DTensor) for master in masters]
+        return list(compress(masters, sharded)), list(compress(masters, map(not_, sharded)))
 
     @torch.no_grad()
     def _round(self) -> None:

@@ -11,12 +11,10 @@ Leaves out baselines (`training.advantage`), the held-out gate, publishing, and 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from training.batches import micro_batches, minibatches
 from training.executed import executed_length
@@ -25,8 +23,11 @@ from training.health import HealthConfig, UpdateCancelled, check_gradient, check
 from training.objective import ObjectiveConfig, ObjectiveMetrics, Tally, objective, step_weights
 from training.optimizer import MasterOptimizer, OptimizerConfig
 from training.probe import look, movement, spread
+from training.ranks import ALONE, Ranks
+from training.recompute import checkpointed_layers, recomputing
 from training.replay import ReplayConfig, replay
 from training.rollout import Rollout
+from training.sharded import whole
 from training.traces import TraceStats, describe
 
 Progress = Callable[[int, int], None]  # micro-batches done, micro-batches in all
@@ -90,7 +91,11 @@ class Learner:
     """
 
     def __init__(
-        self, model: PreTrainedModel, config: UpdateConfig | None = None, reference: PreTrainedModel | None = None
+        self,
+        model: PreTrainedModel,
+        config: UpdateConfig | None = None,
+        reference: PreTrainedModel | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Check that the model can be learned from.
 
@@ -98,6 +103,8 @@ class Learner:
             model: a stock causal LM, float32 or bfloat16 (float32 masters are kept then).
             config: settings of every update.
             reference: frozen model for the KL term; needed with beta > 0, unused without.
+            ranks: the processes that learn together; each gives the same batch to the same calls, and each does a
+                part of the micro-batches.
 
         Raises:
             ValueError: beta > 0 without a reference, or a model that `training.head.take_apart` refuses.
@@ -113,9 +120,9 @@ class Learner:
         if reference is not None and self.config.objective.beta > 0:
             reference.train(mode=False)
             self._reference = take_apart(reference.requires_grad_(requires_grad=False))
-        self._optimizer = MasterOptimizer(model, self.config.optimizer)
-        if self.config.activation_checkpointing:
-            checkpoint_activations(model)
+        self._ranks = ranks
+        self._optimizer = MasterOptimizer(model, self.config.optimizer, ranks)
+        self._recomputed = checkpointed_layers(model) if self.config.activation_checkpointing else []
 
     @property
     def model(self) -> PreTrainedModel:
@@ -150,7 +157,7 @@ class Learner:
         before = self._optimizer.snapshot()
         accepted = False
         try:
-            report = self._learn(rollouts, advantages, traces, _Watch(progress, cancelled))
+            report = self._learn(rollouts, advantages, traces, _Watch(progress, cancelled, self._ranks))
             accepted = True
         finally:
             if not accepted:
@@ -161,12 +168,13 @@ class Learner:
     def state(self) -> dict[str, Tensor]:
         """Copy what must go on after a restart beside the weights; contiguous CPU tensors for safetensors.
 
-        `updates`; AdamW's `step.*`, `exp_avg.*`, `exp_avg_sq.*`; `master.*` where the weights are not float32.
+        `updates`; AdamW's `step.*`, `exp_avg.*`, `exp_avg_sq.*`; `master.*` where the weights are not float32. All of
+        them whole, on every process: each must call it.
         """
         tensors = {"updates": torch.tensor(self.updates), **self._optimizer.moments()}
         if self._optimizer.mixed:
             tensors |= {f"master.{name}": value for name, value in self._optimizer.masters().items()}
-        return {name: value.cpu().contiguous() for name, value in tensors.items()}
+        return {name: whole(value).cpu().contiguous() for name, value in tensors.items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over what `state` gave, on the weights it was given with.
@@ -190,11 +198,11 @@ class Learner:
         probed = [rollouts[index] for index in spread(len(rollouts), config.probe_rollouts)]
         before = look(self._causal, probed, config.replay, config.micro_batch_positions)
         plan = list(self._plan(rollouts, advantages))
-        watch.total = sum(len(step.buckets) for step in plan)
+        watch.total = sum(len(self._ranks.dealt(step.buckets)) for step in plan)
         rate = config.optimizer.rate(self.updates)
         steps = [self._step(step, rate, watch) for step in plan]
         after = look(self._causal, probed, config.replay, config.micro_batch_positions)
-        moved = movement(before, after)
+        moved = self._ranks.first(movement(before, after))
         check_policy(moved.kl, moved.entropy_after, config.health)
         tally = sum((taken.tally for taken in steps), start=Tally.empty())
         return UpdateReport(
@@ -209,7 +217,7 @@ class Learner:
             rollouts=len(rollouts),
             without_signal=sum(advantage == 0 for advantage in advantages),
             optimizer_steps=len(steps),
-            micro_batches=watch.total,
+            micro_batches=sum(len(step.buckets) for step in plan),
             padding_share=_padding_share(plan),
         )
 
@@ -232,11 +240,17 @@ class Learner:
         """Take one optimizer step; the gradient is that of all its micro-batches together."""
         self._optimizer.begin()
         loss, tally = torch.zeros((), dtype=torch.float64), Tally.empty()
-        for bucket in step.buckets:
-            watch.ask()
-            part_loss, part_tally = self._backward(step, bucket)
-            loss, tally = loss + part_loss, tally + part_tally
-            watch.tell()
+        with recomputing(self._recomputed):
+            for bucket in self._ranks.dealt(step.buckets):
+                watch.ask()
+                if bucket is None:
+                    self._go_along(step)
+                else:
+                    part_loss, part_tally = self._backward(step, bucket)
+                    loss, tally = loss + part_loss, tally + part_tally
+                watch.tell()
+        loss, tally = self._ranks.total(loss), tally.over(self._ranks)
+        self._optimizer.share()
         norm = self._optimizer.clip()
         check_gradient(float(loss), norm, self.config.health)
         self._optimizer.step(rate)
@@ -247,9 +261,17 @@ class Learner:
         rollouts = [step.rollouts[index] for index in bucket]
         replayed = replay(self._causal, rollouts, self.config.replay, self._reference)
         loss, tally = objective(replayed, step.advantages_B[bucket], step.weights_B[bucket], self.config.objective)
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss * self._ranks.size).backward()  # type: ignore[no-untyped-call]  # gradients are averaged, losses add up
         self._optimizer.gather()
         return loss.detach().double(), tally
+
+    def _go_along(self, step: "_Step") -> None:
+        """Put the layers together while others learn from one micro-batch more: forward, and backward with nothing."""
+        [*_, least] = step.buckets[-1]
+        replayed = replay(self._causal, [step.rollouts[least]], self.config.replay)
+        nothing = 0.0 * (replayed.token_logprobs_BT.sum() + replayed.latent_logprobs_BLK.sum())
+        nothing.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.gather()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -259,7 +281,7 @@ class _Step:
     rollouts: list[Rollout]  # B of them
     advantages_B: Tensor  # float64 [B]
     weights_B: Tensor  # float64 [B], from `step_weights`
-    buckets: list[list[int]]  # indices of the rollouts that pull, by micro-batch
+    buckets: list[list[int]]  # indices of the rollouts that pull, by micro-batch; of all processes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -274,14 +296,15 @@ class _Taken:
 class _Watch:
     """Between the loop and its caller: progress out, cancellation in."""
 
-    def __init__(self, progress: Progress | None, cancelled: Cancelled | None) -> None:
-        self.total = 0  # micro-batches of this update
+    def __init__(self, progress: Progress | None, cancelled: Cancelled | None, ranks: Ranks) -> None:
+        self.total = 0  # micro-batches of this update, on this process
+        self._ranks = ranks
         self._done = 0
         self._progress = progress
         self._cancelled = cancelled
 
     def ask(self) -> None:
-        if self._cancelled is not None and self._cancelled():
+        if self._ranks.agreed(self._cancelled is not None and self._cancelled()):
             raise UpdateCancelled(f"update cancelled after {self._done} of {self.total} micro-batches")
 
     def tell(self) -> None:
@@ -304,15 +327,3 @@ def _padding_share(plan: Sequence[_Step]) -> float:
             lengths = [executed_length(step.rollouts[index]) for index in bucket]
             held, padded = held + sum(lengths), padded + len(lengths) * max(lengths)
     return 1.0 - held / padded if padded else 0.0
-
-
-def checkpoint_activations(model: PreTrainedModel) -> None:
-    """Recompute each layer in the backward pass. Only the layers are told that they train: dropout stays off."""
-    if not model.supports_gradient_checkpointing:
-        raise ValueError(f"{type(model).__name__} does not support activation checkpointing: switch it off")
-    older = getattr(model, "gradient_checkpointing_enable", None)  # its name before transformers 5.23
-    enable = getattr(model, "activation_checkpointing_enable", older)
-    cast("Any", enable)({"use_reentrant": False})
-    for module in model.modules():
-        if isinstance(module, GradientCheckpointingLayer):
-            module.training = True

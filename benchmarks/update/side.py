@@ -32,19 +32,19 @@ def command(
     from benchmarks.shapes import build_model
     from benchmarks.update.gradient import WAYS
     from benchmarks.update.load import LOADS, rollouts_of
-    from training.update import checkpoint_activations
+    from training.recompute import checkpointed_layers, recomputing
 
     torch.set_num_threads(threads)
     load = LOADS[preset]
     model = build_model(load.shape, 0, getattr(torch, dtype), device).requires_grad_(requires_grad=True)
-    if checkpointing:
-        checkpoint_activations(model)
+    layers = checkpointed_layers(model) if checkpointing else []
     rollouts = rollouts_of(load)
     WAYS[way](model, sorted(rollouts, key=lambda rollout: rollout.answer_length)[:2], load)
     model.zero_grad(set_to_none=True)
     before = _reset_peak(device)
     began = time.perf_counter()
-    loss = WAYS[way](model, rollouts, load)
+    with recomputing(layers):
+        loss = WAYS[way](model, rollouts, load)
     if device != "cpu":
         torch.cuda.synchronize(device)
     seconds = time.perf_counter() - began

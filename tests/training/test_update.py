@@ -331,6 +331,7 @@ def test_activation_checkpointing_recomputes_layers_and_leaves_dropout_off() -> 
         learner.update(mixed_batch(), ADVANTAGES)
         assert not any(seen)
         calls.append(len(seen))
+        assert not any(module.training for module in learner.model.modules()), "a policy that learns answers too"
     assert calls[1] == calls[0] + 1, "two looks and one step, whose layer ran twice"
 
 

@@ -63,7 +63,7 @@ def answer(
 
     Args:
         policy: read, not changed; its engine is made for this call, so no prefix of other weights is remembered.
-        problems: at least one.
+        problems: any number.
         asking: see `Asking`.
         progress: told how many answers are done; what it raises ends the call.
         seeds: one per problem, instead of counting up from the sampling's.
@@ -72,6 +72,8 @@ def answer(
         BadRequest: a problem does not fit the model together with its answer budget.
 
     """
+    if not problems:
+        return []
     named = seeds or range(asking.sampling.seed, asking.sampling.seed + len(problems))
     requests = [
         Request(

@@ -46,7 +46,7 @@ def evaluate(
 
     Args:
         policy: its model is read, not changed.
-        problems: at least one.
+        problems: any number.
         asking: of the sampled answers; the greedy one differs in its temperature, 0.
         greedy: whether to ask for the greedy answer too.
         deadline_s: seconds a grader has for one answer.

@@ -10,17 +10,17 @@ not at all. Leaves out what the figures mean (`train`).
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from torch import Tensor
+
 from app.errors import BadRequest, Conflict
 from training.checkpoint import BadCheckpoint, checkpoint_dir, publish, sweep, verify
-from training.lora import Adapted
 from training.policy import Policy
-from training.update import Learner
 from worker.retention import delete, versions_on_disk
 
 RUN: Final = "run.json"
@@ -98,8 +98,22 @@ class Shelf:
             return on_disk[version], Place(place["step"], place["validated"], best)
         return None
 
-    def save(self, policy: Policy, learner: Learner, place: Place, adapted: Adapted | None = None) -> None:
-        """Publish the weights as the version of this step, once, and delete all but the newest and the best."""
+    def holds(self, step: int) -> bool:
+        """Return whether the checkpoint of a step is on the shelf."""
+        return step in versions_on_disk(self.checkpoints)
+
+    def save(
+        self, policy: Policy, state: dict[str, Tensor], place: Place, beside: Callable[[Path], None] | None
+    ) -> None:
+        """Publish the weights as the version of this step, once, and delete all but the newest and the best.
+
+        Args:
+            policy: what is published.
+            state: of its learner; not looked at where the version is on the shelf.
+            place: how far the run is.
+            beside: writes more into the checkpoint before it counts.
+
+        """
         on_disk = versions_on_disk(self.checkpoints)
         if place.step not in on_disk:
             publish(
@@ -109,8 +123,8 @@ class Shelf:
                 parent_version=max(on_disk, default=None),
                 training={"place": asdict(place), **self.asked()},
                 created=datetime.now(UTC).isoformat(),
-                training_state=learner.state(),
-                beside=None if adapted is None else adapted.save,
+                training_state=state,
+                beside=beside,
             )
         kept = {place.step, place.best.step if place.best else place.step}
         for version, directory in on_disk.items():

@@ -11,9 +11,12 @@ from app.errors import BadRequest, Conflict
 from training.checkpoint import load_training_state
 from training.lora import Adapted, LoraSettings
 from training.policy import Policy
+from training.ranks import Ranks
+from training.sharded import Sharded
 from training.update import Learner
 from worker.offline.lessons import Lessons, split
 from worker.offline.models import open_model
+from worker.offline.processes import told_once
 from worker.offline.recipe import Recipe
 from worker.offline.shelf import Place, Shelf
 from worker.offline.sources import read_source, require_apart, told
@@ -30,7 +33,18 @@ class Asked:
     recipe: Recipe
 
 
-def begin(asked: Asked, directory: Path, device: str, record: Record, tell: Tell, stop: threading.Event) -> Training:
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What a run is given from outside: where it runs, with whom, and who watches."""
+
+    device: str  # of this process
+    ranks: Ranks
+    record: Record
+    tell: Tell
+    stop: threading.Event
+
+
+def begin(asked: Asked, directory: Path, around: Around) -> Training:
     """Begin a run.
 
     Raises:
@@ -38,20 +52,24 @@ def begin(asked: Asked, directory: Path, device: str, record: Record, tell: Tell
         Conflict: the directory is in use.
 
     """
-    lessons = read_lessons(asked)
-    updates = updates_of(asked.recipe, lessons)
-    with told():
-        update_config(asked.recipe, updates)
-        asking_of(asked.recipe, asked.recipe.group)
-    policy = open_model(asked.model, version=0, dtype=asked.recipe.dtype, device=device)
+    with told_once(around.ranks):
+        lessons = read_lessons(asked)
+        updates = updates_of(asked.recipe, lessons)
+        with told():
+            update_config(asked.recipe, updates)
+            asking_of(asked.recipe, asked.recipe.group)
+        policy = open_model(asked.model, version=0, dtype=asked.recipe.dtype, device=around.device)
     shelf = Shelf(directory)
-    shelf.begin({**asdict(asked), "lessons": lessons.digest})
-    adapted = adapted_of(asked, policy)
-    learner = learner_of(asked, policy if adapted is None else adapted, updates, device)
-    return Training(asked.recipe, updates, lessons, policy, learner, shelf, Place(), record, tell, stop, adapted)
+    with told_once(around.ranks):
+        if around.ranks.leads:
+            shelf.begin({**asdict(asked), "lessons": lessons.digest})
+    with told_once(around.ranks):
+        twin = twin_of(asked, policy, around.ranks)
+        learner = learner_of(asked, policy if twin is None else twin, updates, around)
+    return _training(asked, lessons, policy, learner, shelf, Place(), around, twin)
 
 
-def resume(directory: Path, device: str, record: Record, tell: Tell, stop: threading.Event) -> Training:
+def resume(directory: Path, around: Around) -> Training:
     """Go on with a run where its newest checkpoint was saved.
 
     Raises:
@@ -60,26 +78,29 @@ def resume(directory: Path, device: str, record: Record, tell: Tell, stop: threa
 
     """
     shelf = Shelf(directory)
-    found = shelf.asked()
-    asked = asked_again(found)
-    lessons = read_lessons(asked)
-    if lessons.digest != found["lessons"]:
-        raise Conflict(f"{asked.data} is not what this run began with: restore the file, or start afresh")
+    with told_once(around.ranks):
+        found = shelf.asked()
+        asked = asked_again(found)
+        lessons = read_lessons(asked)
+        if lessons.digest != found["lessons"]:
+            raise Conflict(f"{asked.data} is not what this run began with: restore the file, or start afresh")
     updates = updates_of(asked.recipe, lessons)
-    newest = shelf.newest()
+    newest = around.ranks.first(shelf.newest() if around.ranks.leads else None)
     source, place = (str(newest[0]), newest[1]) if newest else (asked.model, Place())
-    shelf.forget_after(place.step if newest else -1)
+    if around.ranks.leads:
+        shelf.forget_after(place.step if newest else -1)
     begun = asked.model if asked.recipe.lora_rank else source  # adapters go on from the first weights
-    policy = open_model(begun, version=place.step, dtype=asked.recipe.dtype, device=device)
-    adapted = adapted_of(asked, policy)
-    if adapted is not None and newest:
-        with told():
-            adapted.load(newest[0])
-    learner = learner_of(asked, policy if adapted is None else adapted, updates, device)
+    with told_once(around.ranks):
+        policy = open_model(begun, version=place.step, dtype=asked.recipe.dtype, device=around.device)
+        twin = twin_of(asked, policy, around.ranks)
+        if isinstance(twin, Adapted) and newest:
+            with told():
+                twin.load(newest[0])
+        learner = learner_of(asked, policy if twin is None else twin, updates, around)
     state = load_training_state(Path(source)) if newest else {}
     if state and int(state["updates"]):
         learner.restore(state)
-    return Training(asked.recipe, updates, lessons, policy, learner, shelf, place, record, tell, stop, adapted)
+    return _training(asked, lessons, policy, learner, shelf, place, around, twin)
 
 
 def asked_again(found: Mapping[str, Any]) -> Asked:
@@ -110,23 +131,57 @@ def updates_of(recipe: Recipe, lessons: Lessons) -> int:
     return recipe.updates or math.ceil(len(lessons.train) / recipe.prompts)
 
 
-def adapted_of(asked: Asked, policy: Policy) -> Adapted | None:
-    """Make the twin that learns by adapters, if the recipe wants one.
+def twin_of(asked: Asked, policy: Policy, ranks: Ranks) -> Adapted | Sharded | None:
+    """Make the twin that learns in the policy's place, if there is to be one: with adapters, or sharded.
+
+    Adapters are few: with several processes each has them all, and only the work is shared.
 
     Raises:
-        BadRequest: a setting is out of its range, or peft is missing.
+        BadRequest: a setting is out of its range, peft is missing, or the model cannot be sharded.
 
     """
     recipe = asked.recipe
-    if not recipe.lora_rank:
-        return None
     with told():
-        return Adapted(policy.model, LoraSettings(recipe.lora_rank, recipe.lora_alpha), asked.model, recipe.seed)
+        if recipe.lora_rank:
+            return Adapted(policy.model, LoraSettings(recipe.lora_rank, recipe.lora_alpha), asked.model, recipe.seed)
+        return Sharded(policy.model, ranks) if ranks.size > 1 else None
 
 
-def learner_of(asked: Asked, learning: Policy | Adapted, updates: int, device: str) -> Learner:
-    """Make the learner, with the first model as its reference where the recipe wants one."""
-    recipe = asked.recipe
-    with_reference = recipe.kl_beta > 0
-    reference = open_model(asked.model, version=0, dtype=recipe.dtype, device=device).model if with_reference else None
-    return Learner(learning.model, update_config(recipe, updates), reference)
+def learner_of(asked: Asked, learning: Policy | Adapted | Sharded, updates: int, around: Around) -> Learner:
+    """Make the learner, with the first model as its reference where the recipe wants one.
+
+    Raises:
+        BadRequest: the model cannot be learned from as the recipe wants.
+
+    """
+    recipe, reference = asked.recipe, None
+    if recipe.kl_beta > 0:
+        reference = open_model(asked.model, version=0, dtype=recipe.dtype, device=around.device).model
+    with told():
+        return Learner(learning.model, update_config(recipe, updates), reference, around.ranks)
+
+
+def _training(
+    asked: Asked,
+    lessons: Lessons,
+    policy: Policy,
+    learner: Learner,
+    shelf: Shelf,
+    place: Place,
+    around: Around,
+    twin: Adapted | Sharded | None,
+) -> Training:
+    return Training(
+        recipe=asked.recipe,
+        updates=updates_of(asked.recipe, lessons),
+        lessons=lessons,
+        policy=policy,
+        learner=learner,
+        shelf=shelf,
+        place=place,
+        record=around.record,
+        tell=around.tell,
+        stop=around.stop,
+        ranks=around.ranks,
+        twin=twin,
+    )

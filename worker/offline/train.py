@@ -1,5 +1,7 @@
 """The loop of `lepo train`: roll out, grade, learn; validate and save now and then; keep the best.
 
+Several processes each answer and grade a part, put all parts together, and learn from the whole.
+
 Everything an update does follows from the weights, the optimizer's state and its number. So a run that was killed goes
 on from its last checkpoint and ends, on a CPU, with the weights of one that was not. Leaves out the command, the data
 (`lessons`) and the directory (`shelf`).
@@ -8,7 +10,7 @@ on from its last checkpoint and ends, on a CPU, with the weights of one that was
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from app.engine.request import Finished
 from training.advantage import Graded, choose_baseline
@@ -17,15 +19,18 @@ from training.lora import Adapted
 from training.objective import ObjectiveConfig
 from training.optimizer import OptimizerConfig
 from training.policy import Policy
+from training.ranks import Ranks
 from training.sampling import Sampling
+from training.sharded import Sharded
 from training.update import Learner, UpdateConfig
 from worker.offline.answers import Asking, Mark, answer, mark
 from worker.offline.evaluate import evaluate
 from worker.offline.lessons import Lessons, batch, noise_seeds
 from worker.offline.recipe import Recipe
-from worker.offline.scores import Estimate, score
+from worker.offline.scores import Estimate, Marked, score
 from worker.offline.shelf import Best, Place, Shelf
 
+T = TypeVar("T")
 Record = Callable[[int, Mapping[str, Any]], None]  # told (step, figures) after each update and each validation
 Tell = Callable[[str, int, int], None]  # what is being done, how much of it, of how much
 
@@ -47,8 +52,9 @@ class Training:
     place: Place
     record: Record
     tell: Tell
-    stop: threading.Event  # set by whoever wants the run to end with a checkpoint
-    adapted: Adapted | None = None  # the policy's twin that learns, with adapters; None: the policy itself learns
+    stop: threading.Event  # set by whoever wants the run to end with a checkpoint; in one process is enough
+    ranks: Ranks  # the processes that run this together
+    twin: Adapted | Sharded | None  # learns in the policy's place; None: the policy itself learns
 
     def run(self) -> Literal["done", "stopped"]:
         """Go on until all updates are done, or `stop` is set; either way what was learned is on the shelf."""
@@ -59,7 +65,7 @@ class Training:
                     return "done"
                 self._update()
         except (Stopped, UpdateCancelled):
-            self.shelf.save(self.policy, self.learner, self.place, self.adapted)
+            self._save()
             return "stopped"
 
     def _validate_and_save(self) -> None:
@@ -72,27 +78,34 @@ class Training:
             if best is None or reached.value > best.accuracy:
                 best = Best(step, reached.value)
             self.place = replace(self.place, validated=step, best=best)
-        self.shelf.save(self.policy, self.learner, self.place, self.adapted)
+        self._save()
+
+    def _save(self) -> None:
+        """Publish what was learned so far, unless it is on the shelf."""
+        state = self.learner.state() if self.ranks.first(not self.shelf.holds(self.place.step)) else {}
+        if self.ranks.leads:
+            beside = self.twin.save if isinstance(self.twin, Adapted) else None
+            self.shelf.save(self.policy, state, self.place, beside)
 
     def _validate(self) -> Estimate:
         """Sample answers to the validation problems, with the same seeds each time, and record the score."""
         asking = asking_of(self.recipe, self.recipe.validation_samples)
-        total, done = len(self.lessons.validation) * asking.choices, 0
+        part = self.ranks.span(len(self.lessons.validation))
+        problems = self.lessons.validation[part]
+        total, done = len(problems) * asking.choices, 0
 
         def progress(more: int) -> None:
             nonlocal done
             done += more
             self._tell("validating", done, total)
 
-        records = evaluate(
-            self.policy,
-            self.lessons.validation,
-            asking,
-            greedy=False,
-            deadline_s=self.recipe.grader_timeout,
-            progress=progress,
-        )
-        whole = score([one.marked for one in records], 1)[0]
+        def work() -> list[Marked]:
+            seeded = replace(asking, sampling=replace(asking.sampling, seed=asking.sampling.seed + part.start))
+            deadline_s = self.recipe.grader_timeout
+            records = evaluate(self.policy, problems, seeded, greedy=False, deadline_s=deadline_s, progress=progress)
+            return [one.marked for one in records]
+
+        whole = score(self._together(work), 1)[0]
         # No grade at all cannot be better than any: it counts as 0 for choosing the best, and is recorded as it is.
         reached = whole.average or Estimate(0.0, 0.0, 1.0, 0)
         self.record(
@@ -103,19 +116,22 @@ class Training:
 
     def _update(self) -> None:
         recipe, step = self.recipe, self.place.step
-        problems = batch(self.lessons.train, recipe.prompts, step, recipe.seed)
+        part = self.ranks.span(recipe.prompts)
+        problems = batch(self.lessons.train, recipe.prompts, step, recipe.seed)[part]
+        seeds = noise_seeds(recipe.prompts, step, recipe.seed)[part]
         total = len(problems) * recipe.group
-        answers = answer(
-            replace(self.policy, version=step),
-            problems,
-            asking_of(recipe, recipe.group),
-            lambda done: self._tell("answering", done, total),
-            noise_seeds(recipe.prompts, step, recipe.seed),
-        )
-        marks: list[list[Mark]] = []
-        for problem, finished in zip(problems, answers, strict=True):
-            self._tell("grading", len(marks), len(problems))
-            marks.append(mark(problem, [one.text for one in finished], recipe.grader_timeout))
+
+        def work() -> list[tuple[list[Finished], list[Mark]]]:
+            policy, asking = replace(self.policy, version=step), asking_of(recipe, recipe.group)
+            answers = answer(policy, problems, asking, lambda done: self._tell("answering", done, total), seeds)
+            marked: list[tuple[list[Finished], list[Mark]]] = []
+            for problem, finished in zip(problems, answers, strict=True):
+                self._tell("grading", len(marked), len(problems))
+                marked.append((finished, mark(problem, [one.text for one in finished], recipe.grader_timeout)))
+            return marked
+
+        together = self._together(work)
+        answers, marks = [answers for answers, _ in together], [marks for _, marks in together]
         figures = self._learn(answers, marks)
         self.place = replace(self.place, step=step + 1)
         self.record(step + 1, {"kind": "update", **graded_figures(marks), **figures})
@@ -140,10 +156,23 @@ class Training:
             )
         except UpdateRejected as refused:
             return {"rejected": str(refused)}
-        if self.adapted is not None:
-            self.adapted.merge()
+        if self.twin is not None:
+            self.twin.merge()
         figures = asdict(report)
         return {**figures.pop("objective"), **figures.pop("traces"), **figures}
+
+    def _together(self, work: Callable[[], list[T]]) -> list[T]:
+        """Do this process's part, and put all parts together; where one was asked to stop, all stop."""
+        part: list[T] | None
+        try:
+            part = work()
+        except Stopped:
+            part = None
+        parts = self.ranks.gathered(part)
+        whole = [one for each in parts if each is not None for one in each]
+        if None in parts:
+            raise Stopped
+        return whole
 
     def _tell(self, what: str, done: int, total: int) -> None:
         if self.stop.is_set():
@@ -188,6 +217,7 @@ def update_config(recipe: Recipe, updates: int) -> UpdateConfig:
         ),
         health=HealthConfig(max_kl=recipe.max_kl),
         micro_batch_positions=recipe.micro_batch_positions,
+        activation_checkpointing=recipe.activation_checkpointing,
         seed=recipe.seed,
     )
 

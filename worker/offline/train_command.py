@@ -1,5 +1,6 @@
 """`lepo train`: learn from a file of problems, without a server, a database or a broker."""
 
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from worker.offline.processes import named, ranks_of, require_possible, run_together, told_once
 from worker.offline.recipe import CHOICES, PRESETS, option_names, recipe_for
 
 if TYPE_CHECKING:
@@ -18,7 +20,9 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     for name, kind, about in reversed(option_names()):
         choice = click.Choice(CHOICES[name]) if name in CHOICES else kind
         values = ", ".join(f"{preset}: {getattr(recipe, name)}" for preset, recipe in PRESETS.items())
-        command = click.option(f"--{name.replace('_', '-')}", type=choice, help=f"{about}  [{values}]")(command)
+        option = name.replace("_", "-")
+        spelled = f"--{option}/--no-{option}" if kind is bool else f"--{option}"
+        command = click.option(spelled, type=choice, default=None, help=f"{about}  [{values}]")(command)
     return command
 
 
@@ -31,6 +35,7 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--resume", is_flag=True, help="Go on with the run in --out, with its own data, model and settings.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--threads", type=click.IntRange(min=1), help="torch threads; torch's choice when not given.")
+@click.option("--processes", type=click.IntRange(min=1), help="That learn together, with a GPU each (FSDP).  [1]")
 @click.option("--tensorboard", is_flag=True, help="Write every figure for TensorBoard, under OUT/tensorboard.")
 @click.option("--mlflow", metavar="URI", envvar="MLFLOW_TRACKING_URI", help="Record to this MLflow server too.")
 @recipe_options
@@ -44,6 +49,7 @@ def command(
     resume: bool,
     device: str,
     threads: int | None,
+    processes: int | None,
     tensorboard: bool,
     mlflow: str | None,
     **values: Any,
@@ -57,32 +63,40 @@ def command(
         raise click.UsageError("--resume goes on with the run's own data, model and settings: give only --out with it")
     if not resume and not (data and model):
         raise click.UsageError("--data and --model are needed (or --resume)")
+    from worker.offline.sources import told
+
+    with told():
+        recipe = recipe_for(preset, model or "", changes)
+    if max(processes or 1, named()) > 1:
+        require_possible(device)
+    if processes and named() == 1 < processes:
+        raise SystemExit(run_together(processes, sys.argv[1:]))
+    if processes and processes != named():
+        raise click.UsageError(f"{named()} processes were started already: leave --processes out")
     import torch
 
-    from worker.offline.sources import told
-    from worker.offline.start import Asked, begin
+    from worker.offline.start import Around, Asked, begin
     from worker.offline.start import resume as go_on
     from worker.offline.watching import Watching
     from worker.recorders import Destinations
 
     if threads:
         torch.set_num_threads(threads)
-    with Watching(out) as watching, ExitStack() as opened:
-        if resume:
-            training = go_on(out, device, watching.record, watching.tell, watching.stop)
-        else:
-            assert data
-            assert model
-            with told():
-                recipe = recipe_for(preset, model, changes)
-            asked = Asked(data, validation, model, recipe)
-            training = begin(asked, out, device, watching.record, watching.tell, watching.stop)
-        watching.begin(training.updates, training.place.step)
-        destinations = Destinations(out / "tensorboard" if tensorboard else None, mlflow)
-        with told():
-            watching.hand_to(opened.enter_context(destinations.open(out.resolve().name, training.place.step)))
-        ended = training.run()
-    conclude(training, out)
+    with ranks_of(device) as ranks:
+        with Watching(out, leads=ranks.leads) as watching, ExitStack() as opened:
+            where = device if ranks.size == 1 else ranks.device
+            around = Around(where, ranks, watching.record, watching.tell, watching.stop)
+            training = (
+                begin(Asked(data, validation, model, recipe), out, around) if data and model else go_on(out, around)
+            )
+            watching.begin(training.updates, training.place.step)
+            destinations = Destinations(out / "tensorboard" if tensorboard else None, mlflow)
+            with told_once(ranks), told():
+                if ranks.leads:
+                    watching.hand_to(opened.enter_context(destinations.open(out.resolve().name, training.place.step)))
+            ended = training.run()
+        if ranks.leads:
+            conclude(training, out)
     raise SystemExit(0 if ended == "done" else 130)
 
 

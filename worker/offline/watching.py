@@ -24,12 +24,13 @@ COLUMNS: Final = ("{task.fields[doing]}", "reward {task.fields[reward]}")
 class Watching:
     """The screen and the signals of one run; a context manager."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, leads: bool) -> None:
+        """Watch the run in a directory; of several processes only the one that leads records and shows."""
         self.stop = threading.Event()
-        self._recorders: list[Record] = [Shelf(directory).record]
+        self._recorders: list[Record] = [Shelf(directory).record] if leads else []
         left = (TextColumn("Updates"), BarColumn(), MofNCompleteColumn())
         right = (*map(TextColumn, COLUMNS), TimeElapsedColumn(), TimeRemainingColumn())
-        self._bars = Progress(*left, *right, console=Console(stderr=True), transient=True)
+        self._bars = Progress(*left, *right, console=Console(stderr=True, quiet=not leads), transient=True)
         self._bar = self._bars.add_task("updates", total=None, doing="starting", reward="-")
         self._before: list[Any] = []
 

@@ -47,6 +47,7 @@ def test_the_papers_latents_go_by_the_model(model: str, latents: tuple[int, floa
         ("normalization", "bnpo", "objective.normalization"),
         ("max_new", 50, "objective.max_steps"),
         ("max_kl", 0.2, "health.max_kl"),
+        ("activation_checkpointing", True, "activation_checkpointing"),
         ("micro_batch_positions", 512, "micro_batch_positions"),
         ("seed", 3, "seed"),
     ],
