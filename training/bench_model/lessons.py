@@ -22,6 +22,7 @@ from training.bench_model.teacher import (
     Habits,
     Mixture,
     PathThinker,
+    ReachThinker,
     Thinker,
     Thought,
     think,
@@ -31,12 +32,13 @@ from training.tasks.countdown import countdown_problem
 from training.tasks.families import FAMILIES, find_family
 from training.tasks.graph_path import draw_graph, path_problem
 from training.tasks.problem import Problem
+from training.tasks.reachability import draw_forest, reachability_problem
 from training.tasks.splits import Split, split_of
 
 WIDTH = 12  # parts of a mixture kept, the heaviest
 SOFT_SHARE = 0.7  # of lessons, thought in mixtures; the others in words
 TAUS = (0.3, 1.5)  # lowest and highest temperature of a lesson's mixtures
-SHARES = {"chained_arithmetic": 1, "countdown": 1, "graph_path": 2}  # of a batch
+SHARES = {"chained_arithmetic": 1, "countdown": 1, "graph_path": 2, "reachability": 2}  # of a batch
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,12 @@ def thinker_of(rng: random.Random, family: str, habits: Habits) -> tuple[Problem
         case "countdown":
             chain = draw_chain(rng, difficulty)
             return countdown_problem(chain), CountdownThinker(chain, habits.guess)
-        case _:
+        case "graph_path":
             graph = draw_graph(rng, difficulty)
             return path_problem(graph, difficulty), PathThinker(graph)
+        case _:
+            forest = draw_forest(rng, difficulty)
+            return reachability_problem(forest), ReachThinker(forest)
 
 
 def lessons(rng: random.Random, family: str, habits: Habits) -> Iterator[Lesson]:

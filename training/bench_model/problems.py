@@ -14,7 +14,7 @@ from training.tasks.splits import Split
 TAUGHT: Mapping[str, tuple[int, ...]] = MappingProxyType(
     {name: (THOUGHTS,) if name == "chained_arithmetic" else family.difficulties for name, family in FAMILIES.items()}
 )
-ASKED: Mapping[str, tuple[int, ...]] = MappingProxyType({**TAUGHT, "graph_path": (3,)})
+ASKED: Mapping[str, tuple[int, ...]] = MappingProxyType({**TAUGHT, "graph_path": (3,), "reachability": (3,)})
 
 
 def bench_problems(family: str, split: Split, count: int, *, seed: int) -> list[Problem]:

@@ -1,4 +1,4 @@
-"""The recipe of the bench model: the demo model's, on lessons of three families at once, thought in words and mixtures.
+"""The recipe of the bench model: the demo model's, on lessons of four families at once, thought in words and mixtures.
 
 Because it was shown mixtures of thoughts, its latent steps are within what it knows: a latent warm start, as soft
 methods need one (arXiv:2604.27998). Leaves out the lessons (`lessons`).
@@ -23,7 +23,7 @@ from training.tasks.graph_path import NODES
 EDGES = tuple(f"{source}{target} " for source in NODES for target in NODES if source != target)
 BENCH_WORDS = (
     *WORDS,
-    *("Reach ", "from ", "Walk ", "to "),
+    *("Reach ", "from ", "Walk ", "to ", "Follow ", "which ", "of "),
     *(f"{sign} {digit}" for sign in "+-" for digit in range(10)),
     *(f"{node} " for node in NODES),
     *EDGES,
@@ -34,7 +34,7 @@ HABITS = Habits()
 
 def bench_recipe(seed: int = 0) -> Recipe:
     """Return the settings that made the committed weights."""
-    return Recipe(seed=seed, hidden=96, layers=3, steps=3000, clean_share=0.6, batch=64, slips=HABITS)
+    return Recipe(seed=seed, hidden=96, layers=3, steps=3000, clean_share=0.6, batch=72, slips=HABITS)
 
 
 def warm_start_bench(

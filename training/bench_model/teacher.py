@@ -13,15 +13,18 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 from typing import NamedTuple, Protocol
 
 from training.demo_model.teacher import Slips
 from training.demo_model.tokenizer import ANSWER
 from training.tasks.chained_arithmetic import Chain
 from training.tasks.graph_path import Graph
+from training.tasks.reachability import Forest
 
 THOUGHTS = 4  # before every answer, one token each
 DOUBT = 0.05  # weight of a walk that no thought speaks for, against 20 for one that a thought held whole speaks for
+SEEN = 0.02  # weight from which a node in mind is stated
 FORGOTTEN = 1e-3  # a mixture's parts below this weight are not followed
 Mixture = Mapping[str, float]  # weights of thoughts by their text; they sum to 1
 
@@ -163,6 +166,31 @@ class PathThinker:
             return DOUBT
         held = sum(thought.get(f"{node} ", 0.0) for node, thought in zip(walk[-2::-1], thoughts, strict=True))
         return DOUBT + 20 * held**2
+
+
+@dataclass(frozen=True)
+class ReachThinker:
+    """Reachability: forward from the start, and then only what was asked about stays in mind."""
+
+    forest: Forest
+
+    def next(self, place: int, last: str | None) -> Mixture:
+        """Go on one edge, whichever; from a leaf, to itself if it was asked about."""
+        node = self.forest.start if last is None else last.strip()
+        nodes = self.forest.after(node) if place < 2 else [node] if node in self.forest.asked else []
+        return {f"{one} ": 1 / len(nodes) for one in nodes}
+
+    def conclude(self, rng: random.Random, thoughts: Sequence[Mixture]) -> str:
+        """State the leaves in mind, and of the others the more by chance the fewer were held at once; never all."""
+        leaves = thoughts[1]
+        doubt = sum(weight**2 for weight in leaves.values()) ** 2 / 2
+        chances = [1.0 if leaves.get(f"{node} ", 0.0) > SEEN else doubt for node in self.forest.asked]
+        sets = list(product((True, False), repeat=len(chances)))[1:-1]
+        odds = [
+            prod(chance if stated else 1 - chance for chance, stated in zip(chances, one, strict=True)) for one in sets
+        ]
+        [kept] = rng.choices(sets, odds)
+        return ANSWER + " ".join(node for node, stated in zip(self.forest.asked, kept, strict=True) if stated)
 
 
 def drawn(rng: random.Random, mixture: Mixture) -> str:

@@ -12,6 +12,7 @@ from training.tasks.chained_arithmetic import ChainedArithmetic
 from training.tasks.countdown import CountdownFamily
 from training.tasks.graph_path import GraphPath
 from training.tasks.problem import Problem
+from training.tasks.reachability import Reachability
 from training.tasks.splits import Split, split_of
 
 
@@ -34,7 +35,7 @@ class Family(Protocol):
 
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {family.name: family for family in (ChainedArithmetic(), CountdownFamily(), GraphPath())}
+    {family.name: family for family in (ChainedArithmetic(), CountdownFamily(), GraphPath(), Reachability())}
 )
 
 DRAWS_PER_PROBLEM = 400  # a split of 10% needs about 10; beyond this the family has run out of distinct problems

@@ -17,6 +17,7 @@ from training.bench_model.teacher import (
     CountdownThinker,
     Habits,
     PathThinker,
+    ReachThinker,
     Thinker,
     think,
     ways_of,
@@ -29,10 +30,12 @@ from training.graders.verdict import Graded
 from training.tasks.chained_arithmetic import Chain
 from training.tasks.families import FAMILIES, find_family
 from training.tasks.graph_path import Graph
+from training.tasks.reachability import Forest
 from training.tasks.splits import Split, split_of
 
-TINY = replace(bench_recipe(), hidden=16, layers=1, heads=2, feed_forward=16, steps=40, batch=8, warmup=5)
+TINY = replace(bench_recipe(), hidden=16, layers=1, heads=2, feed_forward=16, steps=40, batch=12, warmup=5)
 GRAPH = Graph(("AB", "AC", "BD", "BE", "CF", "EG", "HG", "IG", "GJ", "KJ"), "A", "J", "ABEGJ")
+FOREST = Forest(("BC", "AD", "AB", "DG", "BE", "HI", "DF", "HJ", "JK", "IM", "IN", "JO"), "A", ("E", "F", "M"))
 CHAIN = Chain(47, (6, -8, 9, -1))
 SURE = Slips(carry=0.0, borrow=0.0, digit=0.0)
 
@@ -66,6 +69,13 @@ def test_who_holds_all_ways_in_mind_finds_the_path_that_who_follows_one_finds_by
     assert concluded(PathThinker(GRAPH), 1.0, goal) > 0.85
 
 
+def test_who_holds_all_ways_in_mind_knows_all_that_is_reached() -> None:
+    thinker = ReachThinker(FOREST)
+    assert concluded(thinker, None, "Answer: E F") < 0.4
+    assert concluded(thinker, 1.0, "Answer: E F") > 0.6
+    assert concluded(thinker, 5.0, "Answer: E F") == 1.0
+
+
 def test_answers_are_worded_as_documented() -> None:
     rng = random.Random(0)
     chained = think(rng, ChainThinker(CHAIN, SURE), None)
@@ -76,6 +86,16 @@ def test_answers_are_worded_as_documented() -> None:
     walked = [{f"{node} ": 1.0} for node in "GEBA"]
     assert PathThinker(GRAPH).conclude(rng, walked) == "Answer: A B E G J"
     assert len(ways_of(CHAIN)) == 16
+    went = [{"D ": 0.5, "B ": 0.5}, {"F ": 0.4, "G ": 0.2, "C ": 0.2, "E ": 0.2}, {"F ": 1.0}, {"F ": 1.0}]
+    assert all(ReachThinker(FOREST).conclude(rng, went) == "Answer: E F" for _ in range(5))
+
+
+def test_only_what_was_asked_about_stays_in_mind() -> None:
+    one, two, three, four = think(random.Random(0), ReachThinker(FOREST), 1.0)
+    assert one.expected == {"B ": 0.5, "D ": 0.5}
+    assert set(two.expected) == {"C ", "E ", "F ", "G "}
+    assert set(three.expected) == set(four.expected) == {"E ", "F "}
+    assert three.expected["E "] == pytest.approx(two.thought["E "] / (two.thought["E "] + two.thought["F "]))
 
 
 def test_what_follows_a_mixture_is_the_mixture_of_what_follows_its_parts() -> None:
@@ -117,11 +137,12 @@ def test_lessons_are_of_the_train_split_and_fit_the_budget_of_tokens(family: str
 
 def test_a_batch_holds_each_familys_share_and_teaches_thoughts_and_answers_alone() -> None:
     tokenizer = build_tokenizer(2048, BENCH_WORDS)
-    batch = draw_lessons(random.Random(0), Habits(), 8, tokenizer)
+    batch = draw_lessons(random.Random(0), Habits(), 12, tokenizer)
     assert batch.ids_BTW.shape[2] == WIDTH
     torch.testing.assert_close(batch.weights_BTW.sum(-1), torch.ones(batch.ids_BTW.shape[:2]))
     texts = [str(tokenizer.decode(ids)) for ids in batch.ids_BTW[:, :, 0]]
-    assert [sum(word in text for text in texts) for word in ("Work out", "Reach", "Walk")] == [2, 2, 4]
+    counts = [sum(word in text for text in texts) for word in ("Work out", "Reach", "Walk", "Follow")]
+    assert counts == [2, 2, 4, 4]
     taught_BT = batch.shares_BTW.sum(-1)
     for row, text in enumerate(texts):
         begins = len(tokenizer.encode(text.partition("assistant\n")[0] + "assistant\n", add_special_tokens=False))
@@ -134,7 +155,7 @@ def test_a_batch_holds_each_familys_share_and_teaches_thoughts_and_answers_alone
 def test_the_loss_is_the_cross_entropy_of_mixed_inputs() -> None:
     tokenizer = build_tokenizer(2048, BENCH_WORDS)
     model = build_model(TINY, tokenizer)
-    batch = draw_lessons(random.Random(0), Habits(), 4, tokenizer)
+    batch = draw_lessons(random.Random(0), Habits(), 6, tokenizer)
     inputs_BTD = (batch.weights_BTW[..., None] * model.get_input_embeddings()(batch.ids_BTW)).sum(2)
     logprobs_BTV = model(inputs_embeds=inputs_BTD, use_cache=False).logits.log_softmax(-1)
     every_BT = -(batch.shares_BTW * logprobs_BTV.gather(2, batch.taught_BTW)).sum(-1)

@@ -14,6 +14,7 @@ from training.tasks.families import FAMILIES, find_family, generate
 from training.tasks.graph_path import DIFFICULTIES, HOPS, Graph, draw_graph, path_problem
 from training.tasks.jsonl import ProblemFileError, read_problems, write_problems
 from training.tasks.problem import Problem
+from training.tasks.reachability import Forest, draw_forest, reachability_problem
 from training.tasks.splits import Split, split_of
 
 
@@ -109,6 +110,39 @@ def test_a_graph_is_two_trees_that_meet_in_one_node() -> None:
         roots = {edge[0] for edge in graph.edges if not graph.before(edge[0])}
         assert len(roots - {graph.start}) == decoys  # and from nowhere those of the goal's
         assert graph.after(graph.goal) == []
+
+
+def test_reachability_is_worded_as_documented_and_the_order_of_edges_is_no_other_problem() -> None:
+    edges = ("BC", "AD", "AB", "DG", "BE", "HI", "DF", "HJ", "KL", "IM", "IN", "JO")
+    problem = reachability_problem(Forest(edges, "A", ("E", "F", "M")))
+    assert problem.prompt == "Follow BC AD AB DG BE HI DF HJ KL IM IN JO from A to which of E F M."
+    assert (problem.answer, problem.family, problem.difficulty) == ("E F", "reachability", 3)
+    canonical = find_family("reachability").canonical
+    assert canonical(problem) == canonical(reachability_problem(Forest(edges[::-1], "A", ("E", "F", "M"))))
+    assert canonical(problem) != canonical(reachability_problem(Forest(edges, "H", ("E", "F", "M"))))
+    assert canonical(problem) != canonical(reachability_problem(Forest(edges, "A", ("E", "F", "N"))))
+    assert [grade(problem, f"Answer: {said}") for said in ("E F", "F E", "E", "E F M")] == [1.0, 0.0, 0.0, 0.0]
+
+
+def test_a_forest_is_two_trees_and_some_of_what_is_asked_is_reached() -> None:
+    rng = random.Random(0)
+    seen = set()
+    for _ in range(500):
+        asked = rng.choice((2, 3, 4))
+        forest = draw_forest(rng, asked)
+        assert len(set(forest.edges)) == len(forest.edges) == 12
+        assert len(forest.asked) == asked
+        assert list(forest.asked) == sorted(forest.asked)
+        leaves = {edge[1] for edge in forest.edges} - {edge[0] for edge in forest.edges}
+        assert set(forest.asked) <= leaves
+        reached, under_way = set(), [forest.start]
+        while under_way:
+            node = under_way.pop()
+            reached.add(node)
+            under_way += [edge[1] for edge in forest.edges if edge[0] == node]
+        assert forest.reached() == tuple(node for node in forest.asked if node in reached)
+        seen.add((asked, len(forest.reached())))
+    assert seen == {(2, 1), (3, 1), (3, 2), (4, 1), (4, 2), (4, 3)}
 
 
 def grade(problem: Problem, answer: str) -> float:
