@@ -85,6 +85,7 @@ class Settings(BaseSettings):
     # Defaults of a request
     latent_length: int = Field(4, ge=0, description="Latent steps when a request does not say (`latent.length`).")
     latent_tau: float = Field(0.5, ge=1e-6, le=10, description="Gumbel-softmax temperature, likewise.")
+    latent_draws: int = Field(1, ge=1, le=64, description="Gumbel-softmax samples whose mean a latent step is.")
     top_k: int = Field(30, ge=1, description="Candidates kept when a request does not say.")
     top_p: float = Field(0.95, gt=0, le=1, description="Nucleus kept when a request does not say.")
     temperature: float = Field(

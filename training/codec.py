@@ -21,10 +21,11 @@ from torch import Tensor
 from training.rollout import Rollout, StopReason
 from training.sampling import Sampling
 
-CODEC_VERSION = 1
+CODEC_VERSION = 2  # 1 knew no `draws`: every latent step was one sample
 _MAGIC = b"LEPO"
 _HEADER = struct.Struct("<4sHII")  # magic, version, payload length, CRC-32
-_FIXED = struct.Struct("<IIIIIdddQQQBB")
+_FIXED = struct.Struct("<IIIIIdddQQQBBI")
+_FIXED_1 = struct.Struct("<IIIIIdddQQQBB")
 _STOP_REASONS: tuple[StopReason, ...] = get_args(StopReason)  # stored by position: append only
 _NEG_INF = float("-inf")
 
@@ -45,6 +46,7 @@ class _Fixed(NamedTuple):
     policy_version: int
     stop_reason: int  # position in `_STOP_REASONS`
     altered: int  # 0 or 1
+    draws: int = 1
 
 
 def encode(rollout: Rollout) -> bytes:
@@ -72,6 +74,7 @@ def encode(rollout: Rollout) -> bytes:
         rollout.policy_version,
         _STOP_REASONS.index(rollout.stop_reason),
         int(rollout.altered),
+        settings.draws,
     )
     try:
         parts = [_FIXED.pack(*fixed)]
@@ -87,15 +90,15 @@ def encode(rollout: Rollout) -> bytes:
 
 
 def decode(data: bytes) -> Rollout:
-    """Turn bytes of `encode` back into the rollout, bit for bit.
+    """Turn bytes of `encode`, this release's or an older one's, back into the rollout, bit for bit.
 
     Raises:
         ValueError: the bytes are no rollout, of another codec version, cut short, or damaged.
 
     """
-    payload = _payload(data)
-    fixed = _Fixed._make(_FIXED.unpack_from(payload))
-    reader = _Reader(payload, _FIXED.size)
+    layout, payload = _payload(data)
+    fixed = _Fixed(*layout.unpack_from(payload))
+    reader = _Reader(payload, layout.size)
     sizes_L = reader.take(torch.int32, fixed.latents).long()
     if fixed.latents and not (int(sizes_L.min()) >= 0 and int(sizes_L.max()) <= fixed.width):
         raise ValueError("rollout bytes are damaged: a support is wider than the rollout")
@@ -114,7 +117,7 @@ def decode(data: bytes) -> Rollout:
         token_ids_T=reader.take(torch.int32, fixed.answer),
         token_logprobs_T=reader.take(torch.float32, fixed.answer),
         token_log_mass_T=reader.take(torch.float32, fixed.answer),
-        sampling=Sampling(fixed.latent_length, fixed.tau, fixed.temperature, fixed.top_k, fixed.top_p, fixed.seed),
+        sampling=_sampling(fixed),
         policy_version=fixed.policy_version,
         stop_reason=_stop_reason(fixed.stop_reason),
         altered=bool(fixed.altered),
@@ -164,21 +167,34 @@ def _check(rollout: Rollout) -> None:
             raise ValueError(f"{name} must be {dtype} {list(shape)}, got {tensor.dtype} {list(tensor.shape)}")
 
 
-def _payload(data: bytes) -> bytes:
-    """Check the header and the checksum and return what they protect."""
+def _payload(data: bytes) -> tuple[struct.Struct, bytes]:
+    """Check the header and the checksum; return how the fixed fields are laid out, and what they begin."""
     if len(data) < _HEADER.size:
         raise ValueError(f"rollout bytes are cut short: {len(data)} bytes do not hold a header")
     magic, version, length, checksum = _HEADER.unpack_from(data)
     if magic != _MAGIC:
         raise ValueError("these bytes are no rollout: they do not begin with LEPO")
-    if version != CODEC_VERSION:
-        raise ValueError(f"rollout codec version {version} is unknown; this release reads version {CODEC_VERSION}")
+    layout = {1: _FIXED_1, CODEC_VERSION: _FIXED}.get(version)
+    if layout is None:
+        raise ValueError(f"rollout codec version {version} is unknown; this release reads versions to {CODEC_VERSION}")
     payload = data[_HEADER.size :]
     if len(payload) != length:
         raise ValueError(f"rollout bytes are cut short or have a tail: {len(payload)} bytes where {length} belong")
-    if zlib.crc32(payload) != checksum or length < _FIXED.size:
+    if zlib.crc32(payload) != checksum or length < layout.size:
         raise ValueError("rollout bytes are damaged: the checksum does not match")
-    return payload
+    return layout, payload
+
+
+def _sampling(fixed: _Fixed) -> Sampling:
+    return Sampling(
+        latent_length=fixed.latent_length,
+        tau=fixed.tau,
+        temperature=fixed.temperature,
+        top_k=fixed.top_k,
+        top_p=fixed.top_p,
+        seed=fixed.seed,
+        draws=fixed.draws,
+    )
 
 
 def _stop_reason(position: int) -> StopReason:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from training.candidates import top_candidates
-from training.noise import gumbel, stream
+from training.noise import gumbel, step_key, stream
 from training.sampling import Sampling
 
 NEG_INF = float("-inf")
@@ -47,6 +47,7 @@ class Controls(NamedTuple):
     nucleus_B1: Tensor  # float32 [B, 1], top-p; infinite where that is 1, which keeps all whatever the rounding
     tau_B1: Tensor  # float32 [B, 1]
     stream_B1: Tensor  # int64 [B, 1] from `noise.stream`
+    draws_B1: Tensor  # int64 [B, 1], samples averaged at a latent step, >= 1
 
 
 class Drawn(NamedTuple):
@@ -63,17 +64,20 @@ class Drawn(NamedTuple):
 
     @property
     def weights_BK(self) -> Tensor:
-        """Compute z, float32 [B, K] (what is executed is what is recorded); rows sum to 1, 0 outside the support."""
+        """Compute z of one sample, float32 [B, K] (what is executed is what is recorded).
+
+        Rows sum to 1, and are 0 outside the support.
+        """
         return mixture_weights(self.scores_BK, self.tau_B1).float()
 
 
 def controls_for(samplings: Sequence[Sampling], device: torch.device) -> Controls:
     """Stack the settings of several answers as tensors on `device`, in their order."""
     real = [(1 / (one.temperature or 1.0), one.top_p if one.top_p < 1 else float("inf"), one.tau) for one in samplings]
-    whole = [(min(one.top_k, _MAX_TOP_K) if one.temperature else 1, one.seed) for one in samplings]
+    whole = [(min(one.top_k, _MAX_TOP_K) if one.temperature else 1, one.seed, one.draws) for one in samplings]
     scale_B1, nucleus_B1, tau_B1 = torch.tensor(real, dtype=torch.float32, device=device)[:, :, None].unbind(1)
-    top_k_B1, seed_B1 = torch.tensor(whole, dtype=torch.int64, device=device)[:, :, None].unbind(1)
-    return Controls(scale_B1, top_k_B1, nucleus_B1, tau_B1, stream(seed_B1))
+    top_k_B1, seed_B1, draws_B1 = torch.tensor(whole, dtype=torch.int64, device=device)[:, :, None].unbind(1)
+    return Controls(scale_B1, top_k_B1, nucleus_B1, tau_B1, stream(seed_B1), draws_B1)
 
 
 @torch.no_grad()
@@ -121,6 +125,32 @@ def mixture_weights(scores_BK: Tensor, tau_B1: Tensor) -> Tensor:
 
     """
     return (scores_BK / tau_B1).softmax(-1)
+
+
+def averaged_weights(drawn: Drawn, controls: Controls, key_B1: Tensor, most: int) -> Tensor:
+    """Latent readout z as the mean of several Gumbel-softmax samples: the same mean as one has, with less noise.
+
+    The first sample is the one that draws the token; sample j has the noise of `noise.step_key(key, j)`, so a row's z
+    does not depend on what the others want. Averaging is ours (docs/learning.md shows what it is worth).
+
+    Args:
+        drawn: the step, with its first sample.
+        controls: per-row settings; row b averages `draws_B1[b]` samples.
+        key_B1: int64 [B, 1], the keys that `drawn` was drawn with.
+        most: samples made, 1 or more; no row wants more.
+
+    Returns:
+        float32 [B, K], rows sum to 1, 0 outside the support.
+
+    """
+    first_BK = drawn.weights_BK
+    if most == 1:
+        return first_BK
+    number_N1 = torch.arange(1, most, device=first_BK.device)[:, None]
+    noise_BNK = gumbel(step_key(key_B1, number_N1.T)[:, :, None], drawn.ids_BK[:, None])
+    more_BNK = mixture_weights(drawn.logprobs_BK[:, None] + noise_BNK, controls.tau_B1[:, None])
+    wanted_BNK = more_BNK.float() * (number_N1 < controls.draws_B1[:, None])
+    return wanted_BNK.sum(1).add_(first_BK).div_(controls.draws_B1)
 
 
 def chosen(scores_BK: Tensor) -> Tensor:

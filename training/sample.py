@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from training.latent import Drawn, controls_for, draw, mix
+from training.latent import Drawn, averaged_weights, controls_for, draw, mix
 from training.noise import step_key
 from training.policy import Policy, embedding
 from training.rollout import Rollout, StopReason, trimmed
 from training.sampling import Sampling
+
+Latent = tuple[Drawn, Tensor]  # a latent step, and the weights [1, K] of its mixture
 
 
 @torch.no_grad()
@@ -41,32 +43,34 @@ def sample(
     if max_new < 1:
         raise ValueError(f"max_new must be 1 or more, got {max_new}")
     prompt_ids_P = torch.tensor(prompt_ids, dtype=torch.int64, device=policy.device)
-    steps, stop_reason = _steps(policy, prompt_ids_P, sampling, max_new, ignore_eos=ignore_eos)
-    latent_length = min(sampling.latent_length, len(steps))
-    return _record(policy, prompt_ids_P, sampling, steps[:latent_length], steps[latent_length:], stop_reason)
+    latents, tokens, stop_reason = _steps(policy, prompt_ids_P, sampling, max_new, ignore_eos=ignore_eos)
+    return _record(policy, prompt_ids_P, sampling, latents, tokens, stop_reason)
 
 
 def _steps(
     policy: Policy, prompt_ids_P: Tensor, sampling: Sampling, max_new: int, *, ignore_eos: bool
-) -> tuple[list[Drawn], StopReason]:
-    """Draw step after step, each from the logits of everything executed before it."""
+) -> tuple[list[Latent], list[Drawn], StopReason]:
+    """Draw step after step, each from the logits of everything executed before it: latent steps, then tokens."""
     table = embedding(policy)
     controls = controls_for([sampling], policy.device)
     cache = DynamicCache(config=policy.model.config)
     next_BTD: Tensor = table(prompt_ids_P)[None]
-    steps: list[Drawn] = []
+    latents: list[Latent] = []
+    tokens: list[Drawn] = []
     for step in range(max_new):
         logits_BV = _logits(policy, next_BTD, cache)
         key_B1 = step_key(controls.stream_B1, torch.tensor(step, device=policy.device))
         drawn = draw(logits_BV, controls, key_B1, sampling.top_k)
-        steps.append(drawn)
         if step < sampling.latent_length:
-            next_BTD = mix(table, drawn.ids_BK, drawn.weights_BK)[:, None]
+            weights_BK = averaged_weights(drawn, controls, key_B1, sampling.draws)
+            latents.append((drawn, weights_BK))
+            next_BTD = mix(table, drawn.ids_BK, weights_BK)[:, None]
             continue
+        tokens.append(drawn)
         if not ignore_eos and int(drawn.token_B1) in policy.eos_ids:
-            return steps, "stop"
+            return latents, tokens, "stop"
         next_BTD = table(drawn.token_B1)
-    return steps, "length"
+    return latents, tokens, "length"
 
 
 def _logits(policy: Policy, inputs_BTD: Tensor, cache: DynamicCache) -> Tensor:
@@ -80,22 +84,22 @@ def _record(
     policy: Policy,
     prompt_ids_P: Tensor,
     sampling: Sampling,
-    latents: list[Drawn],
+    latents: list[Latent],
     tokens: list[Drawn],
     stop_reason: StopReason,
 ) -> Rollout:
     """Write down what was drawn."""
     ids_LK, weights_LK, logprobs_LK = trimmed(
-        _column([drawn.ids_BK for drawn in latents], torch.int32),
-        _column([drawn.weights_BK for drawn in latents], torch.float32),
-        _column([drawn.logprobs_BK for drawn in latents], torch.float32),
+        _column([drawn.ids_BK for drawn, _ in latents], torch.int32),
+        _column([weights_BK for _, weights_BK in latents], torch.float32),
+        _column([drawn.logprobs_BK for drawn, _ in latents], torch.float32),
     )
     return Rollout(
         prompt_ids_P=prompt_ids_P.to(torch.int32).cpu(),
         latent_ids_LK=ids_LK,
         latent_weights_LK=weights_LK,
         latent_logprobs_LK=logprobs_LK,
-        latent_log_mass_L=_column([drawn.log_mass_B1 for drawn in latents], torch.float32).flatten(),
+        latent_log_mass_L=_column([drawn.log_mass_B1 for drawn, _ in latents], torch.float32).flatten(),
         token_ids_T=_column([drawn.token_B1 for drawn in tokens], torch.int32).flatten(),
         token_logprobs_T=_column([drawn.token_logprob_B1 for drawn in tokens], torch.float32).flatten(),
         token_log_mass_T=_column([drawn.log_mass_B1 for drawn in tokens], torch.float32).flatten(),

@@ -5,6 +5,7 @@ Leaves out when an answer ends (stop strings, budgets): that is the engine's.
 
 from dataclasses import dataclass
 
+MOST_DRAWS = 64
 _SMALLEST = 1e-6  # a divisor below it overflows float32 scores to infinity
 
 
@@ -25,6 +26,7 @@ class Sampling:
     top_k: int = 30  # candidates kept; >= 1
     top_p: float = 0.95  # nucleus kept, in (0, 1]
     seed: int = 0  # names the noise; 0 <= seed < 2**63
+    draws: int = 1  # Gumbel-softmax samples whose mean is a latent step's mixture; in [1, 64], published: 1
 
     def __post_init__(self) -> None:
         if self.latent_length < 0:
@@ -41,3 +43,5 @@ class Sampling:
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be in [0, 2**63), got {self.seed}")
+        if not 1 <= self.draws <= MOST_DRAWS:
+            raise ValueError(f"draws must be in [1, {MOST_DRAWS}], got {self.draws}")

@@ -114,6 +114,7 @@ def sampling_of(settings: Settings) -> Sampling:
         temperature=settings.temperature,
         top_k=min(settings.top_k, settings.max_top_k),
         top_p=settings.top_p,
+        draws=settings.latent_draws,
     )
 
 

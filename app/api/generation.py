@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 from app.api.fields import Ignored, JsonObject, Strict, Text, only
 from app.errors import BadRequest
 from app.settings import Settings
-from training.sampling import Sampling
+from training.sampling import MOST_DRAWS, Sampling
 
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 256
@@ -79,6 +79,7 @@ class LatentFields(Strict):
 
     length: int | None = Field(None, ge=0, lt=COUNTS, description="Latent steps; 0 is ordinary sampling.")
     tau: float | None = Field(None, ge=1e-6, le=10, description="Gumbel-softmax temperature; usable: 0.3 to 0.6.")
+    draws: int | None = Field(None, ge=1, le=MOST_DRAWS, description="Samples whose mean a latent step is.")
     top_k: int | None = Field(None, ge=1, lt=COUNTS, description="As the top-level `top_k`, and goes before it.")
 
 
@@ -215,6 +216,7 @@ def sampling(fields: GenerationFields, settings: Settings, length: int, seed: in
         top_k=top_k,
         top_p=settings.top_p if fields.top_p is None else float(fields.top_p),
         seed=seed,
+        draws=settings.latent_draws if latent.draws is None else latent.draws,
     )
 
 

@@ -1,4 +1,4 @@
-"""The fused step as CUDA graphs: one per (rows, length, width, mixing) bucket, captured when first needed.
+"""The fused step as CUDA graphs: one per (rows, length, width, draws) bucket, captured when first needed.
 
 A replay reads and writes the very tensors that `app.engine.rows` owns, so a graph needs no copies in or out; the rows
 that pad a batch to its bucket are unused slots, which stand at position 0 and harm nobody. Weights keep their storage
@@ -33,8 +33,8 @@ class Bucket:
     rows: int  # B, unused rows included
     length: int  # positions in view
     width: int  # candidates
-    mixing: bool  # whether latent steps are among them
-    trace_room: int  # the trace buffers' size when mixing, else 0: they move when they grow
+    draws: int  # samples averaged at latent steps; 0: there are none among them
+    trace_room: int  # the trace buffers' size when there are, else 0: they move when they grow
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +57,15 @@ class StepGraphs:
         self._pool: Any = None  # memory that the graphs share
 
     def step(
-        self, rows: int, length: int, width: int, *, mixing: bool, bias: Bias | None = None
+        self, rows: int, length: int, width: int, *, draws: int, bias: Bias | None = None
     ) -> tuple[Tensor, Tensor]:
         """Do what `Rows.step` does, replayed."""
         assert bias is None
-        trace_room = self._rows.trace_room if mixing else 0
-        bucket = Bucket(self._rounded(rows), length, width, mixing, trace_room)
+        trace_room = self._rows.trace_room if draws else 0
+        bucket = Bucket(self._rounded(rows), length, width, draws, trace_room)
         results = self.run(bucket)
         if results is None:
-            return self._rows.step(rows, length, width, mixing=mixing)
+            return self._rows.step(rows, length, width, draws=draws)
         if rows < bucket.rows:
             self._rows.clear(slice(rows, bucket.rows))  # the step moved the unused rows on, too
         drawn_B3, logits_BV = results
@@ -83,7 +83,7 @@ class StepGraphs:
 
     def eager(self, bucket: Bucket) -> tuple[Tensor, Tensor]:
         """Step all rows of a bucket without a graph: what a capture records."""
-        return self._rows.step(bucket.rows, bucket.length, bucket.width, mixing=bucket.mixing)
+        return self._rows.step(bucket.rows, bucket.length, bucket.width, draws=bucket.draws)
 
     def _rounded(self, rows: int) -> int:
         up = 1 << (rows - 1).bit_length() if rows <= _FINE else -(-rows // _FINE) * _FINE
@@ -91,7 +91,7 @@ class StepGraphs:
 
     def _try_capture(self, bucket: Bucket) -> None:
         """Capture a bucket without taking the step, or give graphs up for good."""
-        for stale in [old for old in self._graphs if old.mixing and old.trace_room != self._rows.trace_room]:
+        for stale in [old for old in self._graphs if old.draws and old.trace_room != self._rows.trace_room]:
             del self._graphs[stale]
         before = [buffer.clone() for buffer in self._rows.moving]
         try:

@@ -137,8 +137,8 @@ class Lane:
         assert len(answers) == rows
         plan = self._plan or plan_for(answers, self.rows.width, self.anatomy.columns, self.policy.device)
         run = self.rows.step if self._graphs is None or plan.bias is not None else self._graphs.step
-        length, mixing = self._lengths.bucket(plan.needed), plan.latents > 0
-        drawn_B3, logits_BV = run(rows, length, plan.width, mixing=mixing, bias=plan.bias)
+        length = self._lengths.bucket(plan.needed)
+        drawn_B3, logits_BV = run(rows, length, plan.width, draws=plan.draws, bias=plan.bias)
         drawn = drawn_B3.tolist()  # the one place where the host waits for the device
         tops = self._tops(answers, logits_BV, plan.top_logprobs) if plan.top_logprobs else [()] * rows
         self.totals.steps += 1

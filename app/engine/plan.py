@@ -23,6 +23,7 @@ class Plan:
     left: int  # steps for which the plan holds
     width: int  # K, candidates drawn from
     latents: int  # rows at latent steps
+    draws: int  # samples that their mixtures are means of, the most that any of them wants; 0: none is at one
     top_logprobs: int  # likeliest tokens reported, the most that any row asked for
     bias: Bias | None  # what rows add to their logits
 
@@ -50,6 +51,7 @@ def plan_for(answers: Sequence[Answer], most: int, columns: int, device: torch.d
         left=min(answer.phase_left for answer in answers),
         width=min(-(-top_k // _WIDTH_STEP) * _WIDTH_STEP, most),
         latents=sum(answer.in_latents for answer in answers),
+        draws=max((answer.sampling.draws for answer in answers if answer.in_latents), default=0),
         top_logprobs=max(answer.request.top_logprobs for answer in answers),
         bias=Bias([answer.bias() for answer in answers], columns, device) if bent else None,
     )

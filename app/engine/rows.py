@@ -19,7 +19,7 @@ from app.engine.bias import Bias
 from app.engine.cache import KVPool, SlotCache
 from app.engine.flash import wants_lengths
 from app.engine.masks import Mask, Masks, StepMasks
-from training.latent import Controls, Drawn, controls_for, draw, mix
+from training.latent import Controls, Drawn, averaged_weights, chosen, controls_for, draw, mix
 from training.noise import step_key
 from training.policy import Policy, embedding
 from training.rollout import trimmed
@@ -125,7 +125,7 @@ class Rows:
         self.at_3R1[:, rows] = 0
 
     def step(
-        self, rows: int, length: int, width: int, *, mixing: bool, bias: Bias | None = None
+        self, rows: int, length: int, width: int, *, draws: int, bias: Bias | None = None
     ) -> tuple[Tensor, Tensor]:
         """One step of the first `rows` rows.
 
@@ -133,7 +133,7 @@ class Rows:
             rows: B.
             length: M, positions in view; beyond every row's position.
             width: K, candidates drawn from; no row's top-k is larger.
-            mixing: whether any row is at a latent step.
+            draws: samples averaged at latent steps, the most that a row wants; 0: no row is at one.
             bias: what rows that asked for it add to their logits.
 
         Returns:
@@ -146,16 +146,20 @@ class Rows:
         logits_BV = self.forward(now.next_B1D, now.position_B1, length, mask)
         if bias is not None:
             logits_BV = bias.add(logits_BV)
-        drawn = draw(logits_BV, now.controls, now.keys_BM.gather(1, now.step_B1), width)
-        next_B1D = self.embedding(drawn.token_B1)
-        if mixing:
-            weights_BK = drawn.weights_BK
+        key_B1 = now.keys_BM.gather(1, now.step_B1)
+        drawn = draw(logits_BV, now.controls, key_B1, width)
+        token_B1, next_B1D = drawn.token_B1, self.embedding(drawn.token_B1)
+        if draws:
+            latent_B1 = now.step_B1 < now.latents_B1
+            weights_BK = averaged_weights(drawn, now.controls, key_B1, draws)
             mixed_B1D = mix(self.embedding, drawn.ids_BK, weights_BK)[:, None]
-            next_B1D = torch.where((now.step_B1 < now.latents_B1)[:, :, None], mixed_B1D, next_B1D)
+            next_B1D = torch.where(latent_B1[:, :, None], mixed_B1D, next_B1D)
+            if draws > 1:
+                token_B1 = torch.where(latent_B1, drawn.ids_BK.gather(1, chosen(weights_BK)), token_B1)
             self._record(drawn, weights_BK, now)
         now.next_B1D.copy_(next_B1D)
         now.at_3B1[: STEP + 1].add_(1)
-        return torch.cat((drawn.token_B1, drawn.token_logprob_B1, drawn.log_mass_B1), dim=1), logits_BV
+        return torch.cat((token_B1, drawn.token_logprob_B1, drawn.log_mass_B1), dim=1), logits_BV
 
     def _record(self, drawn: Drawn, weights_BK: Tensor, now: InUse) -> None:
         """Write a step into the traces; token rows write behind their latent steps, where nothing is read."""

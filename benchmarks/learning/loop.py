@@ -194,7 +194,7 @@ def examine(policy: Policy, method: Method, size: int) -> dict[str, Any]:
         for label, length in (("latent", method.latent_length), ("token", 0)):
             if label == "latent" and not length:
                 continue
-            warm = Sampling(latent_length=length, tau=own.tau)
+            warm = Sampling(latent_length=length, tau=own.tau, draws=own.draws)
             _, sampled = attempt(policy, problems, method, warm, GROUP, 7)
             _, greedy = attempt(policy, problems, method, Sampling(latent_length=length, temperature=0.0), 1, 7)
             found[name][label] = {"right": sampled.sum(-1).int().tolist(), "greedy": greedy[:, 0].int().tolist()}

@@ -15,7 +15,7 @@ from transformers import DynamicCache
 
 from benchmarks.learning.gaussian import noise_like, sigma_of
 from benchmarks.learning.methods import Method
-from training.latent import Controls, Drawn, Support, chosen, controls_for, draw, mix, mixture_weights, support
+from training.latent import Controls, Drawn, averaged_weights, chosen, controls_for, draw, mix, support
 from training.noise import gumbel, step_key
 from training.policy import Policy, embedding
 from training.rollout import Rollout, trimmed
@@ -36,7 +36,7 @@ class Answered:
 
 def sampling_of(method: Method, seed: int = 0) -> Sampling:
     """Return the settings a method's rollouts are drawn with: temperature 1, top-k 30, top-p 0.95."""
-    return Sampling(latent_length=method.latent_length, tau=method.tau, seed=seed)
+    return Sampling(latent_length=method.latent_length, tau=method.tau, seed=seed, draws=method.draws)
 
 
 @torch.no_grad()
@@ -48,7 +48,7 @@ def answer(
     controls = controls_for(samplings, policy.device)
     cache = DynamicCache(config=policy.model.config)
     inputs = table(prompt_ids_BP)
-    latents: list[Drawn] = []
+    latents: list[tuple[Drawn, Tensor]] = []
     executed: list[Tensor] = []
     sigma = sigma_of(table, method.spread) if samplings[0].temperature else 0.0
     tokens: list[Drawn] = []
@@ -60,7 +60,7 @@ def answer(
         key_B1 = step_key(controls.stream_B1, torch.tensor(step))
         if step < length:
             latents.append(latent_step(method, output.logits[:, -1], controls, key_B1))
-            mixed_BD = mix(table, latents[-1].ids_BK, latents[-1].weights_BK)
+            mixed_BD = mix(table, latents[-1][0].ids_BK, latents[-1][1])
             executed.append(mixed_BD + noise_like(mixed_BD, key_B1, sigma) if method.noise == "gaussian" else mixed_BD)
             inputs = executed[-1][:, None]
             continue
@@ -72,13 +72,12 @@ def answer(
     return _records(policy, prompt_ids_BP, samplings, latents, executed, tokens)
 
 
-def latent_step(method: Method, logits_BV: Tensor, controls: Controls, key_B1: Tensor) -> Drawn:
-    """Draw one latent step of every row as the method does."""
-    if method.noise == "gumbel" and method.draws == 1:
-        return draw(logits_BV, controls, key_B1, method.latent_top_k)
+def latent_step(method: Method, logits_BV: Tensor, controls: Controls, key_B1: Tensor) -> tuple[Drawn, Tensor]:
+    """Draw one latent step of every row as the method does, and the weights [B, K] of its mixture."""
+    if method.noise == "gumbel":
+        drawn = draw(logits_BV, controls, key_B1, method.latent_top_k)
+        return drawn, averaged_weights(drawn, controls, key_B1, method.draws)
     kept = support(logits_BV, controls, method.latent_top_k)
-    if method.draws > 1:
-        return averaged(kept, controls, key_B1, method.draws)
     if method.noise in {"none", "gaussian"}:
         scores_BK, tau_B1 = kept.logprobs_BK, torch.ones_like(controls.tau_B1)
     else:
@@ -86,28 +85,15 @@ def latent_step(method: Method, logits_BV: Tensor, controls: Controls, key_B1: T
         tau_B1 = controls.tau_B1
     choice_B1 = chosen(scores_BK)
     token_B1, logprob_B1 = kept.ids_BK.gather(1, choice_B1), kept.full_BK.gather(1, choice_B1)
-    return Drawn(kept.ids_BK, scores_BK, tau_B1, kept.logprobs_BK, kept.log_mass_B1, choice_B1, token_B1, logprob_B1)
-
-
-def averaged(kept: Support, controls: Controls, key_B1: Tensor, draws: int) -> Drawn:
-    """Draw a latent step whose mixture is the mean of several Gumbel-softmax samples: the same mean, less noise.
-
-    Its scores are those whose softmax at tau is that mean, so everything else reads it as it reads one sample.
-    """
-    keys = [key_B1, *(step_key(key_B1, torch.tensor(number)) for number in range(1, draws))]
-    samples = [mixture_weights(kept.logprobs_BK + gumbel(key, kept.ids_BK), controls.tau_B1) for key in keys]
-    scores_BK = torch.stack(samples).mean(0).log() * controls.tau_B1
-    choice_B1 = chosen(scores_BK)
-    token_B1, logprob_B1 = kept.ids_BK.gather(1, choice_B1), kept.full_BK.gather(1, choice_B1)
-    tau_B1 = controls.tau_B1
-    return Drawn(kept.ids_BK, scores_BK, tau_B1, kept.logprobs_BK, kept.log_mass_B1, choice_B1, token_B1, logprob_B1)
+    drawn = Drawn(kept.ids_BK, scores_BK, tau_B1, kept.logprobs_BK, kept.log_mass_B1, choice_B1, token_B1, logprob_B1)
+    return drawn, drawn.weights_BK
 
 
 def _records(
     policy: Policy,
     prompt_ids_BP: Tensor,
     samplings: Sequence[Sampling],
-    latents: list[Drawn],
+    latents: list[tuple[Drawn, Tensor]],
     executed: list[Tensor],
     tokens: list[Drawn],
 ) -> list[Answered]:
@@ -119,16 +105,16 @@ def _records(
     empty = torch.empty(rows, 0, 0)
     ids_BLK, weights_BLK, latent_BLK, scores_BLK = (
         (
-            torch.stack([one.ids_BK for one in latents], 1).int(),
-            torch.stack([one.weights_BK for one in latents], 1),
-            torch.stack([one.logprobs_BK for one in latents], 1).float(),
-            torch.stack([one.scores_BK for one in latents], 1).float(),
+            torch.stack([one.ids_BK for one, _ in latents], 1).int(),
+            torch.stack([weights_BK for _, weights_BK in latents], 1),
+            torch.stack([one.logprobs_BK for one, _ in latents], 1).float(),
+            torch.stack([one.scores_BK for one, _ in latents], 1).float(),
         )
         if latents
         else (empty.int(), empty, empty, empty)
     )
     executed_BLD = torch.stack(executed, 1) if executed else empty
-    mass_BL = torch.cat([one.log_mass_B1 for one in latents], 1).float() if latents else torch.empty(rows, 0)
+    mass_BL = torch.cat([one.log_mass_B1 for one, _ in latents], 1).float() if latents else torch.empty(rows, 0)
     answered = []
     for row in range(rows):
         ids = token_ids_BT[row].tolist()

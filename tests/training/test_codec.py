@@ -19,11 +19,18 @@ from training.sampling import Sampling
 
 STOP_REASONS: tuple[StopReason, ...] = ("stop", "length", "cancelled", "deadline")
 HEADER = struct.Struct("<4sHII")
-GOLDEN = (
+GOLDEN_1 = (
     "4c45504f01009e000000720b38f20300000002000000020000000200000003000000000000000000e03f000000000000e83f"
     "666666666666ee3f1e0000000000000007000000000000000400000000000000020102000000010000000700000008000000"
     "030000000000403f0000803e0000803f000000bf0000c0bf00000000000000be000000000100000005000000090000000400"
     "000002000000000080bf000000c0000080be000000bf"
+)
+
+GOLDEN = (
+    "4c45504f0200a2000000e92644ff0300000002000000020000000200000003000000000000000000e03f000000000000e8"
+    "3f666666666666ee3f1e000000000000000700000000000000040000000000000002010400000002000000010000000700"
+    "000008000000030000000000403f0000803e0000803f000000bf0000c0bf00000000000000be0000000001000000050000"
+    "00090000000400000002000000000080bf000000c0000080be000000bf"
 )
 
 
@@ -56,6 +63,7 @@ def make_rollout(rng: random.Random, latents: int, width: int, answer: int) -> R
             top_k=rng.choice([1, 30, 2**40]),
             top_p=rng.uniform(1e-9, 1.0),
             seed=rng.randrange(2**63),
+            draws=rng.randint(1, 64),
         ),
         policy_version=rng.randrange(2**40),
         stop_reason=rng.choice(STOP_REASONS),
@@ -173,7 +181,8 @@ def test_a_sampled_answer_comes_back(policy: Policy, prompt_ids: list[int]) -> N
 
 def test_bytes_of_version_1_stay_readable() -> None:
     """Rollouts lie in databases: a change of the layout is a new version beside this one, not instead of it."""
-    rollout = decode(bytes.fromhex(GOLDEN))
+    rollout, older = decode(bytes.fromhex(GOLDEN)), decode(bytes.fromhex(GOLDEN_1))
+    assert_identical(replace(rollout, sampling=replace(rollout.sampling, draws=1)), older)
     assert rollout.prompt_ids_P.tolist() == [1, 5, 9]
     assert rollout.latent_ids_LK.tolist() == [[7, 8], [3, 0]]
     assert rollout.latent_weights_LK.tolist() == [[0.75, 0.25], [1.0, 0.0]]
@@ -182,7 +191,7 @@ def test_bytes_of_version_1_stay_readable() -> None:
     assert rollout.token_ids_T.tolist() == [4, 2]
     assert rollout.token_logprobs_T.tolist() == [-1.0, -2.0]
     assert rollout.token_log_mass_T.tolist() == [-0.25, -0.5]
-    assert rollout.sampling == Sampling(3, 0.5, 0.75, 30, 0.95, 7)
+    assert rollout.sampling == Sampling(3, 0.5, 0.75, 30, 0.95, 7, 4)
     assert (rollout.policy_version, rollout.stop_reason, rollout.altered) == (4, "cancelled", True)
     assert encode(rollout).hex() == GOLDEN
 
@@ -205,7 +214,7 @@ def test_every_damaged_byte_is_refused(data: bytes) -> None:
 
 def test_an_unknown_version_and_foreign_bytes_are_named(data: bytes) -> None:
     newer = HEADER.pack(b"LEPO", CODEC_VERSION + 1, len(data) - HEADER.size, 0) + data[HEADER.size :]
-    with pytest.raises(ValueError, match="codec version 2 is unknown"):
+    with pytest.raises(ValueError, match="codec version 3 is unknown"):
         decode(newer)
     with pytest.raises(ValueError, match="no rollout"):
         decode(b"PK\x03\x04" + data[4:])

@@ -13,6 +13,7 @@ from training.candidates import top_candidates
 from training.latent import (
     Controls,
     Drawn,
+    averaged_weights,
     chosen,
     controls_for,
     draw,
@@ -21,7 +22,7 @@ from training.latent import (
     perturb,
     support,
 )
-from training.noise import step_key
+from training.noise import gumbel, step_key
 from training.sampling import Sampling
 
 CPU = torch.device("cpu")
@@ -207,6 +208,39 @@ def test_mixtures_are_gumbel_softmax_samples() -> None:
     assert chi_square_p(counts, DRAWS * drawn.logprobs_BK[0].double().exp()) > 1e-3
 
 
+def averaged(drawn: Drawn, controls: Controls, wanted: list[int]) -> Tensor:
+    """Average the samples of step 0; each row wants its own number of them."""
+    per_row = controls._replace(draws_B1=torch.tensor(wanted)[:, None])
+    return averaged_weights(drawn, per_row, step_key(controls.stream_B1, torch.tensor(0)), max(wanted))
+
+
+def test_an_averaged_mixture_has_the_mean_of_a_sample_and_spreads_less() -> None:
+    logits_BV = torch.tensor([[1.0, 0.5, 0.0, -0.5]]).expand(DRAWS, -1)
+    controls = rows(DRAWS, Sampling(tau=1.0, top_k=4, top_p=1.0))
+    one = drawn_at(logits_BV, controls, torch.zeros(DRAWS, dtype=torch.int64), 4)
+    four_BK = averaged(one, controls, [4] * DRAWS)
+    torch.testing.assert_close(four_BK.sum(-1), torch.ones(DRAWS))
+    torch.testing.assert_close(four_BK.mean(0), one.weights_BK.mean(0), atol=0.01, rtol=0)
+    torch.testing.assert_close(four_BK.var(0) / one.weights_BK.var(0), torch.full((4,), 0.25), atol=0.02, rtol=0)
+
+
+def test_a_row_averages_its_own_samples_whatever_the_others_want() -> None:
+    logits_BV = random_logits(6, 300)
+    controls = rows(6, Sampling(tau=1.0, top_p=0.95))
+    drawn = drawn_at(logits_BV, controls, torch.zeros(6, dtype=torch.int64), 30)
+    mixed_BK = averaged(drawn, controls, [1, 2, 5, 1, 3, 64])
+    assert torch.equal(averaged(drawn, controls, [1] * 6), drawn.weights_BK)
+    torch.testing.assert_close(mixed_BK[[0, 3]], drawn.weights_BK[[0, 3]])
+    torch.testing.assert_close(mixed_BK[2], averaged(drawn, controls, [5] * 6)[2])
+    assert not torch.allclose(mixed_BK[2], drawn.weights_BK[2], atol=1e-3)
+    key_B1 = step_key(controls.stream_B1, torch.tensor(0))
+    again = mixture_weights(
+        drawn.logprobs_BK + gumbel(step_key(key_B1, torch.tensor(1)), drawn.ids_BK), torch.ones(6, 1)
+    )
+    torch.testing.assert_close(mixed_BK[1], (drawn.weights_BK[1] + again[1]) / 2)
+    assert not mixed_BK[drawn.logprobs_BK == -math.inf].any()
+
+
 def test_temperature_0_is_the_argmax_with_log_probabilities_at_1() -> None:
     logits_BV = random_logits(32, 300)
     drawn = drawn_at(logits_BV, rows(32, Sampling(temperature=0.0)), torch.zeros(32), 30)
@@ -299,6 +333,7 @@ def test_settings_become_tensors_row_by_row() -> None:
         ("top_k", [0, -1]),
         ("top_p", [0.0, 1.1, -0.5, math.nan]),
         ("seed", [-1, 2**63]),
+        ("draws", [0, 65]),
     ],
 )
 def test_a_setting_out_of_range_is_named(field: str, values: list[float]) -> None:

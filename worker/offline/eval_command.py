@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     help="Latent steps before the first token; 0 is token inference. May be given several times.",
 )
 @click.option("--tau", default=0.5, show_default=True, type=float, help="Temperature of the latent steps.")
+@click.option("--draws", default=1, show_default=True, type=int, help="Samples whose mean a latent step is.")
 @click.option("--temperature", default=1.0, show_default=True, type=float, help="Of the sampled answers.")
 @click.option("--top-k", default=30, show_default=True, type=int, help="Candidates kept per step.")
 @click.option("--top-p", default=0.95, show_default=True, type=float, help="Nucleus kept per step.")
@@ -49,6 +50,7 @@ def command(
     samples: int | None,
     latent_lengths: tuple[int, ...],
     tau: float,
+    draws: int,
     temperature: float,
     top_k: int,
     top_p: float,
@@ -94,7 +96,7 @@ def command(
         torch.set_num_threads(threads)
     with told():
         askings = [
-            Asking(Sampling(length, tau, temperature, top_k, top_p, seed), max_new, number, slots)
+            Asking(Sampling(length, tau, temperature, top_k, top_p, seed, draws), max_new, number, slots)
             for length in latent_lengths
         ]
     problems = read_source(data)[:limit]

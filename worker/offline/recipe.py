@@ -45,6 +45,7 @@ class Recipe:
     normalization: str = _about("Weight of a step in the loss.")
     latent_length: int = _about("Latent steps before the first token, L; 0 is GRPO.")
     tau: float = _about("Temperature of the latent steps.")
+    draws: int = _about("Gumbel-softmax samples whose mean a latent step is, 1 to 64.")
     temperature: float = _about("Temperature of the policy.")
     top_k: int = _about("Candidates kept per step.")
     top_p: float = _about("Nucleus kept per step.")
@@ -101,6 +102,7 @@ PAPER = Recipe(
     normalization="grpo",
     latent_length=64,
     tau=0.5,
+    draws=1,
     temperature=1.0,
     top_k=30,
     top_p=0.95,

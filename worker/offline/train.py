@@ -187,7 +187,14 @@ def asking_of(recipe: Recipe, choices: int) -> Asking:
         ValueError: a value is out of its range.
 
     """
-    sampling = Sampling(recipe.latent_length, recipe.tau, recipe.temperature, recipe.top_k, recipe.top_p)
+    sampling = Sampling(
+        latent_length=recipe.latent_length,
+        tau=recipe.tau,
+        temperature=recipe.temperature,
+        top_k=recipe.top_k,
+        top_p=recipe.top_p,
+        draws=recipe.draws,
+    )
     return Asking(sampling, recipe.max_new, choices, recipe.slots)
 
 

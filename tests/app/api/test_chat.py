@@ -11,7 +11,7 @@ from app.identifiers import read
 from app.store.interactions import choices, get_interaction, rollout
 from app.store.tables import Interaction
 from tests.app.api.live import Live, sse
-from training.codec import decode
+from training.codec import CODEC_VERSION, decode
 
 ASK: list[Any] = [{"role": "user", "content": "What is 2 + 3"}]
 
@@ -38,6 +38,22 @@ def test_an_answer_is_stored_as_it_was_sent(live: Live) -> None:
     assert (trace.latent_length, trace.sampling.tau, trace.policy_version) == (2, 0.4, 0)
     assert body["usage"]["completion_tokens"] == trace.latent_length + trace.answer_length
     assert body["usage"]["completion_tokens_details"]["reasoning_tokens"] == 2
+
+
+def test_draws_are_the_callers_and_change_the_mixture(live: Live) -> None:
+    traces = []
+    for draws in (1, 4):
+        body = live.answer(max_tokens=3, seed=5, latent={"length": 2, "tau": 1.0, "draws": draws})
+        with live.store.session() as session:
+            kept = rollout(session, stored(live, body["choices"][0]["interaction_id"]).id)
+        assert kept is not None
+        assert kept.codec == CODEC_VERSION
+        traces.append(decode(kept.payload))
+        assert traces[-1].sampling.draws == draws
+    one, four = (trace.latent_weights_LK[0] for trace in traces)
+    width = min(len(one), len(four))
+    assert (one[:width] - four[:width]).abs().max() > 0.01
+    assert float(four.max()) < float(one.max()), "a mean is less peaked"
 
 
 def test_latents_are_shown_beside_the_answer_and_never_in_it(live: Live) -> None:

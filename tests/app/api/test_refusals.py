@@ -20,6 +20,7 @@ BAD_CHAT: list[tuple[dict[str, Any], int, str, str]] = [
     ({"latent": {"length": -1}}, 400, "latent.length", "invalid_value"),
     ({"latent": {"length": 9, "steps": 2}}, 400, "latent.steps", "unknown_parameter"),
     ({"latent": {"tau": 0}}, 400, "latent.tau", "invalid_value"),
+    ({"latent": {"draws": 65}}, 400, "latent.draws", "invalid_value"),
     ({"latent": {"top_k": 10**6}}, 400, "latent.top_k", "invalid_value"),
     ({"latent": {"length": 8}, "max_tokens": None, "max_completion_tokens": 8}, 400, "latent.length", "invalid_value"),
     ({"latnet": {"length": 4}}, 400, "latnet", "unknown_parameter"),
