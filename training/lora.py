@@ -7,6 +7,7 @@ accumulates. Leaves out learning itself (`training.update`).
 """
 
 import copy
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from transformers import PreTrainedModel
 
 ADAPTER: Final = "adapter"  # directory within a checkpoint, in peft's layout
 _WEIGHTS: Final = "adapter_model.safetensors"
+_CONFIG: Final = "adapter_config.json"
 _NAME: Final = "default"  # of the only adapter
 _PREFIX: Final = "base_model.model."  # how peft names weights in its files
 
@@ -40,6 +42,12 @@ class LoraSettings:
             raise ValueError(f"lora rank must be 1 or more, got {self.rank}")
         if not self.alpha > 0:
             raise ValueError(f"lora alpha must be above 0, got {self.alpha}")
+
+
+def made_of(directory: Path) -> tuple[str, LoraSettings]:
+    """Read where the first weights of a checkpoint's adapters came from, as `Adapted` was told, and their settings."""
+    config = json.loads((directory / ADAPTER / _CONFIG).read_text(encoding="utf-8"))
+    return config["base_model_name_or_path"], LoraSettings(config["r"], config["lora_alpha"])
 
 
 class Adapted:

@@ -85,8 +85,8 @@ def heartbeat(shop: Workshop, begun: Begun) -> bool:
 def improve(shop: Workshop, begun: Begun, run: Run) -> Outcome:
     """Go through the phases, from a claim to a version that serves."""
     run.enter("batch")
-    policy = shop.resident.policy(begun.serving)
     learner = shop.resident.learner(begun.serving, begun.base, update_config(begun.settings))
+    policy = shop.resident.policy(begun.serving)
     heldout = questions(begun.settings, policy)
     batch = gather(run, begun, heldout, policy)
     if not batch.rollouts:
@@ -95,6 +95,7 @@ def improve(shop: Workshop, begun: Begun, run: Run) -> Outcome:
 
     run.enter("update")
     report = update(run, learner, batch)
+    shop.resident.learned()
 
     run.enter("gate")
     after = None if heldout is None else sit(policy, heldout, begun.settings, lambda _: run.watch.check())
@@ -103,7 +104,8 @@ def improve(shop: Workshop, begun: Begun, run: Run) -> Outcome:
 
     run.enter("publish")
     directory = shop.settings.var_dir / CHECKPOINTS
-    candidate = publish_files(run, begun, policy, learner, directory, begun.drift + report.kl, after)
+    state, beside = learner.state(), shop.resident.beside
+    candidate = publish_files(run, begun, policy, state, beside, directory, begun.drift + report.kl, after)
 
     run.enter("promote")
     return promote(shop, run, begun, candidate, batch, serve=serve)

@@ -8,7 +8,7 @@ how files are made whole (`training.checkpoint`).
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Final
 
 import redis
 from sqlalchemy.orm import Session
+from torch import Tensor
 
 from app.stack.redis import client_url
 from app.store import checkpoints, evaluations, jobs, promotions
@@ -24,7 +25,6 @@ from app.store.tables import Checkpoint
 from training.advantage import Tracker
 from training.checkpoint import checkpoint_dir, publish, sweep
 from training.policy import Policy, fingerprint
-from training.update import Learner
 from worker.begin import Begun
 from worker.beliefs import write_trackers
 from worker.exam import Marks, detail_of
@@ -49,9 +49,26 @@ class Candidate:
 
 
 def publish_files(
-    run: Run, begun: Begun, policy: Policy, learner: Learner, parent_dir: Path, drift: float, marks: Marks | None
+    run: Run,
+    begun: Begun,
+    policy: Policy,
+    state: Mapping[str, Tensor],
+    beside: Callable[[Path], None],
+    parent_dir: Path,
+    drift: float,
+    marks: Marks | None,
 ) -> Candidate:
     """Write the learned weights as the next version.
+
+    Args:
+        run: the job's.
+        begun: the job's.
+        policy: as learned.
+        state: of its learner.
+        beside: writes what else belongs into the checkpoint.
+        parent_dir: where checkpoints are.
+        drift: of the policy since the base, nats.
+        marks: of its exam, if there was one.
 
     Raises:
         Fenced: the job is no longer ours.
@@ -67,7 +84,8 @@ def publish_files(
         parent_version=begun.serving.version,
         training=training,
         created=datetime.now(UTC).isoformat(),
-        training_state=learner.state(),
+        training_state=state,
+        beside=beside,
     )
     return Candidate(version, directory, fingerprint(policy.model), drift, marks)
 

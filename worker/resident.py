@@ -2,7 +2,9 @@
 
 While the serving version is the one it made, it goes on with the weights and the optimizer it has; otherwise (a fresh
 process, a rollback, a rejected candidate, another device) it starts again from the checkpoint's directory, which holds
-the optimizer's state too. Leaves out which version serves (`app.store.promotions`).
+the optimizer's state too. With adapters a twin learns and the policy follows it (`training.lora`): they go on from the
+first weights they were made on, or, where those are gone or the version has none, begin anew on the version's own.
+Leaves out which version serves (`app.store.promotions`).
 """
 
 import logging
@@ -14,6 +16,7 @@ from transformers import PreTrainedModel
 
 from app.settings import Settings
 from training.checkpoint import MANIFEST, load_training_state, verify
+from training.lora import ADAPTER, Adapted, LoraSettings, made_of
 from training.policy import Policy, load_policy
 from training.update import Learner, UpdateConfig
 
@@ -32,7 +35,7 @@ class Resident:
     """Holds at most one policy with its learner.
 
     Args:
-        settings: dtype and device of the weights.
+        settings: dtype and device of the weights, and the adapters.
 
     """
 
@@ -41,6 +44,7 @@ class Resident:
         self._policy: Policy | None = None
         self._learner: Learner | None = None
         self._reference: Policy | None = None
+        self._twin: Adapted | None = None
 
     def policy(self, source: Source) -> Policy:
         """Give the policy of that version, from memory if it is the resident one.
@@ -63,17 +67,29 @@ class Resident:
             config: settings of the update; when they differ from the last update's the optimizer's state goes on.
 
         """
-        policy = self.policy(source)
+        if self._policy is None or self._policy.version != source.version:
+            self.drop()
         if self._learner is None:
-            self._learner = Learner(policy.model, config, self._frozen(base, config))
-            state = load_training_state(Path(source.path)) if published(source.path) else {}
+            going_on = self._adapt(source, base) if self._settings.lora_rank else not adapted(source.path)
+            self._learner = Learner(self._learning(source), config, self._frozen(base, config))
+            state = load_training_state(Path(source.path)) if going_on and published(source.path) else {}
             if state:
                 self._learner.restore(state)
         elif self._learner.config != config:
             state = self._learner.state()
-            self._learner = Learner(policy.model, config, self._frozen(base, config))
+            self._learner = Learner(self._learning(source), config, self._frozen(base, config))
             self._learner.restore(state)
         return self._learner
+
+    def learned(self) -> None:
+        """Let the policy follow what its adapters learned; without adapters it learned itself."""
+        if self._twin is not None:
+            self._twin.merge()
+
+    def beside(self, directory: Path) -> None:
+        """Write what belongs into a checkpoint besides the weights: the adapters, where there are any."""
+        if self._twin is not None:
+            self._twin.save(directory)
 
     def became(self, version: int) -> None:
         """Note that the weights in memory, as learned, are a version of their own now."""
@@ -82,9 +98,30 @@ class Resident:
 
     def drop(self) -> None:
         """Forget the weights: they are not those of any version, or another one is wanted."""
-        self._policy = self._learner = None
+        self._policy = self._learner = self._twin = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+    def _learning(self, source: Source) -> PreTrainedModel:
+        """Give the model that learns: the policy's, or its twin."""
+        return self.policy(source).model if self._twin is None else self._twin.model
+
+    def _adapt(self, source: Source, base: Source) -> bool:
+        """Make the twin; returns whether it goes on with the adapters of that version."""
+        lora = LoraSettings(self._settings.lora_rank, self._settings.lora_alpha)
+        if adapted(source.path):
+            verify(Path(source.path))
+            first, made_with = made_of(Path(source.path))
+            gone = Path(first).is_absolute() and not Path(first).is_dir()
+            if made_with == lora and not gone:
+                policy = self._load(base if first == base.path else Source(source.version, first))
+                self._policy = replace(policy, version=source.version)
+                self._twin = Adapted(self._policy.model, lora, first)
+                self._twin.load(Path(source.path))
+                return True
+            log.warning("version %d has %s on %s; new adapters begin on its weights", source.version, made_with, first)
+        self._twin = Adapted(self.policy(source).model, lora, source.path)
+        return False
 
     def _load(self, source: Source) -> Policy:
         if published(source.path):
@@ -105,6 +142,11 @@ class Resident:
         if self._reference is None or self._reference.version != base.version:
             self._reference = self._load(base)
         return self._reference.model
+
+
+def adapted(path: str) -> bool:
+    """Whether a version was learned by adapters."""
+    return (Path(path) / ADAPTER).is_dir()
 
 
 def published(path: str) -> bool:

@@ -124,6 +124,31 @@ def test_kill_9_at_any_moment_neither_loses_nor_doubles_anything(
     assert learn(world.shop) == "idle"
 
 
+def test_kill_9_after_fresh_groups_were_drawn_draws_them_again_and_spends_each_grade_once(
+    world: World, database_url: str, learners: multiprocessing.context.ForkServerContext
+) -> None:
+    world = world.with_settings(regroup=4)
+    grader = {"type": "string_check", "reference": "a", "operation": "ilike"}
+    ids = set(world.grade(world.ask([f"alone {index}" for index in range(8)], grader=grader)))
+    drawn = "BEFORE UPDATE ON jobs FOR EACH ROW WHEN (NEW.metrics::text LIKE '%regrouped%')"
+    with held(world, drawn) as connection:
+        learner = start(learners, world, database_url)
+        until(lambda: waits(connection))
+        learner.kill()
+        learner.join()
+    assert world.serving().version == 0
+    assert set(world.claims().values()) == {("claimed", None)}, "the next learner gives them back"
+
+    until(lambda: learn(world.shop) not in {"busy", "idle"})
+
+    lost, done = world.jobs()
+    assert (lost.status, lost.error) == ("failed", "worker lost")
+    assert done.status == "succeeded"
+    assert done.metrics["regrouped"]["prompts"] == 8
+    assert set(world.claims()) == ids
+    assert learn(world.shop) == "idle"
+
+
 def test_a_phase_that_hangs_ends_the_process_with_a_diagnosis_and_the_next_learner_goes_on(
     world: World, database_url: str, learners: multiprocessing.context.ForkServerContext
 ) -> None:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import torch
 from sqlalchemy import func, select
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -14,7 +15,8 @@ from app.store import checkpoints, evaluations, jobs, promotions
 from app.store.tables import Claim, Evaluation, JobEvent, TrackerValue
 from tests.worker.world import World, even, write_heldout
 from training.checkpoint import verify
-from training.policy import fingerprint
+from training.lora import made_of
+from training.policy import fingerprint, load_policy
 from training.update import Learner
 from worker.batch import Batch
 from worker.exam import Marks, paper_of, recorded
@@ -44,6 +46,18 @@ def test_grades_become_a_policy_that_serves(world: World) -> None:
     assert serving.metrics["drift"] == pytest.approx(job.metrics["update"]["kl"])
     assert set(job.metrics["seconds"]) == {"claim", "batch", "update", "gate", "publish", "promote"}
     assert learn(world.shop) == "idle"
+
+
+def test_adapters_learn_job_after_job(world: World) -> None:
+    world = world.with_settings(lora_rank=2, learning_rate=0.01, max_kl=10)
+    for version in (1, 2):
+        world.lessons()
+        assert learn(world.shop) == "promoted"
+        serving = world.serving()
+        manifest = verify(Path(serving.path))
+        assert serving.version == manifest.version == version
+        assert "adapter/adapter_model.safetensors" in manifest.files
+        assert made_of(Path(serving.path))[0] == str(world.checkpoints_dir / "v00000000")
 
 
 def test_the_policy_gets_better_update_by_update(world: World) -> None:
@@ -132,6 +146,67 @@ def test_every_guard_keeps_the_policy_and_leaves_its_diagnosis_on_the_job(
     assert set(bound.values()) & set(job.diagnosis.values()), "the diagnosis states the bound"
     assert guarded.serving().version == 0
     assert fingerprint(guarded.policy().model) == before
+
+
+def test_numbers_that_are_none_keep_the_policy_and_leave_their_diagnosis(world: World) -> None:
+    world.lessons()
+    assert learn(world.shop) == "promoted"
+    before = fingerprint(world.policy().model)
+    overflowing = world.with_settings(kl_beta=1e300)  # float32 has no such number
+    for broken, reasons in (
+        (overflowing, {"loss_not_finite", "gradient_not_finite"}),
+        (world.with_settings(learning_rate=1e30), {"policy_moved_too_far"}),
+    ):
+        broken.lessons()
+        assert learn(broken.shop) == "ended"
+        job = broken.jobs()[-1]
+        assert (job.status, job.verdict) == ("failed", "rejected")
+        assert job.diagnosis is not None
+        assert job.diagnosis["reason"] in reasons
+        assert job.diagnosis["advice"]
+    assert world.serving().version == 1
+    assert fingerprint(world.policy().model) == before
+    world.lessons()
+    assert learn(world.shop) == "promoted"
+
+
+@pytest.mark.parametrize(("clip", "clipped"), [(0.0, True), (0.9, False)])
+def test_the_clip_of_the_service_clips_answers_of_an_older_version(world: World, clip: float, clipped: bool) -> None:
+    world = world.with_settings(clip_low=clip, clip_high=10 * clip, max_staleness=3)
+    older = world.ask([f"w{index} w3" for index in range(8)], choices=4)
+    world.lessons()
+    assert learn(world.shop) == "promoted"
+    world.grade(older)
+    assert learn(world.shop) == "promoted"
+    seen = world.jobs()[-1].metrics["update"]["objective"]
+    assert seen["mean_ratio"] != pytest.approx(1.0, abs=1e-3), "the answers are of another policy"
+    assert (seen["clip_fraction"] > 0.1) is clipped
+
+
+def test_beta_holds_the_policy_near_the_first_checkpoint(world: World) -> None:
+    world.lessons()
+    assert learn(world.shop) == "promoted"
+    drifts = {}
+    for beta in (0.0, 100.0):
+        world.with_settings(kl_beta=beta, gate_no_signal="hold", learning_rate=0.002).lessons()
+        trial = world.with_settings(kl_beta=beta, gate_no_signal="hold", learning_rate=0.002)
+        assert learn(trial.shop) == "held"
+        assert (trial.jobs()[-1].metrics["update"]["objective"]["reference_kl"] > 0) is (beta > 0)
+        with world.store.session() as session:
+            made = checkpoints.by_version(session, checkpoints.next_version(session) - 1)
+        drifts[beta] = distance(Path(made.path), world.checkpoints_dir / "v00000000")
+    serving = distance(Path(world.serving().path), world.checkpoints_dir / "v00000000")
+    assert drifts[100.0] < serving
+    assert drifts[100.0] < drifts[0.0]
+
+
+def distance(ours: Path, theirs: Path) -> float:
+    """Mean KL between two checkpoints' next tokens on a few prompts, nats."""
+    one, other = (load_policy(path, version=0, dtype=torch.float32, device="cpu") for path in (ours, theirs))
+    ids = torch.tensor([one.tokenizer.encode(f"w{index} w{index + 3} w{index + 1}") for index in range(10, 26)])
+    with torch.no_grad():
+        p, q = (policy.model(input_ids=ids).logits.log_softmax(-1) for policy in (one, other))
+    return float((p.exp() * (p - q)).sum(-1).mean())
 
 
 def test_figures_go_to_tensorboard_when_asked(world: World, tmp_path: Path) -> None:
@@ -250,13 +325,20 @@ def test_single_grades_learn_by_a_tracker_that_remembers(world: World) -> None:
     assert row.alpha + row.beta > 8.0
 
 
-def test_a_key_that_floods_is_held_to_its_share(world: World) -> None:
-    capped = world.with_settings(key_share=0.5)
+@pytest.mark.parametrize(("share", "flooded"), [(0.5, 10), (0.2, 2)])
+def test_a_key_that_floods_is_held_to_its_share(world: World, share: float, flooded: int) -> None:
+    capped = world.with_settings(key_share=share, baseline="batch")
     capped.grade(capped.ask([f"flood {i}" for i in range(40)]), lambda _: 1.0, "flooder", keyed=True)
-    capped.grade(capped.ask([f"honest {i}" for i in range(10)]), even, "honest", keyed=True)
+    for number in range(5 if share < 0.5 else 1):
+        capped.grade(
+            capped.ask([f"honest {number} {i}" for i in range(2 if share < 0.5 else 10)]),
+            even,
+            f"honest {number}",
+            keyed=True,
+        )
     assert learn(capped.shop) == "promoted"
-    assert capped.jobs()[0].metrics["skipped"]["key_cap"] == 30
-    assert sum(capped.jobs()[0].metrics["keys"].values()) == capped.reasons()["learned"] == 20
+    assert capped.jobs()[0].metrics["skipped"]["key_cap"] == 40 - flooded
+    assert sum(capped.jobs()[0].metrics["keys"].values()) == 10 + flooded
 
 
 def test_an_operators_cancel_gives_the_claims_back(world: World) -> None:

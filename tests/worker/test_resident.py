@@ -1,14 +1,18 @@
 """The resident policy: going on from memory and going on after a restart are the same, bit for bit."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from app.job_settings import of_job
 from app.settings import Settings
 from tests.worker.world import CREATED, World
-from training.checkpoint import BadCheckpoint, publish
+from training.checkpoint import BadCheckpoint, load_tensors, publish, verify
 from training.policy import fingerprint
 from training.rollout import Rollout
 from worker.plan import update_config
@@ -28,16 +32,18 @@ def base(world: World) -> Source:
     return Source(row.version, row.path)
 
 
+@pytest.mark.parametrize("rank", [0, 2])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_restart_goes_on_where_the_process_left_off(
-    world: World, rollouts: list[Rollout], base: Source, dtype: str, tmp_path: Path
+    world: World, rollouts: list[Rollout], base: Source, dtype: str, rank: int, tmp_path: Path
 ) -> None:
-    settings = world.with_settings(dtype=dtype, max_kl=100).settings
+    settings = world.with_settings(dtype=dtype, max_kl=100, lora_rank=rank).settings
     config = update_config(settings)
     stayed, restarted = Resident(settings), Resident(settings)
 
     learner = stayed.learner(base, base, config)
     learner.update(rollouts, ADVANTAGES)
+    stayed.learned()
     first = stayed.policy(base)
     path = publish(
         first,
@@ -47,15 +53,88 @@ def test_a_restart_goes_on_where_the_process_left_off(
         training={},
         created=CREATED,
         training_state=learner.state(),
+        beside=stayed.beside,
     )
     stayed.became(1)
     second = Source(1, str(path))
+    restarted.learner(second, base, config)
+    assert fingerprint(restarted.policy(second).model) == verify(path).fingerprint
 
     for resident in (stayed, restarted):
         resident.learner(second, base, config).update(rollouts, ADVANTAGES)
+        resident.learned()
     assert stayed.learner(second, base, config) is learner
     assert stayed.learner(second, base, config).updates == restarted.learner(second, base, config).updates == 2
     assert fingerprint(stayed.policy(second).model) == fingerprint(restarted.policy(second).model)
+
+
+def by_adapters(world: World, rollouts: list[Rollout], base: Source, directory: Path) -> tuple[Resident, Source]:
+    """Learn once by adapters of rank 2, and publish."""
+    resident = Resident(world.with_settings(lora_rank=2, max_kl=100, learning_rate=0.01).settings)
+    learner = resident.learner(base, base, update_config(world.settings))
+    learner.update(rollouts, ADVANTAGES)
+    resident.learned()
+    path = publish(
+        resident.policy(base),
+        directory,
+        version=1,
+        parent_version=0,
+        training={},
+        created=CREATED,
+        training_state=learner.state(),
+        beside=resident.beside,
+    )
+    return resident, Source(1, str(path))
+
+
+def test_adapters_learn_and_the_policy_follows(
+    world: World, rollouts: list[Rollout], base: Source, tmp_path: Path
+) -> None:
+    before = load_tensors(Path(base.path))
+    resident, made = by_adapters(world, rollouts, base, tmp_path)
+    after, adapters = load_tensors(Path(made.path)), load_file(Path(made.path) / "adapter/adapter_model.safetensors")
+    name = "model.layers.0.mlp.up_proj"
+    product = adapters[f"base_model.model.{name}.lora_B.weight"] @ adapters[f"base_model.model.{name}.lora_A.weight"]
+    assert product.abs().max() > 0
+    torch.testing.assert_close(after[f"{name}.weight"], before[f"{name}.weight"] + 16.0 * product)
+    assert torch.equal(after["model.norm.weight"], before["model.norm.weight"])
+    assert not any("lora" in one for one, _ in resident.policy(base).model.named_parameters())
+
+
+@pytest.mark.parametrize("why", ["another rank", "another alpha", "first weights gone", "made by full fine-tuning"])
+def test_adapters_that_cannot_go_on_begin_anew_on_the_versions_weights(
+    world: World, rollouts: list[Rollout], base: Source, why: str, tmp_path: Path
+) -> None:
+    wishes: dict[str, Any] = {"lora_rank": 2}
+    base = Source(0, str(shutil.copytree(base.path, tmp_path / "base")))
+    _, made = by_adapters(world, rollouts, base, tmp_path)
+    match why:
+        case "another rank":
+            wishes["lora_rank"] = 3
+        case "another alpha":
+            wishes["lora_alpha"] = 8.0
+        case "first weights gone":
+            shutil.rmtree(base.path)
+        case _:
+            made = base
+    resident = Resident(world.with_settings(**wishes).settings)
+    learner = resident.learner(made, base, update_config(world.settings))
+    start = load_tensors(Path(made.path))
+    assert learner.updates == 0
+    assert all(torch.equal(one, start[name]) for name, one in resident.policy(made).model.named_parameters())
+    learner.update(rollouts, ADVANTAGES)
+    resident.learned()
+    assert any(not torch.equal(one, start[name]) for name, one in resident.policy(made).model.named_parameters())
+
+
+def test_full_fine_tuning_goes_on_from_what_adapters_made_without_their_optimizer(
+    world: World, rollouts: list[Rollout], base: Source, tmp_path: Path
+) -> None:
+    _, made = by_adapters(world, rollouts, base, tmp_path)
+    free = world.with_settings(max_kl=100).settings
+    learner = Resident(free).learner(made, base, update_config(free))
+    assert learner.updates == 0
+    assert learner.update(rollouts, ADVANTAGES).gradient_norm > 0
 
 
 def test_a_job_with_settings_of_its_own_keeps_the_optimizers_state(
