@@ -106,16 +106,31 @@ def test_without_ties_both_ways_give_the_same_candidates(vocab: int, width: int)
     assert torch.equal(candidates._bare(logits_BV, min(width, vocab))[1], plain_BK)
 
 
-@pytest.mark.parametrize("vocab", [300, 9001])
+@pytest.mark.parametrize("rows_", [1, 3])
+@pytest.mark.parametrize("vocab", [300, 9001, 40_001])
 @pytest.mark.parametrize("place", [9, 10, 11])
-def test_one_tie_at_the_edge_is_seen(vocab: int, place: int) -> None:
+def test_one_tie_at_the_edge_is_seen(vocab: int, place: int, rows_: int) -> None:
     """Places 9 and 10 are the last candidate and the first one left out: a bare top-k may take either of two equals."""
     ranked_V = torch.randperm(vocab, generator=torch.Generator().manual_seed(place))
     logits_BV = torch.empty(1, vocab)
     logits_BV[0, ranked_V] = torch.arange(vocab, 0, -1).float()
     logits_BV[0, ranked_V[place]] = logits_BV[0, ranked_V[place - 1]]
     plain_BK = logits_BV.sort(dim=-1, descending=True, stable=True).indices[:, :10]
-    assert torch.equal(top_candidates(logits_BV, 10), plain_BK)
+    assert torch.equal(top_candidates(logits_BV.expand(rows_, -1), 10), plain_BK.expand(rows_, -1))
+
+
+@pytest.mark.parametrize("vocab", [300, 9001, 40_001])
+def test_rows_in_order_or_with_few_numbers_do_not_mislead_the_others(vocab: int) -> None:
+    logits_BV = random_logits(5, vocab)
+    logits_BV[0] = torch.arange(vocab).float()
+    logits_BV[1] = torch.arange(vocab, 0, -1).float()
+    logits_BV[2, 40:] = -math.inf
+    plain_BK = logits_BV.double().sort(dim=-1, descending=True, stable=True).indices[:, :30]
+    assert torch.equal(top_candidates(logits_BV, 30), plain_BK)
+    logits_BV[3, 17] = math.nan  # the engine refuses such a row, and must live to say so
+    found_BK = top_candidates(logits_BV, 30)
+    assert torch.equal(found_BK[[0, 1, 2, 4]], plain_BK[[0, 1, 2, 4]])
+    assert ((found_BK >= 0) & (found_BK < vocab)).all()
 
 
 def test_what_is_drawn_does_not_depend_on_the_width() -> None:
