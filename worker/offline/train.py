@@ -151,8 +151,8 @@ class Training:
             report = self.learner.update(
                 rollouts,
                 advantages,
-                progress=lambda done, total: self._tell("learning", done, total),
-                cancelled=self.stop.is_set,
+                progress=lambda done, total: self.tell("learning", done, total),
+                cancelled=self.stop.is_set,  # agreed upon by all processes, which `_tell` is not
             )
         except UpdateRejected as refused:
             return {"rejected": str(refused)}

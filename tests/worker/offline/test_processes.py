@@ -39,9 +39,8 @@ def test_two_stopped_and_resumed_learn_what_one_does(data: Path, model_dir: Path
     finish(start(*arguments(data, model_dir, one, *plan)))
     process = start(*arguments(data, model_dir, two, *plan, *TWO))
     wait_for(two, 2, process)
-    process.send_signal(signal.SIGINT)
+    os.kill(children(process)[1], signal.SIGINT)  # not the leading one, and it alone
     output = finish(process, 130)
-    assert output.count("stopping with a checkpoint") == 1
     assert f"stopped; go on with: lepo train --resume --out {two}" in output
     newest = verify(max((two / "checkpoints").glob("v*"))).version
     assert 2 <= newest < 8
@@ -59,6 +58,19 @@ def test_two_stopped_and_resumed_learn_what_one_does(data: Path, model_dir: Path
             assert apart < 1e-2, name
     assert any(row.get("micro_batches", 0) > 1 for row in metrics(one))
     assert torch.isfinite(left["exp_avg.model.norm.weight"]).all()
+
+
+def test_ctrl_c_stops_all_with_a_checkpoint(data: Path, model_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = start(*arguments(data, model_dir, out, "--updates", "500", "--every", "500", *TWO))
+    wait_for(out, 1, process)
+    both = children(process)
+    process.send_signal(signal.SIGINT)
+    output = finish(process, 130)
+    assert output.count("stopping with a checkpoint") == 1
+    assert f"stopped; go on with: lepo train --resume --out {out}" in output
+    assert verify(max((out / "checkpoints").glob("v*"))).version == metrics(out)[-1]["step"]
+    assert gone(both)
 
 
 def test_a_process_that_dies_ends_the_run(data: Path, model_dir: Path, tmp_path: Path) -> None:
