@@ -2,26 +2,20 @@
 
 Of equal logits the lower id comes first: bfloat16 logits are full of ties, and a bare top-k breaks them by its own
 inner order. Two ways lead there. Keys of (value, id) as one integer are exact under ties and never ask the host: the
-way of a GPU, and of low precision. On a CPU full-precision ties are rare: a bare selection is quicker, and one
-candidate more than asked for shows whether there was a tie, in which case the keys decide after all.
+way of a GPU, and of low precision. On a CPU full-precision ties are rare: a bare top-k is quicker, and one candidate
+more than asked for shows whether there was a tie, in which case the keys decide after all.
 
-Both ways look at a large vocabulary by the maxima of its chunks first. NumPy selects and sorts a few hundred numbers
-several times as quickly as torch does (docs/log.md).
+Both ways search a large vocabulary in stages: first chunks by their maximum, then within the best chunks.
 
-Axes: B rows, V vocabulary, K candidates, C chunks, c logits per chunk, W chunks kept, P logits pooled from them,
-N logits of all rows together.
+Axes: B rows, V vocabulary, K candidates, C chunks, c logits per chunk, W chunks kept, P logits pooled from them.
 """
 
-import numpy as np
 import torch
 from torch import Tensor
 
 _TWO_STAGE_FROM = 4096  # keys: below this vocabulary one plain top-k is quicker
-_CHUNK = 8  # bare: logits per chunk, where the maxima of chunks are looked at first
-_SCANNED = 16_384  # bare: the largest vocabulary that is looked at as it is
-_PEAKS = 4  # bare: maxima per candidate; more of them give a higher floor and cost more to select from
-_FEW_ROWS = 2  # bare: up to so many, a plain top-k is quicker
-_PASSED = 16  # bare: logits above the floor, per candidate, beyond which they are no few
+_CHUNK = 8  # bare: logits per chunk at each stage
+_ONE_STAGE = 16  # bare: up to this many times the width, one plain top-k is quicker
 
 
 def top_candidates(logits_BV: Tensor, width: int) -> Tensor:
@@ -32,7 +26,7 @@ def top_candidates(logits_BV: Tensor, width: int) -> Tensor:
 
     """
     if logits_BV.device.type == "cpu" and logits_BV.dtype != torch.bfloat16 and width < logits_BV.shape[1]:
-        top_BK, ids_BK = _bare(logits_BV.detach(), width + 1)
+        top_BK, ids_BK = _bare(logits_BV, width + 1)
         if not bool((top_BK[:, 1:] == top_BK[:, :-1]).any()):
             return ids_BK[:, :width]
     return _keyed(logits_BV, min(width, logits_BV.shape[1]))
@@ -47,51 +41,25 @@ def _chunk(vocab: int, width: int) -> int:
 def _bare(logits_BV: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """Largest `width` logits and their ids, ties in any order.
 
-    The best `width` chunks hold `width` largest logits (a tie with one left out shows as a tie among those found).
-    Chunk j holds the ids j, j + C, j + 2C, ...: maxima over an outer axis are several times quicker.
+    The best `width` chunks hold `width` largest logits (a tie with one left out shows as a tie among those found), and
+    the best chunks are found in the same way from the chunks' maxima: a selection costs by the numbers it looks at,
+    and so sees few at each stage. Chunk j holds the ids j, j + C, j + 2C, ...: maxima over an outer axis are several
+    times quicker.
     """
     batch, vocab = logits_BV.shape
-    if vocab <= _SCANNED:
-        return _scanned(logits_BV, width)
+    if vocab <= _ONE_STAGE * width:
+        return logits_BV.topk(width, dim=-1)
     chunks, whole = vocab // _CHUNK, vocab - vocab % _CHUNK
     logits_BcC = logits_BV[:, :whole].view(batch, _CHUNK, chunks)
     _, best_BW = _bare(logits_BcC.amax(1), width)
     pooled_BP = logits_BcC.gather(2, best_BW[:, None].expand(-1, _CHUNK, -1)).view(batch, -1)
     if whole < vocab:
         pooled_BP = torch.cat([pooled_BP, logits_BV[:, whole:]], dim=-1)
-    top_BK, place_BK = _scanned(pooled_BP, width)
+    top_BK, place_BK = pooled_BP.topk(width, dim=-1)
     ids_BK = best_BW.gather(1, place_BK % width).add_(place_BK // width, alpha=chunks)
     if whole < vocab:
         ids_BK = torch.where(place_BK < _CHUNK * width, ids_BK, place_BK + (whole - _CHUNK * width))
     return top_BK, ids_BK
-
-
-def _scanned(logits_BV: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Find the same in one look at every logit.
-
-    The `width`-th largest of some chunks' maxima is a floor: `width` logits at least reach it, and few more do, 38 of
-    8192 that are in no order. Those are sorted.
-    """
-    batch, vocab = logits_BV.shape
-    peaks = _PEAKS * width
-    if vocab < 2 * peaks or batch <= _FEW_ROWS:
-        return logits_BV.topk(width, dim=-1)
-    peaks_BC = logits_BV[:, : vocab - vocab % peaks].view(batch, -1, peaks).amax(1).numpy()
-    floor_B1 = np.partition(peaks_BC, peaks - width, axis=-1)[:, peaks - width, None]
-    logits = logits_BV.numpy()
-    flat_N = np.flatnonzero(logits >= floor_B1)
-    row_N = flat_N // vocab
-    counts_B = np.bincount(row_N, minlength=batch)
-    most = int(counts_B.max())
-    if not width <= int(counts_B.min()) <= most <= _PASSED * width:  # ties, or numbers that are none
-        return logits_BV.topk(width, dim=-1)
-    place_N = np.arange(flat_N.size) + np.repeat(most * np.arange(batch) - np.cumsum(counts_B) + counts_B, counts_B)
-    below = np.full(batch * most, np.inf, logits.dtype)  # negative logits: a sort is ascending
-    ids = np.zeros(batch * most, np.int64)
-    below[place_N] = -logits.reshape(-1)[flat_N]
-    ids[place_N] = flat_N - row_N * vocab
-    order_BK = below.reshape(batch, most).argsort(axis=-1)[:, :width] + most * np.arange(batch)[:, None]
-    return torch.from_numpy(-below[order_BK]), torch.from_numpy(ids[order_BK])
 
 
 def _keyed(logits_BV: Tensor, width: int) -> Tensor:

@@ -14,19 +14,30 @@ S head size, N = B * H.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import LlamaForCausalLM, MistralForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from app.engine.cache import SlotCache
 from app.engine.masks import FULL, Mask
 from app.engine.packed import PackedModel, Product
 
 _FAMILY = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
+
+
+class Hidden(NamedTuple):
+    """What a body gives, under the name that transformers gives it."""
+
+    last_hidden_state: Tensor  # [B, C, D]
+
+
+class Logits(NamedTuple):
+    """What a decoder gives, likewise."""
+
+    logits: Tensor  # [B, 1, V]
 
 
 def view_of(model: PreTrainedModel) -> "LeanDecoder | PackedModel":
@@ -60,11 +71,9 @@ class LeanDecoder:
         self.base_model.repack()
         self._head.repack()
 
-    def __call__(self, **inputs: Any) -> CausalLMOutputWithPast:
+    def __call__(self, **inputs: Any) -> Logits:
         """Logits [B, 1, V] after the last position; inputs as `LeanBody` takes them."""
-        hidden_BCD = self.base_model(**inputs).last_hidden_state
-        assert hidden_BCD is not None
-        return CausalLMOutputWithPast(logits=self._head(hidden_BCD[:, -1:]))
+        return Logits(self._head(self.base_model(**inputs).last_hidden_state[:, -1:]))
 
 
 class LeanBody:
@@ -88,7 +97,7 @@ class LeanBody:
         position_ids: Tensor,
         past_key_values: SlotCache,
         **_: Any,
-    ) -> BaseModelOutputWithPast:
+    ) -> Hidden:
         """Hidden states [B, C, D] of inputs [B, C, D] at positions [B, C]; keys and values go to the cache."""
         cos_BCS, sin_BCS = self._rotary(inputs_embeds, position_ids)
         half = sin_BCS.shape[-1] // 2
@@ -97,7 +106,7 @@ class LeanBody:
         for layer in self._layers:
             mask = attention_mask[layer.kind] if isinstance(attention_mask, Mapping) else attention_mask
             hidden_BCD = layer(hidden_BCD, turn, mask, past_key_values)
-        return BaseModelOutputWithPast(last_hidden_state=_normed(hidden_BCD, self._norm))
+        return Hidden(_normed(hidden_BCD, self._norm))
 
 
 class LeanLayer:
