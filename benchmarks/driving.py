@@ -17,9 +17,9 @@ from training.policy import Policy
 _PATIENCE_S = 600.0  # a whole load takes no longer
 
 
-def engine_for(policy: Policy, slots: int, max_length: int) -> Engine:
-    """Make an engine with the product's defaults, but for its size."""
-    return Engine(policy, EngineConfig(slots=slots, max_length=max_length))
+def engine_for(policy: Policy, slots: int, max_length: int, threads: int = 0) -> Engine:
+    """Make an engine with the product's defaults, but for its size and cores."""
+    return Engine(policy, EngineConfig(slots=slots, max_length=max_length, threads=threads))
 
 
 def answer(engine: Engine, asks: Sequence[Ask], seed: int, latents: int = 0) -> list[list[int]]:

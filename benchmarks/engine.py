@@ -65,16 +65,17 @@ def measure(names: Sequence[str], *, threads: int, quick: bool, device: str, dty
     """
     import torch
 
+    from benchmarks.cores import apart
     from benchmarks.timing import machine, tell
     from training.policy import placed
 
-    torch.set_num_threads(threads)
-    facts = machine()
+    torch.set_num_threads(1)  # what is timed has a thread of its own
+    facts = apart(threads, machine)
     where = placed(device)
     raw: dict[str, dict[str, Any]] = {}
     for name in names:
         tell(f"{name}: making the model")
-        raw[name] = _measure_shape(name, plan_for(name, quick=quick), where, getattr(torch, dtype))
+        raw[name] = _measure_shape(name, plan_for(name, quick=quick), threads, where, getattr(torch, dtype))
     settings = {"threads": threads, "quick": quick, "device": where, "dtype": dtype, "shapes": list(names)}
     report: dict[str, Any] = {"benchmark": "engine", **keys(raw)}
     return {**report, "bounds": judged(report, BOUNDS), "settings": settings, "machine": facts, "raw": raw}
@@ -119,7 +120,7 @@ def keys(raw: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {key: value for key, value in found.items() if value != {}}
 
 
-def _measure_shape(name: str, plan: Plan, device: str, dtype: Any) -> dict[str, Any]:
+def _measure_shape(name: str, plan: Plan, threads: int, device: str, dtype: Any) -> dict[str, Any]:
     """All questions to one shape."""
     from benchmarks import speed
     from benchmarks.shapes import build_policy
@@ -135,13 +136,13 @@ def _measure_shape(name: str, plan: Plan, device: str, dtype: Any) -> dict[str, 
     if plan.equal is not None:
         for batch in (8, 32):
             key = f"generate_b{batch}"
-            sections[key] = speed.against_generate(policy, shape, plan.equal, batch, teller(key))
+            sections[key] = speed.against_generate(policy, shape, plan.equal, batch, threads, teller(key))
     if plan.ragged is not None:
-        peers = speed.ragged(policy, shape, plan.ragged, teller("ragged"), continuous=plan.continuous)
+        peers = speed.ragged(policy, shape, plan.ragged, threads, teller("ragged"), continuous=plan.continuous)
         sections["ragged"] = peers.pop("generate")
         sections.update(peers)
-    sections["bare_forward"] = speed.over_bare_forward(policy, shape, plan.steps, teller("bare forward"))
-    sections["latent_step"] = speed.latent_over_token(policy, shape, plan.latents, teller("latent step"))
+    sections["bare_forward"] = speed.over_bare_forward(policy, shape, plan.steps, threads, teller("bare forward"))
+    sections["latent_step"] = speed.latent_over_token(policy, shape, plan.latents, threads, teller("latent step"))
     return sections
 
 

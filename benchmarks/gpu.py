@@ -98,7 +98,9 @@ def measure_shape(shape: Shape, work: Work, bandwidth: float, device: str, dtype
         tell(f"{shape.name}: batch {batch}: {report['decode'][str(batch)]}")
         free()
     steps = Steps(min(8, max(work.batches)), 8, work.steps, work.repeats)
-    latent = latent_over_token(policy, shape, steps, lambda line: tell(f"{shape.name}: latent step: {line}"))
+    latent = latent_over_token(
+        policy, shape, steps, torch.get_num_threads(), lambda line: tell(f"{shape.name}: latent step: {line}")
+    )
     report["latent_step_over_token_step"] = latent["ratio"]
     report["latent_step"] = latent
     free()

@@ -73,11 +73,11 @@ def measure(shape: Shape, load: Load, *, threads: int, device: str, dtype: str) 
     from benchmarks.timing import machine, tell
     from training.policy import placed
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)  # the engine's thread has the cores
     facts = machine()
     where = placed(device)
     policy = build_policy(shape, seed=0, version=0, dtype=getattr(torch, dtype), device=where)
-    engine = engine_for(policy, load.streams, load.prompt + load.answer)
+    engine = engine_for(policy, load.streams, load.prompt + load.answer, threads)
     engine.start()
     settings = {
         "LEPO_THREADS": str(threads),

@@ -69,7 +69,7 @@ def answer(settings: "Settings", traffic: "Store", control: "Store") -> None:
     from app.engine.config import EngineConfig
     from app.engine.engine import Engine
 
-    torch.set_num_threads(settings.threads)
+    torch.set_num_threads(1)  # the engine's thread has LEPO_THREADS; see `Engine.start`
     try:
         policy = first_policy(settings, control)
         engine = Engine(policy, EngineConfig.from_settings(settings))

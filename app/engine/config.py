@@ -33,13 +33,14 @@ class EngineConfig:
     swap_mode: SwapMode = "two_versions"  # see `app.engine.swap`
     attention: Attention = "auto"  # see `app.engine.flash`; auto is flash-attn where it can be had
     packing: Packing = "auto"  # see `app.engine.packed`; auto packs float32 weights on a CPU
+    threads: int = 0  # torch threads of a started engine's thread; 0: as many as the thread that makes it has
 
     def __post_init__(self) -> None:
         lowest = {"slots": 1, "max_length": 8, "max_top_k": 1, "prefill_chunk": 8}
         for name, bound in lowest.items():
             if getattr(self, name) < bound:
                 raise ValueError(f"{name} must be {bound} or more, got {getattr(self, name)}")
-        for name in ("prefix_cache_tokens", "max_waiting"):
+        for name in ("prefix_cache_tokens", "max_waiting", "threads"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
 
@@ -56,4 +57,5 @@ class EngineConfig:
             swap_mode=settings.swap_mode,
             attention=settings.attention,
             packing=settings.packing,
+            threads=settings.threads,
         )

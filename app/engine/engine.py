@@ -78,6 +78,7 @@ class Engine:
         self._deadlines: list[tuple[float, int, Ticket]] = []
         self._serial = itertools.count()
         self._thread: threading.Thread | None = None
+        self._threads = config.threads or torch.get_num_threads()
         self._step_s = 0.0
         self._requests = self._finished = self._refused = 0
 
@@ -92,7 +93,13 @@ class Engine:
         return self._lanes.serving.packed
 
     def start(self) -> None:
-        """Start the engine's thread."""
+        """Start the engine's thread, the one that is to compute on all cores the process may use.
+
+        GNU OpenMP, which torch computes with on a CPU, keeps a team of threads for every thread that ever computed in
+        parallel, and once the teams of a process have more threads than there are cores, all of them sleep between two
+        operations instead of spinning for the next: a step takes one and a half times as long. So load the model under
+        `torch.set_num_threads(1)`, and compute nothing large in threads that stay.
+        """
         assert self._thread is None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -270,6 +277,7 @@ class Engine:
             self._changed.notify()
 
     def _run(self) -> None:
+        torch.set_num_threads(self._threads)
         with ExitStack() as barrier:
             barrier.push(self._barrier)
             while self._wait_for_work():

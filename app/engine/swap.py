@@ -73,7 +73,6 @@ class Swapper:
         self._closed = False
         self._pending: Order | None = None
         self._current: tuple[Order, Future[Staged]] | None = None
-        self._helper = ThreadPoolExecutor(1, thread_name_prefix="engine-stage")
 
     @property
     def holds_admission(self) -> bool:
@@ -127,7 +126,6 @@ class Swapper:
         for order in orders:
             if order is not None:
                 order.future.set_exception(EngineClosed(reason))
-        self._helper.shutdown(wait=False, cancel_futures=True)
 
     def _target_ready(self, order: Order) -> bool:
         lanes = self._lanes
@@ -135,18 +133,20 @@ class Swapper:
         return self._mode != "two_versions" or resident or lanes.room_for_another or lanes.spare() is not None
 
     def _begin(self) -> None:
-        """Start staging the pending order on the helper thread, once there is a lane for it."""
+        """Start staging the pending order on a thread of its own, once there is a lane for it."""
         with self._lock:
             order = self._pending
             if order is None or not self._target_ready(order):
                 return
             self._pending = None
-        staging = self._helper.submit(self._stage, order)
+        helper = ThreadPoolExecutor(1, thread_name_prefix="engine-stage")
+        staging = helper.submit(self._stage, order)
+        helper.shutdown(wait=False)  # its thread ends with its work: see `Engine.start`
         self._current = (order, staging)
         staging.add_done_callback(lambda _: self._wake())
 
     def _stage(self, order: Order) -> Staged:
-        """On the helper thread: get the weights ready without touching a lane that serves."""
+        """On that thread: get the weights ready without touching a lane that serves."""
         began = time.monotonic()
         weights = stage.read(order.directory, order.version, self._lanes.serving.policy.model)
         lane = self._lanes.of_version(order.version)

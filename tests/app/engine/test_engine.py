@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import pytest
+import torch
 
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
@@ -290,9 +291,24 @@ def test_generate_reports_progress_on_its_own_thread_and_on_the_engines(policy: 
     assert tokens == [[end.rollout.token_ids_T.tolist() for end in choices] for choices in started]
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_engines_thread_alone_has_the_cores_it_was_given(policy: Policy, threads: int) -> None:
+    mine = torch.get_num_threads()
+    heard: list[int] = []
+    with running(policy, threads=threads) as engine:
+        ticket = engine.submit(request(5), lambda _: heard.append(torch.get_num_threads()))
+        wait_for(lambda: not ticket.unfinished)
+    assert set(heard) == {threads}
+    assert torch.get_num_threads() == mine
+    with running(policy) as engine:
+        ticket = engine.submit(request(5), lambda _: heard.append(torch.get_num_threads()))
+        wait_for(lambda: not ticket.unfinished)
+    assert heard[-1] == mine, "not said, it has as many as who made it"
+
+
 def test_settings_reach_the_engine() -> None:
     settings = Settings(slots=3, max_length=99, max_top_k=12, prefill_chunk=16, max_waiting=7, swap_mode="drain")
-    settings = settings.model_copy(update={"attention": "sdpa", "packing": "off"})
+    settings = settings.model_copy(update={"attention": "sdpa", "packing": "off", "threads": 5})
     config = EngineConfig.from_settings(settings)
     assert config == EngineConfig(
         slots=3,
@@ -304,10 +320,11 @@ def test_settings_reach_the_engine() -> None:
         swap_mode="drain",
         attention="sdpa",
         packing="off",
+        threads=5,
     )
 
 
-@pytest.mark.parametrize("field", ["slots", "max_length", "max_top_k", "prefill_chunk", "max_waiting"])
+@pytest.mark.parametrize("field", ["slots", "max_length", "max_top_k", "prefill_chunk", "max_waiting", "threads"])
 def test_settings_out_of_range_are_refused_by_name(field: str) -> None:
     with pytest.raises(ValueError, match=field):
         dataclasses.replace(EngineConfig(), **{field: -1})  # type: ignore[arg-type]

@@ -87,6 +87,13 @@ def test_after_a_swap_answers_equal_a_cold_start_bit_for_bit(cold: Cold, checkpo
         assert old.rollout.token_logprobs_T.tolist() != new.rollout.token_logprobs_T.tolist()
 
 
+def test_the_thread_that_staged_ends_with_its_team_of_cores(cold: Cold, checkpoints: Mapping[int, Path]) -> None:
+    with running(cold(1)) as engine:
+        for version in (2, 1, 2):
+            swapped(engine, checkpoints, version)
+        wait_for(lambda: not any("engine-stage" in thread.name for thread in threading.enumerate()))
+
+
 def test_swaps_under_load_leave_every_rollout_with_one_version(cold: Cold, checkpoints: Mapping[int, Path]) -> None:
     """Requests keep coming with one shared prompt, so a stale prefix hit or a mixed row would show in the numbers."""
     policies = {version: cold(version) for version in (3, 4, 5)}
