@@ -88,8 +88,8 @@ def test_after_a_swap_answers_equal_a_cold_start_bit_for_bit(cold: Cold, checkpo
 
 
 def test_the_thread_that_staged_ends_with_its_team_of_cores(cold: Cold, checkpoints: Mapping[int, Path]) -> None:
-    with running(cold(1)) as engine:
-        for version in (2, 1, 2):
+    with running(cold(3)) as engine:
+        for version in (4, 3, 4):
             swapped(engine, checkpoints, version)
         wait_for(lambda: not any("engine-stage" in thread.name for thread in threading.enumerate()))
 
