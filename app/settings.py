@@ -46,7 +46,9 @@ class Settings(BaseSettings):
     device: str = Field(
         "auto", description="'auto' (cuda if there is one), 'cpu', 'cuda:0', or 'balanced' for device_map='auto'."
     )
-    threads: int = Field(1, ge=1, le=256, description="torch threads of a server's engine, or of a worker; the cores it may have.")
+    threads: int = Field(
+        1, ge=1, le=256, description="torch threads of a server's engine, or of a worker; the cores it may have."
+    )
 
     # The server
     host: str = Field("127.0.0.1", description="Address the server listens on.")
