@@ -3,31 +3,20 @@
 See `Engine.start` for why: a team of OpenMP threads lasts as long as the thread that made it.
 """
 
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
 def apart(threads: int, action: Callable[[], T]) -> T:
-    """Do something on so many torch threads, in a thread that then ends; give back or raise what it gave or raised."""
+    """Do something on so many torch threads, in a thread that then ends; the caller's number of threads stays."""
     import torch
 
-    given: list[T] = []
-    raised: list[BaseException] = []
-
-    def run() -> None:
-        torch.set_num_threads(threads)
-        try:
-            given.append(action())
-        except BaseException as error:  # noqa: BLE001 - it is raised where the action was wanted
-            raised.append(error)
-
-    thread = threading.Thread(target=run, name="apart")
-    thread.start()
-    thread.join()
-    torch.set_num_threads(1)
-    for error in raised:
-        raise error
-    return given[0]
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(1, "apart", torch.set_num_threads, (threads,)) as alone:
+            return alone.submit(action).result()
+    finally:
+        torch.set_num_threads(before)  # MKL's number is the process's

@@ -33,7 +33,7 @@ class Bucket:
     rows: int  # B, unused rows included
     length: int  # positions in view
     width: int  # candidates
-    draws: int  # samples averaged at latent steps; 0: there are none among them
+    draws: int  # samples made at latent steps; 0: there are none among them
     trace_room: int  # the trace buffers' size when there are, else 0: they move when they grow
 
 

@@ -23,7 +23,7 @@ class Plan:
     left: int  # steps for which the plan holds
     width: int  # K, candidates drawn from
     latents: int  # rows at latent steps
-    draws: int  # samples that their mixtures are means of, the most that any of them wants; 0: none is at one
+    draws: int  # samples made for their mixtures, a power of two, enough for each of them; 0: none is at one
     top_logprobs: int  # likeliest tokens reported, the most that any row asked for
     bias: Bias | None  # what rows add to their logits
 
@@ -51,7 +51,12 @@ def plan_for(answers: Sequence[Answer], most: int, columns: int, device: torch.d
         left=min(answer.phase_left for answer in answers),
         width=min(-(-top_k // _WIDTH_STEP) * _WIDTH_STEP, most),
         latents=sum(answer.in_latents for answer in answers),
-        draws=max((answer.sampling.draws for answer in answers if answer.in_latents), default=0),
+        draws=_power_of_two(max((answer.sampling.draws for answer in answers if answer.in_latents), default=0)),
         top_logprobs=max(answer.request.top_logprobs for answer in answers),
         bias=Bias([answer.bias() for answer in answers], columns, device) if bent else None,
     )
+
+
+def _power_of_two(draws: int) -> int:
+    """Round up: a step has few shapes, however many numbers of samples callers think of (each is a graph on a GPU)."""
+    return 1 << (draws - 1).bit_length() if draws else 0

@@ -133,7 +133,7 @@ class Rows:
             rows: B.
             length: M, positions in view; beyond every row's position.
             width: K, candidates drawn from; no row's top-k is larger.
-            draws: samples averaged at latent steps, the most that a row wants; 0: no row is at one.
+            draws: samples made at latent steps, no fewer than a row averages; 0: no row is at one.
             bias: what rows that asked for it add to their logits.
 
         Returns:

@@ -6,7 +6,7 @@ import pytest
 
 from app.settings import Settings
 from tests.worker.world import World, write_heldout
-from worker.exam import Marks, pairs, question_request, sit
+from worker.exam import Marks, pairs, question_request, sampling_of, sit
 from worker.heldout import Question, read_heldout
 from worker.learn import gate
 from worker.run import GateRefused, Run
@@ -52,6 +52,11 @@ def test_progress_can_end_an_exam(world: World, tmp_path: Path) -> None:
 
     with pytest.raises(InterruptedError):
         sit(policy, read_heldout(held, 9, policy.tokenizer), world.settings, stop)
+
+
+def test_an_exam_asks_as_a_client_does_who_sets_nothing() -> None:
+    sampling = sampling_of(Settings(latent_draws=4, latent_tau=0.7))
+    assert (sampling.draws, sampling.tau) == (4, 0.7)
 
 
 def test_a_question_too_long_for_the_engine_is_named() -> None:

@@ -1,7 +1,6 @@
 """How a run of `lepo train` begins: afresh from what was asked, or from the newest checkpoint of its directory."""
 
 import math
-import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from worker.offline.processes import told_once
 from worker.offline.recipe import Recipe
 from worker.offline.shelf import Place, Shelf
 from worker.offline.sources import read_source, require_apart, told
-from worker.offline.train import Record, Tell, Training, asking_of, update_config
+from worker.offline.train import Around, Training, asking_of, update_config
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +30,6 @@ class Asked:
     validation: str | None  # likewise; None: a part of the data is set aside
     model: str  # 'demo', a directory or a hub name
     recipe: Recipe
-
-
-@dataclass(frozen=True, slots=True)
-class Around:
-    """What a run is given from outside: where it runs, with whom, and who watches."""
-
-    device: str  # of this process
-    ranks: Ranks
-    record: Record
-    tell: Tell
-    stop: threading.Event
 
 
 def begin(asked: Asked, directory: Path, around: Around) -> Training:
@@ -66,7 +54,7 @@ def begin(asked: Asked, directory: Path, around: Around) -> Training:
     with told_once(around.ranks):
         twin = twin_of(asked, policy, around.ranks)
         learner = learner_of(asked, policy if twin is None else twin, updates, around)
-    return _training(asked, lessons, policy, learner, shelf, Place(), around, twin)
+    return Training(asked.recipe, updates, lessons, policy, learner, shelf, Place(), around, twin)
 
 
 def resume(directory: Path, around: Around) -> Training:
@@ -100,7 +88,7 @@ def resume(directory: Path, around: Around) -> Training:
     state = load_training_state(Path(source)) if newest else {}
     if state and int(state["updates"]):
         learner.restore(state)
-    return _training(asked, lessons, policy, learner, shelf, place, around, twin)
+    return Training(asked.recipe, updates, lessons, policy, learner, shelf, place, around, twin)
 
 
 def asked_again(found: Mapping[str, Any]) -> Asked:
@@ -159,29 +147,3 @@ def learner_of(asked: Asked, learning: Policy | Adapted | Sharded, updates: int,
         reference = open_model(asked.model, version=0, dtype=recipe.dtype, device=around.device).model
     with told():
         return Learner(learning.model, update_config(recipe, updates), reference, around.ranks)
-
-
-def _training(
-    asked: Asked,
-    lessons: Lessons,
-    policy: Policy,
-    learner: Learner,
-    shelf: Shelf,
-    place: Place,
-    around: Around,
-    twin: Adapted | Sharded | None,
-) -> Training:
-    return Training(
-        recipe=asked.recipe,
-        updates=updates_of(asked.recipe, lessons),
-        lessons=lessons,
-        policy=policy,
-        learner=learner,
-        shelf=shelf,
-        place=place,
-        record=around.record,
-        tell=around.tell,
-        stop=around.stop,
-        ranks=around.ranks,
-        twin=twin,
-    )

@@ -39,6 +39,17 @@ class Stopped(Exception):
     """The caller asked to stop; what was learned so far is saved."""
 
 
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What a run is given from outside: where it runs, with whom, and who watches."""
+
+    device: str  # of this process
+    ranks: Ranks  # the processes that run this together
+    record: Record
+    tell: Tell
+    stop: threading.Event  # set by whoever wants the run to end with a checkpoint; in one process is enough
+
+
 @dataclass(slots=True, eq=False)
 class Training:
     """One run, at the place it has reached."""
@@ -50,10 +61,7 @@ class Training:
     learner: Learner
     shelf: Shelf  # where checkpoints go
     place: Place
-    record: Record
-    tell: Tell
-    stop: threading.Event  # set by whoever wants the run to end with a checkpoint; in one process is enough
-    ranks: Ranks  # the processes that run this together
+    around: Around
     twin: Adapted | Sharded | None  # learns in the policy's place; None: the policy itself learns
 
     def run(self) -> Literal["done", "stopped"]:
@@ -82,15 +90,15 @@ class Training:
 
     def _save(self) -> None:
         """Publish what was learned so far, unless it is on the shelf."""
-        state = self.learner.state() if self.ranks.first(not self.shelf.holds(self.place.step)) else {}
-        if self.ranks.leads:
+        state = self.learner.state() if self.around.ranks.first(not self.shelf.holds(self.place.step)) else {}
+        if self.around.ranks.leads:
             beside = self.twin.save if isinstance(self.twin, Adapted) else None
             self.shelf.save(self.policy, state, self.place, beside)
 
     def _validate(self) -> Estimate:
         """Sample answers to the validation problems, with the same seeds each time, and record the score."""
         asking = asking_of(self.recipe, self.recipe.validation_samples)
-        part = self.ranks.span(len(self.lessons.validation))
+        part = self.around.ranks.span(len(self.lessons.validation))
         problems = self.lessons.validation[part]
         total, done = len(problems) * asking.choices, 0
 
@@ -108,7 +116,7 @@ class Training:
         whole = score(self._together(work), 1)[0]
         # No grade at all cannot be better than any: it counts as 0 for choosing the best, and is recorded as it is.
         reached = whole.average or Estimate(0.0, 0.0, 1.0, 0)
-        self.record(
+        self.around.record(
             self.place.step,
             {"kind": "validation", **asdict(reached), "no_grade": whole.no_grade, "failed": whole.failed},
         )
@@ -116,7 +124,7 @@ class Training:
 
     def _update(self) -> None:
         recipe, step = self.recipe, self.place.step
-        part = self.ranks.span(recipe.prompts)
+        part = self.around.ranks.span(recipe.prompts)
         problems = batch(self.lessons.train, recipe.prompts, step, recipe.seed)[part]
         seeds = noise_seeds(recipe.prompts, step, recipe.seed)[part]
         total = len(problems) * recipe.group
@@ -134,7 +142,7 @@ class Training:
         answers, marks = [answers for answers, _ in together], [marks for _, marks in together]
         figures = self._learn(answers, marks)
         self.place = replace(self.place, step=step + 1)
-        self.record(step + 1, {"kind": "update", **graded_figures(marks), **figures})
+        self.around.record(step + 1, {"kind": "update", **graded_figures(marks), **figures})
 
     def _learn(self, answers: Sequence[Sequence[Finished]], marks: Sequence[Sequence[Mark]]) -> dict[str, Any]:
         """Learn from the graded answers; a batch without any, or an update a guard refused, leaves the weights."""
@@ -151,8 +159,8 @@ class Training:
             report = self.learner.update(
                 rollouts,
                 advantages,
-                progress=lambda done, total: self.tell("learning", done, total),
-                cancelled=self.stop.is_set,  # agreed upon by all processes, which `_tell` is not
+                progress=lambda done, total: self.around.tell("learning", done, total),
+                cancelled=self.around.stop.is_set,  # agreed upon by all processes, which `_tell` is not
             )
         except UpdateRejected as refused:
             return {"rejected": str(refused)}
@@ -168,16 +176,16 @@ class Training:
             part = work()
         except Stopped:
             part = None
-        parts = self.ranks.gathered(part)
+        parts = self.around.ranks.gathered(part)
         whole = [one for each in parts if each is not None for one in each]
         if None in parts:
             raise Stopped
         return whole
 
     def _tell(self, what: str, done: int, total: int) -> None:
-        if self.stop.is_set():
+        if self.around.stop.is_set():
             raise Stopped
-        self.tell(what, done, total)
+        self.around.tell(what, done, total)
 
 
 def asking_of(recipe: Recipe, choices: int) -> Asking:

@@ -75,8 +75,9 @@ def command(
         raise click.UsageError(f"{named()} processes were started already: leave --processes out")
     import torch
 
-    from worker.offline.start import Around, Asked, begin
+    from worker.offline.start import Asked, begin
     from worker.offline.start import resume as go_on
+    from worker.offline.train import Around
     from worker.offline.watching import Watching
     from worker.recorders import Destinations
 

@@ -7,7 +7,9 @@ import httpx
 import pytest
 from openai import OpenAI
 
+from app.api.generation import GenerationFields, draw_settings
 from app.identifiers import read
+from app.settings import Settings
 from app.store.interactions import choices, get_interaction, rollout
 from app.store.tables import Interaction
 from tests.app.api.live import Live, sse
@@ -38,6 +40,13 @@ def test_an_answer_is_stored_as_it_was_sent(live: Live) -> None:
     assert (trace.latent_length, trace.sampling.tau, trace.policy_version) == (2, 0.4, 0)
     assert body["usage"]["completion_tokens"] == trace.latent_length + trace.answer_length
     assert body["usage"]["completion_tokens_details"]["reasoning_tokens"] == 2
+
+
+@pytest.mark.parametrize(("asked", "expected"), [({}, 4), ({"latent": {"draws": 2}}, 2)])
+def test_draws_are_the_settings_unless_asked_for(asked: dict[str, Any], expected: int) -> None:
+    fields = GenerationFields.model_validate({"model": "lepo", **asked})
+    budget = draw_settings(fields, Settings(latent_draws=4), room=100, seed=1, prompt="messages")
+    assert budget.sampling.draws == expected
 
 
 def test_draws_are_the_callers_and_change_the_mixture(live: Live) -> None:

@@ -8,9 +8,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NoReturn, cast
 
+import click
 import httpx
+import pytest
+import torch
 
+from app.api.serve import answer
+from app.engine.config import EngineConfig
+from app.settings import Settings
 from app.store.connect import open_store
 from app.store.migrate import downgrade
 from app.store.promotions import serving
@@ -37,6 +44,27 @@ def process(env: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
             yield running
         finally:
             running.kill()
+
+
+def test_only_the_engines_thread_is_given_the_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The thread that loads the model must make no team of its own: see `Engine.start`."""
+    seen: list[int] = []
+
+    def load(_settings: Settings, _store: object) -> NoReturn:
+        seen.append(torch.get_num_threads())
+        raise ValueError("no model here")
+
+    monkeypatch.setattr("app.api.first_policy.first_policy", load)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    settings = Settings(var_dir=tmp_path, threads=3)
+    try:
+        with pytest.raises(click.ClickException, match="no model here"):
+            answer(settings, cast("Any", None), cast("Any", None))
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1]
+    assert EngineConfig.from_settings(settings).threads == 3
 
 
 def test_it_comes_up_from_nothing_and_ends_when_told(database_url: str, model_dir: Path, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def mixed_requests(count: int, *, most_latents: int = 8, seed: int = 1) -> list[
             top_k=draw.choice([1, 5, 30, 40]),
             top_p=draw.choice([0.5, 0.95, 1.0]),
             seed=100 + index,
-            draws=draw.choice([1, 1, 3]),
+            draws=draw.choice([1, 1, 3, 5]),
         )
         prompt = tuple(draw.randrange(3, VOCABULARY) for _ in range(draw.randrange(1, 60)))
         requests.append(Request(prompt, sampling, max_new=draw.randrange(most_latents + 1, 40)))

@@ -18,6 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from app.engine import stage
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
 from app.engine.request import EngineClosed, Finished, Request
@@ -87,11 +88,24 @@ def test_after_a_swap_answers_equal_a_cold_start_bit_for_bit(cold: Cold, checkpo
         assert old.rollout.token_logprobs_T.tolist() != new.rollout.token_logprobs_T.tolist()
 
 
-def test_the_thread_that_staged_ends_with_its_team_of_cores(cold: Cold, checkpoints: Mapping[int, Path]) -> None:
+def test_the_thread_that_staged_ends_with_its_team_of_cores(
+    cold: Cold, checkpoints: Mapping[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staged: list[threading.Thread] = []
+    read = stage.read
+
+    def noting(directory: Path, version: int, model: torch.nn.Module) -> stage.Weights:
+        staged.append(threading.current_thread())
+        return read(directory, version, model)
+
+    monkeypatch.setattr(stage, "read", noting)
     with running(cold(3)) as engine:
         for version in (4, 3, 4):
             swapped(engine, checkpoints, version)
-        wait_for(lambda: not any("engine-stage" in thread.name for thread in threading.enumerate()))
+        for thread in staged:
+            thread.join(SECONDS)
+        assert len(set(staged)) == 3
+        assert not any(thread.is_alive() for thread in staged), "the engine still runs, and they do not"
 
 
 def test_swaps_under_load_leave_every_rollout_with_one_version(cold: Cold, checkpoints: Mapping[int, Path]) -> None:

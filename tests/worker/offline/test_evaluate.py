@@ -112,6 +112,7 @@ def test_the_command_prints_a_table(data: Path) -> None:
         (["--samples", "3"], "--samples 3 is less than --k 8"),
         (["--max-new", "4"], "leaves no token after 4 latent steps"),
         (["--tau", "0"], "tau must be in"),
+        (["--draws", "65"], "draws must be in"),
         (["--model", "/no/such/model"], "no model directory at '/no/such/model'"),
         (["--data", "nowhere.jsonl"], "no file at 'nowhere.jsonl'"),
     ],
