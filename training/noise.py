@@ -10,10 +10,10 @@ Axes: B rows, K candidates.
 import torch
 from torch import Tensor
 
-_GOLDEN = -0x61C8864680B583EB  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
-_MIX_1 = -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9
-_MIX_2 = -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
-_UNIFORM_BITS = 52  # one less than a float64's mantissa holds, so that adding a half stays exact and below 1
+GOLDEN = -0x61C8864680B583EB  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
+MIX_1 = -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9
+MIX_2 = -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
+UNIFORM_BITS = 52  # one less than a float64's mantissa holds, so that adding a half stays exact and below 1
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
@@ -23,8 +23,8 @@ def _shift_right(x: Tensor, bits: int) -> Tensor:
 
 def _mix(x: Tensor) -> Tensor:
     """SplitMix64's finaliser: a bijection of 64-bit integers in which each input bit moves about half the output's."""
-    x = _shift_right(x, 30).bitwise_xor_(x).mul_(_MIX_1)
-    x = _shift_right(x, 27).bitwise_xor_(x).mul_(_MIX_2)
+    x = _shift_right(x, 30).bitwise_xor_(x).mul_(MIX_1)
+    x = _shift_right(x, 27).bitwise_xor_(x).mul_(MIX_2)
     return _shift_right(x, 31).bitwise_xor_(x)
 
 
@@ -38,7 +38,7 @@ def stream(seed: Tensor) -> Tensor:
         int64 of the same shape.
 
     """
-    return _mix(seed + _GOLDEN)
+    return _mix(seed + GOLDEN)
 
 
 def step_key(stream: Tensor, step: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ def step_key(stream: Tensor, step: Tensor) -> Tensor:
         int64.
 
     """
-    return _mix(stream + (step.long() + 1) * _GOLDEN)
+    return _mix(stream + (step.long() + 1) * GOLDEN)
 
 
 def gumbel(key_B1: Tensor, ids_BK: Tensor) -> Tensor:
@@ -66,8 +66,8 @@ def gumbel(key_B1: Tensor, ids_BK: Tensor) -> Tensor:
         float32 [B, K]; finite, computed in float64 because float32 cannot hold the upper tail.
 
     """
-    bits_BK = _mix(torch.add(key_B1 + _GOLDEN, ids_BK, alpha=_GOLDEN))
-    uniform_BK = _shift_right(bits_BK, 64 - _UNIFORM_BITS).to(torch.float64).add_(0.5).mul_(2.0**-_UNIFORM_BITS)
+    bits_BK = _mix(torch.add(key_B1 + GOLDEN, ids_BK, alpha=GOLDEN))
+    uniform_BK = _shift_right(bits_BK, 64 - UNIFORM_BITS).to(torch.float64).add_(0.5).mul_(2.0**-UNIFORM_BITS)
     return uniform_BK.log_().neg_().log_().neg_().to(torch.float32)
 
 
@@ -84,5 +84,5 @@ def choice_seed(seed: int, choice: int) -> int:
     """
     if choice == 0:
         return seed
-    mixed = _mix(_mix(torch.tensor(seed)) + torch.tensor(choice) * _GOLDEN)
+    mixed = _mix(_mix(torch.tensor(seed)) + torch.tensor(choice) * GOLDEN)
     return int(mixed.item()) & (2**63 - 1)

@@ -13,7 +13,6 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from training.latent import Drawn, averaged_weights, controls_for, draw, mix
-from training.noise import step_key
 from training.policy import Policy, embedding
 from training.rollout import Rollout, StopReason, trimmed
 from training.sampling import Sampling
@@ -59,10 +58,10 @@ def _steps(
     tokens: list[Drawn] = []
     for step in range(max_new):
         logits_BV = _logits(policy, next_BTD, cache)
-        key_B1 = step_key(controls.stream_B1, torch.tensor(step, device=policy.device))
-        drawn = draw(logits_BV, controls, key_B1, sampling.top_k)
+        step_B1 = torch.tensor([[step]], device=policy.device)
+        drawn = draw(logits_BV, controls, step_B1, sampling.top_k)
         if step < sampling.latent_length:
-            weights_BK = averaged_weights(drawn, controls, key_B1, sampling.draws)
+            weights_BK = averaged_weights(drawn, controls, step_B1, sampling.draws)
             latents.append((drawn, weights_BK))
             next_BTD = mix(table, drawn.ids_BK, weights_BK)[:, None]
             continue

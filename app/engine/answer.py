@@ -13,7 +13,7 @@ from torch import Tensor
 
 from app.engine.request import Delta, Event, Finished, FinishReason, Reasoned, Request, TokenInfo
 from app.engine.rows import Trace
-from app.engine.text import Decode, Detokenizer, StopScanner
+from app.engine.text import Decode, Detokenizer, Pieces, StopScanner
 from training.noise import choice_seed
 from training.rollout import Rollout
 from training.sampling import Sampling
@@ -24,6 +24,7 @@ class Reader:
     """What reads the drawn ids: one per engine."""
 
     decode: Decode  # ids to text, without special tokens
+    pieces: Pieces | None  # texts of single ids, where they are enough
     eos_ids: frozenset[int]  # ids that end an answer
 
 
@@ -43,13 +44,10 @@ class Answer:
         self.base = len(request.prompt_ids) - 1  # position of its first step
         self._telling = telling  # whether anyone reads the deltas
         self._decode = reader.decode
-        self._detokenizer = Detokenizer(reader.decode)
-        self._scanner = StopScanner(request.stop)
+        self._detokenizer = Detokenizer(reader.decode, reader.pieces)
+        self._scanner = StopScanner(request.stop) if request.stop else None
         self._reads = telling or bool(request.stop)
-        self._reading: list[int] = []
-        self._tokens: list[int] = []
-        self._logprobs: list[float] = []
-        self._masses: list[float] = []  # of every step, latent ones first
+        self._drawn: list[Sequence[float]] = []  # by step: token id, its log-probability, log of the mass kept
         self._pieces: list[str] = []
         self._ended_by_id = False
         self._ended_by_text = False
@@ -57,12 +55,12 @@ class Answer:
     @property
     def latents(self) -> int:
         """Latent steps executed."""
-        return len(self._reading)
+        return min(self.steps, self._latent_length)
 
     @property
     def answer_tokens(self) -> int:
         """Answer tokens drawn, the ending one included."""
-        return len(self._tokens)
+        return self.steps - self.latents
 
     @property
     def in_latents(self) -> bool:
@@ -72,14 +70,14 @@ class Answer:
     @property
     def forbids_endings(self) -> bool:
         """Whether the next step must not end the answer."""
-        return not self.in_latents and len(self._tokens) < self.request.min_tokens and bool(self.endings)
+        return not self.in_latents and self.answer_tokens < self.request.min_tokens and bool(self.endings)
 
     @property
     def phase_left(self) -> int:
         """Steps until the answer asks something else of a step: until its latents, then its `min_tokens`, are over."""
         if self.in_latents:
             return self.sampling.latent_length - self.steps
-        short = self.request.min_tokens - len(self._tokens)
+        short = self.request.min_tokens - self.answer_tokens
         return short if short > 0 else self.request.max_new
 
     def bias(self) -> dict[int, float]:
@@ -90,7 +88,7 @@ class Answer:
         return added
 
     def take(
-        self, drawn: tuple[int, float, float], top: tuple[tuple[int, float], ...], now: float, events: list[Event]
+        self, drawn: Sequence[float], top: tuple[tuple[int, float], ...], now: float, events: list[Event]
     ) -> FinishReason | None:
         """Take one step's numbers; add what happened to `events`; say whether the answer is over.
 
@@ -101,25 +99,27 @@ class Answer:
             events: of the step under way.
 
         """
-        token, logprob, mass = drawn
-        latent = self.steps < self._latent_length  # asked at every step of every answer
+        self._drawn.append(drawn)
         self.steps += 1
-        self._masses.append(mass)
-        if latent:
-            self._reading.append(token)
-            if self._telling and not self.in_latents:
-                events.append(Reasoned(self.choice, tuple(self._reading), self._decode(self._reading)))
+        if self.steps <= self._latent_length:
+            if self._telling and self.steps == self._latent_length:
+                reading = self._ids(0, self.steps)
+                events.append(Reasoned(self.choice, tuple(reading), self._decode(reading)))
             return None
         if self.first_token_at is None:
             self.first_token_at = now
-        self._tokens.append(token)
-        self._logprobs.append(logprob)
+        token = int(drawn[0])
         if token in self.endings:
             self._ended_by_id = True
-            self._tell("", (TokenInfo(token, logprob, top),), events)
+            self._tell("", (TokenInfo(token, drawn[1], top),), events)
             return "stop"
-        if self._reads and self._read(token, logprob, top, events):
-            return "stop"
+        if self._reads:
+            piece = self._detokenizer.push(token)
+            if self._scanner is not None and self.answer_tokens > self.request.min_tokens:
+                piece, self._ended_by_text = self._scanner.push(piece)
+            self._tell(piece, (TokenInfo(token, drawn[1], top),), events)
+            if self._ended_by_text:
+                return "stop"
         return "length" if self.steps >= self.request.max_new else None
 
     def finish(
@@ -145,21 +145,19 @@ class Answer:
                 self._tell(self._rest(), (), events)
             text = "".join(self._pieces)
         else:
-            text = self._decode(self._tokens[:-1] if self._ended_by_id else self._tokens)
+            text = self._decode(self._ids(self.latents, self.steps - self._ended_by_id))
         self.finished = True
         rollout = self._rollout(reason, trace, prompt_P)
         events.append(Finished(self.choice, text, reason, rollout, tuple(self.spans), *times))
 
-    def _read(self, token: int, logprob: float, top: tuple[tuple[int, float], ...], events: list[Event]) -> bool:
-        """Turn a token into text; say whether a stop string ends the answer."""
-        piece = self._detokenizer.push(token)
-        if len(self._tokens) > self.request.min_tokens or not self.request.min_tokens:
-            piece, self._ended_by_text = self._scanner.push(piece)
-        self._tell(piece, (TokenInfo(token, logprob, top),), events)
-        return self._ended_by_text
+    def _ids(self, start: int, stop: int) -> list[int]:
+        """Ids that some steps drew."""
+        return [int(drawn[0]) for drawn in self._drawn[start:stop]]
 
     def _rest(self) -> str:
         """Text that was held back at the end; a stop string may be completed by an incomplete character."""
+        if self._scanner is None:
+            return self._detokenizer.flush()
         piece, stopped = self._scanner.push(self._detokenizer.flush())
         return piece if stopped else piece + self._scanner.flush()
 
@@ -170,16 +168,16 @@ class Answer:
             events.append(Delta(self.choice, text, tokens))
 
     def _rollout(self, reason: FinishReason, trace: Trace, prompt_P: Tensor) -> Rollout:
-        masses = torch.tensor(self._masses, dtype=torch.float32)
+        ids_S, logprobs_S, masses_S = torch.tensor(self._drawn, dtype=torch.float64).view(-1, 3).unbind(1)
         return Rollout(
             prompt_ids_P=prompt_P,
             latent_ids_LK=trace.ids_LK,
             latent_weights_LK=trace.weights_LK,
             latent_logprobs_LK=trace.logprobs_LK,
-            latent_log_mass_L=masses[: self.latents],
-            token_ids_T=torch.tensor(self._tokens, dtype=torch.int32),
-            token_logprobs_T=torch.tensor(self._logprobs, dtype=torch.float32),
-            token_log_mass_T=masses[self.latents :],
+            latent_log_mass_L=masses_S[: self.latents].float(),
+            token_ids_T=ids_S[self.latents :].int(),
+            token_logprobs_T=logprobs_S[self.latents :].float(),
+            token_log_mass_T=masses_S[self.latents :].float(),
             sampling=self.sampling,
             policy_version=self.spans[0][0],
             stop_reason=reason,

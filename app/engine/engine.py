@@ -28,9 +28,10 @@ from app.engine.request import Crashed, EngineClosed, Event, Finished, FinishRea
 from app.engine.score import Scorer
 from app.engine.stats import EngineStats
 from app.engine.swap import Swapper, SwapReport
-from app.engine.text import decoder
+from app.engine.text import decoder, pieces
 from app.engine.ticket import Ticket
 from app.engine.waiting import Waiting
+from training.latent import prepare
 from training.policy import Policy
 
 _LOG = logging.getLogger(__name__)
@@ -60,7 +61,8 @@ class Engine:
         self.failure: BaseException | None = None  # what crashed the engine
         self._lanes = Lanes(policy, anatomy, config, self.max_length)
         self._lanes.serving.prove()
-        self._reader = Reader(decoder(policy.tokenizer), policy.eos_ids)
+        prepare(policy.device)
+        self._reader = Reader(decoder(policy.tokenizer), pieces(policy.tokenizer), policy.eos_ids)
         self._bounds = admission.Bounds(
             vocabulary=anatomy.vocabulary,
             max_length=self.max_length,

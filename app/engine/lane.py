@@ -224,15 +224,14 @@ class Lane:
         if holes:
             self.rows.clear(slice(len(self.running), len(self.running) + len(holes)))
 
-    def _take(self, drawn: Sequence[tuple[float, float, float]], tops: Sequence[tuple[tuple[int, float], ...]]) -> None:
+    def _take(self, drawn: Sequence[Sequence[float]], tops: Sequence[tuple[tuple[int, float], ...]]) -> None:
         """Give each row's answer its numbers."""
         now = time.monotonic()
-        for row, (token, logprob, mass) in enumerate(drawn):
-            if math.isnan(logprob):
+        for row, (running, numbers, top) in enumerate(zip(self.running, drawn, tops, strict=True)):
+            if math.isnan(numbers[1]):
                 raise NotFinite(f"policy version {self.version} gave logits that are not numbers")
-            running = self.running[row]
             assert running is not None
-            reason = running.answer.take((int(token), logprob, mass), tops[row], now, running.ticket.events)
+            reason = running.answer.take(numbers, top, now, running.ticket.events)
             if reason is not None:
                 self._finish(row, reason, now)
 

@@ -60,6 +60,9 @@ class StepMasks:
         width = self._room + -(-masks.length // _ALIGNED) * _ALIGNED
         hidden = masks.hidden
         self._stored = {kind: hidden.expand(rows, width).clone() for kind in masks.kinds}  # [R, W]
+        self._shown = [stored_RW[:, self._room :] for stored_RW in self._stored.values()]
+        sliding_RW = self._stored.get(SLIDING)
+        self._left = None if sliding_RW is None else sliding_RW[:, self._room - (masks.window or 0) :]
         self._in_view: tuple[int, int, Mask] | None = None
 
     def seed(self, row_S: Tensor, position_S: Tensor) -> None:
@@ -81,11 +84,10 @@ class StepMasks:
 
         """
         rows = position_B1.shape[0]
-        for kind, stored_RW in self._stored.items():
-            stored_RW[:, self._room :].scatter_(1, position_B1, 0.0)
-            if kind == SLIDING:
-                assert self._masks.window is not None
-                stored_RW[:, self._room - self._masks.window :].scatter_(1, position_B1, NEG_INF)
+        for shown_RM in self._shown:
+            shown_RM.scatter_(1, position_B1, 0.0)
+        if self._left is not None:
+            self._left.scatter_(1, position_B1, NEG_INF)
         if self._in_view is None or self._in_view[:2] != (rows, length):
             shown = slice(self._room, self._room + length)
             packed = _packed({kind: stored_RW[:rows, None, None, shown] for kind, stored_RW in self._stored.items()})

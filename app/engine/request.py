@@ -5,7 +5,7 @@ Plain records that cross threads; nothing here touches a tensor but the finished
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from training.rollout import Rollout
 from training.sampling import Sampling
@@ -34,8 +34,7 @@ class Request:
     deadline_s: float | None = None  # seconds from submission after which the answer ends with "deadline"
 
 
-@dataclass(frozen=True, slots=True)
-class TokenInfo:
+class TokenInfo(NamedTuple):
     """One answer token as it was drawn."""
 
     token_id: int
@@ -43,8 +42,7 @@ class TokenInfo:
     top: tuple[tuple[int, float], ...] = ()  # the likeliest candidates, (token id, logprob), by falling logprob
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(NamedTuple):
     """New text of one choice. Text that may yet become part of a stop string is held back."""
 
     choice: int

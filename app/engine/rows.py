@@ -20,7 +20,6 @@ from app.engine.cache import KVPool, SlotCache
 from app.engine.flash import wants_lengths
 from app.engine.masks import Mask, Masks, StepMasks
 from training.latent import Controls, Drawn, averaged_weights, chosen, controls_for, draw, mix
-from training.noise import step_key
 from training.policy import Policy, embedding
 from training.rollout import trimmed
 from training.sampling import Sampling
@@ -55,7 +54,7 @@ class InUse:
     position_B1: Tensor
     step_B1: Tensor
     latents_B1: Tensor
-    keys_BM: Tensor
+    moved_2B1: Tensor  # position and step
     controls: Controls
     next_B1D: Tensor
     row_B1: Tensor
@@ -84,8 +83,6 @@ class Rows:
         hidden = self.embedding.weight.shape[1]
         self.at_3R1 = torch.zeros((3, rows, 1), dtype=torch.long, device=self.device)
         self.next_R1D = torch.zeros((rows, 1, hidden), dtype=policy.dtype, device=self.device)
-        self._keys_RM = torch.zeros((rows, pool.length), dtype=torch.long, device=self.device)  # of the noise, by step
-        self._step_M = torch.arange(pool.length, device=self.device)
         self._controls = controls_for([Sampling()] * rows, self.device)
         self._row_R1 = torch.arange(rows, device=self.device)[:, None]
         self._in_use = self._view(rows)
@@ -104,7 +101,6 @@ class Rows:
         controls = controls_for([seed.sampling for seed in seeds], self.device)
         for mine, new in zip(self._controls, controls, strict=True):
             mine[row_S] = new
-        self._keys_RM[row_S] = step_key(controls.stream_B1, self._step_M)
         self.at_3R1[:, row_S, 0] = torch.stack(at_S)
         self._step_masks.seed(row_S, at_S[POSITION])
         self.next_R1D[row_S, 0] = self.embedding(last_S)
@@ -117,7 +113,7 @@ class Rows:
         self.pool.copy(row, self.pool, source, length)
         self.at_3R1[:, row] = self.at_3R1[:, source]
         self._step_masks.move(source, row)
-        for buffer in (*self._controls, self._keys_RM, self.next_R1D, *self._traces()):
+        for buffer in (*self._controls, self.next_R1D, *self._traces()):
             buffer[row] = buffer[source]
 
     def clear(self, rows: slice) -> None:
@@ -146,20 +142,20 @@ class Rows:
         logits_BV = self.forward(now.next_B1D, now.position_B1, length, mask)
         if bias is not None:
             logits_BV = bias.add(logits_BV)
-        key_B1 = now.keys_BM.gather(1, now.step_B1)
-        drawn = draw(logits_BV, now.controls, key_B1, width)
-        token_B1, next_B1D = drawn.token_B1, self.embedding(drawn.token_B1)
+        drawn = draw(logits_BV, now.controls, now.step_B1, width)
+        told_B3, next_B1D = drawn.told_B3, self.embedding(drawn.token_B1)
         if draws:
             latent_B1 = now.step_B1 < now.latents_B1
-            weights_BK = averaged_weights(drawn, now.controls, key_B1, draws)
+            weights_BK = averaged_weights(drawn, now.controls, now.step_B1, draws)
             mixed_B1D = mix(self.embedding, drawn.ids_BK, weights_BK)[:, None]
             next_B1D = torch.where(latent_B1[:, :, None], mixed_B1D, next_B1D)
             if draws > 1:
-                token_B1 = torch.where(latent_B1, drawn.ids_BK.gather(1, chosen(weights_BK)), token_B1)
+                token_B1 = torch.where(latent_B1, drawn.ids_BK.gather(1, chosen(weights_BK)), drawn.token_B1)
+                told_B3 = torch.cat((token_B1, told_B3[:, 1:]), dim=1)
             self._record(drawn, weights_BK, now)
         now.next_B1D.copy_(next_B1D)
-        now.at_3B1[: STEP + 1].add_(1)
-        return torch.cat((token_B1, drawn.token_logprob_B1, drawn.log_mass_B1), dim=1), logits_BV
+        now.moved_2B1.add_(1)
+        return told_B3, logits_BV
 
     def _record(self, drawn: Drawn, weights_BK: Tensor, now: InUse) -> None:
         """Write a step into the traces; token rows write behind their latent steps, where nothing is read."""
@@ -213,7 +209,7 @@ class Rows:
             at_3B1[POSITION],
             at_3B1[STEP],
             at_3B1[LATENTS],
-            self._keys_RM[:rows],
+            at_3B1[: STEP + 1],
             Controls(*(setting_R1[:rows] for setting_R1 in self._controls)),
             self.next_R1D[:rows],
             self._row_R1[:rows],

@@ -7,6 +7,7 @@ gives out what is new in it. `StopScanner` finds stop strings in the text, acros
 
 from collections.abc import Callable, Sequence
 
+from tokenizers.decoders import ByteLevel
 from transformers import PreTrainedTokenizerBase
 
 Decode = Callable[[list[int]], str]
@@ -25,13 +26,34 @@ def decoder(tokenizer: PreTrainedTokenizerBase) -> Decode:
     return lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
+class Pieces(dict[int, str | None]):
+    """Texts of single ids, each decoded when it is first asked for; None for one that is not whole by itself."""
+
+    def __init__(self, decode: Decode) -> None:
+        super().__init__()
+        self._decode = decode
+
+    def __missing__(self, token: int) -> str | None:
+        """Decode an id and remember it."""
+        text = self._decode([token])
+        self[token] = None if _BROKEN in text else text
+        return self[token]
+
+
+def pieces(tokenizer: PreTrainedTokenizerBase) -> Pieces | None:
+    """Texts of single ids, where a text is that of its ids side by side, as in byte-level tokenizers."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return Pieces(decoder(tokenizer)) if isinstance(getattr(backend, "decoder", None), ByteLevel) else None
+
+
 class Detokenizer:
     """The text of one answer as its ids arrive."""
 
-    __slots__ = ("_before", "_decode", "_given", "_ids", "_pending", "_whole")
+    __slots__ = ("_before", "_decode", "_given", "_ids", "_pending", "_pieces", "_whole")
 
-    def __init__(self, decode: Decode) -> None:
+    def __init__(self, decode: Decode, pieces: Pieces | None = None) -> None:
         self._decode = decode
+        self._pieces = pieces
         self._ids: list[int] = []  # the window: context that was given out before, then what is new
         self._given = 0  # characters of the window's text that were given out
         self._whole = 0  # ids of the window whose text has been given out whole
@@ -40,6 +62,8 @@ class Detokenizer:
 
     def push(self, token: int) -> str:
         """Add an id; give out the new text, empty while a character is incomplete."""
+        if self._pieces is not None and not self._pending and (piece := self._pieces[token]) is not None:
+            return piece  # the window may lack it: no other id's text depends on it
         self._ids.append(token)
         self._pending += 1
         text = self._decode(self._ids)

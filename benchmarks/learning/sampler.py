@@ -15,7 +15,7 @@ from transformers import DynamicCache
 
 from benchmarks.learning.gaussian import noise_like, sigma_of
 from benchmarks.learning.methods import Method
-from training.latent import Controls, Drawn, averaged_weights, chosen, controls_for, draw, mix, support
+from training.latent import Controls, Drawn, averaged_weights, controls_for, draw, mix, read_out, support
 from training.noise import gumbel, step_key
 from training.policy import Policy, embedding
 from training.rollout import Rollout, trimmed
@@ -57,14 +57,16 @@ def answer(
     length = samplings[0].latent_length
     for step in range(length + budget):
         output = policy.model(inputs_embeds=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        key_B1 = step_key(controls.stream_B1, torch.tensor(step))
+        step_B1 = torch.full_like(controls.stream_B1, step)
         if step < length:
-            latents.append(latent_step(method, output.logits[:, -1], controls, key_B1))
+            latents.append(latent_step(method, output.logits[:, -1], controls, step_B1))
             mixed_BD = mix(table, latents[-1][0].ids_BK, latents[-1][1])
-            executed.append(mixed_BD + noise_like(mixed_BD, key_B1, sigma) if method.noise == "gaussian" else mixed_BD)
+            if method.noise == "gaussian":
+                mixed_BD = mixed_BD + noise_like(mixed_BD, step_key(controls.stream_B1, step_B1), sigma)
+            executed.append(mixed_BD)
             inputs = executed[-1][:, None]
             continue
-        tokens.append(draw(output.logits[:, -1], controls, key_B1, samplings[0].top_k))
+        tokens.append(draw(output.logits[:, -1], controls, step_B1, samplings[0].top_k))
         ended_B |= torch.isin(tokens[-1].token_B1[:, 0], ends)
         if ended_B.all():
             break
@@ -72,20 +74,18 @@ def answer(
     return _records(policy, prompt_ids_BP, samplings, latents, executed, tokens)
 
 
-def latent_step(method: Method, logits_BV: Tensor, controls: Controls, key_B1: Tensor) -> tuple[Drawn, Tensor]:
+def latent_step(method: Method, logits_BV: Tensor, controls: Controls, step_B1: Tensor) -> tuple[Drawn, Tensor]:
     """Draw one latent step of every row as the method does, and the weights [B, K] of its mixture."""
     if method.noise == "gumbel":
-        drawn = draw(logits_BV, controls, key_B1, method.latent_top_k)
-        return drawn, averaged_weights(drawn, controls, key_B1, method.draws)
+        drawn = draw(logits_BV, controls, step_B1, method.latent_top_k)
+        return drawn, averaged_weights(drawn, controls, step_B1, method.draws)
     kept = support(logits_BV, controls, method.latent_top_k)
     if method.noise in {"none", "gaussian"}:
         scores_BK, tau_B1 = kept.logprobs_BK, torch.ones_like(controls.tau_B1)
     else:
-        scores_BK = kept.logprobs_BK + gumbel(key_B1, kept.ids_BK).clamp(*CLAMP)
-        tau_B1 = controls.tau_B1
-    choice_B1 = chosen(scores_BK)
-    token_B1, logprob_B1 = kept.ids_BK.gather(1, choice_B1), kept.full_BK.gather(1, choice_B1)
-    drawn = Drawn(kept.ids_BK, scores_BK, tau_B1, kept.logprobs_BK, kept.log_mass_B1, choice_B1, token_B1, logprob_B1)
+        noise_BK = gumbel(step_key(controls.stream_B1, step_B1), kept.ids_BK)
+        scores_BK, tau_B1 = kept.logprobs_BK + noise_BK.clamp(*CLAMP), controls.tau_B1
+    drawn = read_out(kept, scores_BK, tau_B1)
     return drawn, drawn.weights_BK
 
 

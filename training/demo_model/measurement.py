@@ -17,7 +17,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from training.graders.parse import parse_grader
 from training.graders.verdict import Graded
 from training.latent import controls_for, draw, mix
-from training.noise import choice_seed, step_key
+from training.noise import choice_seed
 from training.sampling import Sampling
 from training.tasks.problem import Problem
 
@@ -111,7 +111,7 @@ def answer_batch(
     ended_B, tokens = torch.zeros(batch, dtype=torch.bool), []
     for step in range(sampling.latent_length + budget):
         logits_BV = model(inputs_embeds=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
-        drawn = draw(logits_BV, controls, step_key(controls.stream_B1, torch.tensor(step)), sampling.top_k)
+        drawn = draw(logits_BV, controls, torch.full_like(controls.stream_B1, step), sampling.top_k)
         if step < sampling.latent_length:
             inputs = mix(embedding, drawn.ids_BK, drawn.weights_BK)[:, None]
             continue

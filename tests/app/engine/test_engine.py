@@ -39,6 +39,13 @@ def finished(listener: Listener) -> list[Finished]:
     return [event for event in listener.events if isinstance(event, Finished)]
 
 
+def test_no_request_waits_for_a_compiler(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared: list[torch.device] = []
+    monkeypatch.setattr("app.engine.engine.prepare", prepared.append)
+    Engine(policy, EngineConfig(slots=2, max_length=64))
+    assert prepared == [policy.device]
+
+
 def assert_nothing_is_held(engine: Engine) -> None:
     stats = engine.stats()
     assert (stats.running, stats.waiting, stats.cache_tokens) == (0, 0, 0)

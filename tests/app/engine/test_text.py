@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from app.engine.text import Detokenizer, StopScanner, decoder
+from app.engine.text import Detokenizer, StopScanner, decoder, pieces
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def sentencepiece_like() -> PreTrainedTokenizerFast:
 
 
 def pushed(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> list[str]:
-    detokenizer = Detokenizer(decoder(tokenizer))
+    detokenizer = Detokenizer(decoder(tokenizer), pieces(tokenizer))
     return [*(detokenizer.push(token) for token in ids), detokenizer.flush()]
 
 
@@ -40,6 +40,24 @@ def test_pieces_of_any_ids_add_up_for_byte_level(tokenizer: PreTrainedTokenizerF
     """Random ids are mostly broken UTF-8: the worst case, and what a random model says."""
     ids = random.Random(seed).choices(range(320), k=200)
     assert "".join(pushed(tokenizer, ids)) == decoder(tokenizer)(ids)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_pieces_decoded_alone_are_those_decoded_in_context(tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
+    ids = random.Random(seed).choices(range(320), k=200)
+    alone, in_context = Detokenizer(decoder(tokenizer), pieces(tokenizer)), Detokenizer(decoder(tokenizer))
+    assert [alone.push(token) for token in ids] == [in_context.push(token) for token in ids]
+
+
+def test_only_byte_level_ids_are_decoded_alone_and_only_once(
+    tokenizer: PreTrainedTokenizerFast, sentencepiece_like: PreTrainedTokenizerFast
+) -> None:
+    assert pieces(sentencepiece_like) is None
+    known = pieces(tokenizer)
+    assert known is not None
+    whole, broken = tokenizer("a").input_ids[0], tokenizer("€").input_ids[0]
+    assert (known[whole], known[broken]) == ("a", None)
+    assert dict(known) == {whole: "a", broken: None}
 
 
 def test_a_first_space_is_stripped_once(sentencepiece_like: PreTrainedTokenizerFast) -> None:

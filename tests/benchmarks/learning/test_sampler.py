@@ -56,16 +56,16 @@ def test_the_rivals_steps_are_their_formulas() -> None:
     method = METHODS["soft_grpo"]
     logits_BV = torch.randn(2, 40, generator=torch.Generator().manual_seed(0))
     controls = controls_for(seeded(sampling_of(method), [1, 2]), torch.device("cpu"))
-    key_B1 = step_key(controls.stream_B1, torch.tensor(0))
-    drawn, weights_BK = latent_step(method, logits_BV, controls, key_B1)
+    step_B1 = torch.zeros_like(controls.stream_B1)
+    drawn, weights_BK = latent_step(method, logits_BV, controls, step_B1)
     top = logits_BV.topk(5)
     assert torch.equal(drawn.ids_BK, top.indices)
     inside = drawn.logprobs_BK > float("-inf")
-    noise = gumbel(key_B1, top.indices).clamp(*CLAMP)
+    noise = gumbel(step_key(controls.stream_B1, step_B1), top.indices).clamp(*CLAMP)
     torch.testing.assert_close((drawn.scores_BK - drawn.logprobs_BK)[inside], noise[inside])
     torch.testing.assert_close(weights_BK, (drawn.scores_BK / 0.1).softmax(-1))
 
-    still, weights_BK = latent_step(METHODS["deterministic"], logits_BV, controls, key_B1)
+    still, weights_BK = latent_step(METHODS["deterministic"], logits_BV, controls, step_B1)
     torch.testing.assert_close(weights_BK, still.logprobs_BK.exp())
 
 
@@ -73,9 +73,9 @@ def test_the_method_that_averages_has_its_mixture_from_training() -> None:
     method = replace(METHODS["lepo_averaged"], draws=4)
     logits_BV = torch.randn(2, 40, generator=torch.Generator().manual_seed(0))
     controls = controls_for(seeded(sampling_of(method), [1, 2]), torch.device("cpu"))
-    key_B1 = step_key(controls.stream_B1, torch.tensor(0))
-    drawn, weights_BK = latent_step(method, logits_BV, controls, key_B1)
-    assert torch.equal(weights_BK, averaged_weights(drawn, controls, key_B1, 4))
+    step_B1 = torch.zeros_like(controls.stream_B1)
+    drawn, weights_BK = latent_step(method, logits_BV, controls, step_B1)
+    assert torch.equal(weights_BK, averaged_weights(drawn, controls, step_B1, 4))
     assert not torch.allclose(weights_BK, drawn.weights_BK, atol=1e-2)
 
 
