@@ -132,15 +132,13 @@ class Lane:
         """Move every row by one step and tell its ticket what happened."""
         if not self.running:
             return
-        answers = [running.answer for running in self.running if running is not None]
         rows = len(self.running)
-        assert len(answers) == rows
-        plan = self._plan or plan_for(answers, self.rows.width, self.anatomy.columns, self.policy.device)
+        plan = self._plan or plan_for(self._answers(), self.rows.width, self.anatomy.columns, self.policy.device)
         run = self.rows.step if self._graphs is None or plan.bias is not None else self._graphs.step
         length = self._lengths.bucket(plan.needed)
         drawn_B3, logits_BV = run(rows, length, plan.width, draws=plan.draws, bias=plan.bias)
         drawn = drawn_B3.tolist()  # the one place where the host waits for the device
-        tops = self._tops(answers, logits_BV, plan.top_logprobs) if plan.top_logprobs else [()] * rows
+        tops = self._tops(logits_BV, plan.top_logprobs) if plan.top_logprobs else [()] * rows
         self.totals.steps += 1
         self.totals.latents += plan.latents
         self.totals.tokens += rows - plan.latents
@@ -243,8 +241,15 @@ class Lane:
         running.ticket.finish(running.answer, reason, trace, self.version, now)
         self.running[row] = None
 
-    def _tops(self, answers: Sequence[Answer], logits_BV: Tensor, most: int) -> list[tuple[tuple[int, float], ...]]:
+    def _answers(self) -> list[Answer]:
+        """Answers by row; before a step there are no holes."""
+        answers = [running.answer for running in self.running if running is not None]
+        assert len(answers) == len(self.running)
+        return answers
+
+    def _tops(self, logits_BV: Tensor, most: int) -> list[tuple[tuple[int, float], ...]]:
         """Likeliest tokens of each row that asked for them, at its temperature."""
+        answers = self._answers()
         scale_B1 = self.rows.controls(len(answers)).scale_B1
         top = (logits_BV.float() * scale_B1).log_softmax(-1).topk(most, dim=-1)
         pairs = zip(top.indices.tolist(), top.values.tolist(), answers, strict=True)
