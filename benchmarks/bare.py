@@ -10,12 +10,12 @@ import time
 
 import torch
 
-from app.engine.anatomy import examine
-from app.engine.cache import KVPool
-from app.engine.lean import view_of
-from app.engine.length import Lengths
-from app.engine.masks import Masks
-from app.engine.packed import can_pack
+from app.decoder.anatomy import examine
+from app.decoder.cache import KVPool
+from app.decoder.lean import view_of
+from app.decoder.length import Lengths
+from app.decoder.masks import Masks
+from app.decoder.packed import can_pack
 from app.engine.rows import Rows
 from training.policy import Policy
 

@@ -9,7 +9,7 @@ What is fair to each:
 - `generate_batch` is its own loop with a manager that outlives the call (its way to a steady state), asked request by
   request because `generate_batch` itself takes one budget for all. Manager, cache and a first load are not timed.
 - Neither is compiled: the engine is not either, and compiling took longer than the load. The engine packs its weights
-  once per version (`app.engine.packed`), for which transformers has no switch.
+  once per version (`app.decoder.packed`), for which transformers has no switch.
 
 Leaves out the bare forward (`benchmarks.bare`), which is a bound and not a peer.
 """

@@ -26,7 +26,7 @@ from training import noise
 F = TypeVar("F", bound=Callable[..., Any])
 
 _C = 64  # logits compared at once: the compiler makes vectors of them
-_SETS, _SHALLOWEST, _DEEPEST = 128, 8, 64  # sets that bound the candidates from below, and logits in each
+_SETS, _SHALLOWEST, _DEEPEST = 128, 8, 128  # sets that bound the candidates from below, and logits in each
 _GOLDEN, _M1, _M2 = (np.uint64(constant % 2**64) for constant in (noise.GOLDEN, noise.MIX_1, noise.MIX_2))
 _30, _27, _31, _UNUSED_BITS = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(64 - noise.UNIFORM_BITS)
 _UNIT = 2.0**-noise.UNIFORM_BITS

@@ -31,8 +31,8 @@ class EngineConfig:
     prefix_cache_tokens: int = 65_536  # prompt positions kept for reuse per policy version; 0 is off
     max_waiting: int = 256  # choices that may wait for a slot
     swap_mode: SwapMode = "two_versions"  # see `app.engine.swap`
-    attention: Attention = "auto"  # see `app.engine.flash`; auto is flash-attn where it can be had
-    packing: Packing = "auto"  # see `app.engine.packed`; auto packs float32 weights on a CPU
+    attention: Attention = "auto"  # see `app.decoder.flash`; auto is flash-attn where it can be had
+    packing: Packing = "auto"  # see `app.decoder.packed`; auto packs float32 weights on a CPU
     threads: int = 0  # torch threads of a started engine's thread; 0: as many as the thread that makes it has
 
     def __post_init__(self) -> None:

@@ -19,8 +19,9 @@ from typing import Literal
 
 import torch
 
-from app.engine import admission, flash
-from app.engine.anatomy import examine
+from app.decoder import flash
+from app.decoder.anatomy import examine
+from app.engine import admission
 from app.engine.answer import Reader
 from app.engine.config import EngineConfig
 from app.engine.lanes import Lanes
@@ -91,7 +92,7 @@ class Engine:
 
     @property
     def packed(self) -> bool:
-        """Whether steps run on packed weights; see `app.engine.packed`."""
+        """Whether steps run on packed weights; see `app.decoder.packed`."""
         return self._lanes.serving.packed
 
     def start(self) -> None:

@@ -16,15 +16,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from app.engine.anatomy import Anatomy, UnsupportedModel, probe_ids
+from app.decoder.anatomy import Anatomy, UnsupportedModel, probe_ids
+from app.decoder.cache import KVPool
+from app.decoder.lean import view_of
+from app.decoder.length import Lengths
+from app.decoder.masks import Masks
+from app.decoder.packed import can_pack
 from app.engine.answer import Answer
-from app.engine.cache import KVPool
 from app.engine.config import EngineConfig
 from app.engine.graphs import StepGraphs
-from app.engine.lean import view_of
-from app.engine.length import Lengths
-from app.engine.masks import Masks
-from app.engine.packed import can_pack
 from app.engine.plan import Plan, plan_for
 from app.engine.prefill import Limits, Prefill
 from app.engine.prefix import BLOCK, PrefixCache

@@ -4,7 +4,7 @@ import copy
 import dataclasses
 from collections.abc import Iterator
 
-from app.engine.anatomy import Anatomy
+from app.decoder.anatomy import Anatomy
 from app.engine.config import EngineConfig
 from app.engine.lane import Lane
 from training.policy import Policy

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from app.engine.cache import KVPool, LayerShape, SlotCache
-from app.engine.length import Lengths
-from app.engine.masks import Masks
+from app.decoder.cache import KVPool, LayerShape, SlotCache
+from app.decoder.length import Lengths
+from app.decoder.masks import Masks
 from app.engine.prefix import PrefixCache
 from app.engine.ticket import Ticket
 from training.policy import Policy, embedding

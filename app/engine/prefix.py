@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from app.engine.cache import KVPool, LayerShape
+from app.decoder.cache import KVPool, LayerShape
 
 BLOCK = 16  # positions per block
 

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from app.decoder.cache import KVPool, SlotCache
+from app.decoder.flash import wants_lengths
+from app.decoder.masks import Mask, Masks, StepMasks
 from app.engine.bias import Bias
-from app.engine.cache import KVPool, SlotCache
-from app.engine.flash import wants_lengths
-from app.engine.masks import Mask, Masks, StepMasks
 from training.latent import Controls, Drawn, averaged_weights, chosen, controls_for, draw, mix
 from training.policy import Policy, embedding
 from training.rollout import trimmed

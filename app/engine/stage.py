@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from app.engine.anatomy import Anatomy, probe_ids
+from app.decoder.anatomy import Anatomy, probe_ids
 from training.checkpoint import Manifest, load_tensors, verify
 from training.policy import Policy, digest
 

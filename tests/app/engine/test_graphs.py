@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import pytest
 from torch import Tensor
 
+from app.decoder.length import Lengths
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
 from app.engine.graphs import Bucket, Captured, StepGraphs
-from app.engine.length import Lengths
 from app.engine.rows import POSITION
 from tests.app.engine.test_reference import assert_same, in_double, mixed_requests
 from training.policy import Policy

@@ -17,7 +17,7 @@ import torch
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
 from app.engine.request import Request
-from tests.app.engine.conftest import VOCABULARY, configurations
+from tests.app.conftest import VOCABULARY, configurations
 from training.noise import choice_seed
 from training.policy import Policy
 from training.rollout import Rollout

@@ -8,9 +8,9 @@ import torch
 from accelerate import dispatch_model
 from torch import Tensor
 
+from app.decoder.packed import PackedLinear, PackedModel, can_pack
 from app.engine.config import EngineConfig, Packing
 from app.engine.engine import Engine
-from app.engine.packed import PackedLinear, PackedModel, can_pack
 from tests.app.engine.test_reference import in_double
 from tests.app.engine.test_swap import Cold, request
 from training.policy import Policy

@@ -2,7 +2,7 @@
 
 With 8 to 32 rows of a small model the stock forward spends more time between its products than within them: separate
 query, key and value products, norms and rotations in many small operations, keys and values repeated per query head.
-Here a layer is five products on packed weights (`app.engine.packed`) with activation, gate and residual taken along,
+Here a layer is five products on packed weights (`app.decoder.packed`) with activation, gate and residual taken along,
 one norm kernel, one rotation of queries and keys together, and attention over grouped heads.
 
 A view like `PackedModel`: the stock modules keep the parameters, and `repack` follows them. What the engine serves is
@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import LlamaForCausalLM, MistralForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
 
-from app.engine.cache import SlotCache
-from app.engine.masks import FULL, Mask
-from app.engine.packed import PackedModel, Product
+from app.decoder.cache import SlotCache
+from app.decoder.masks import FULL, Mask
+from app.decoder.packed import PackedModel, Product
 
 _FAMILY = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 

@@ -6,7 +6,7 @@ modules, the same parameters, each plain linear layer replaced. The model itself
 and the canary. A packed layout is a copy, so whoever changes the weights calls `repack` before the view runs again.
 
 Costs the memory of the linear layers once more per resident version. CPU and float32 only. Leaves out who may be packed
-by setting (`app.engine.config`), and forwards written out for it (`app.engine.lean`).
+by setting (`app.engine.config`), and forwards written out for it (`app.decoder.lean`).
 
 Axes: N outputs, K inputs.
 """

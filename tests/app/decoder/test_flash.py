@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from app.engine import flash
-from app.engine.anatomy import examine
+from app.decoder import flash
+from app.decoder.anatomy import examine
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
 from app.settings import Settings

@@ -12,7 +12,7 @@ Axes: B rows, G query heads, H key-value heads, C positions per forward, M posit
 import importlib.util
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from app.engine.anatomy import Anatomy
-from app.engine.config import Attention
+from app.decoder.anatomy import Anatomy
 from training.policy import Policy
 
 Kernel = Callable[..., Tensor]  # `flash_attn.flash_attn_with_kvcache`
@@ -32,7 +31,7 @@ _DTYPES = (torch.bfloat16, torch.float16)
 _LARGEST_HEAD = 256  # and a multiple of 8
 
 
-def choose(policy: Policy, anatomy: Anatomy, asked: Attention) -> bool:
+def choose(policy: Policy, anatomy: Anatomy, asked: Literal["auto", "sdpa", "flash"]) -> bool:
     """Let a model's decode steps run by flash-attn where that is asked for, or possible when "auto".
 
     Returns:

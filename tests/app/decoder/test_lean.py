@@ -19,11 +19,11 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from app.engine.anatomy import examine
-from app.engine.cache import KVPool, SlotCache
-from app.engine.lean import LeanDecoder, can_lean, view_of
-from app.engine.masks import Masks
-from app.engine.packed import PackedModel
+from app.decoder.anatomy import examine
+from app.decoder.cache import KVPool, SlotCache
+from app.decoder.lean import LeanDecoder, can_lean, view_of
+from app.decoder.masks import Masks
+from app.decoder.packed import PackedModel
 from training.policy import Policy
 
 SIZES: dict[str, Any] = {

@@ -3,7 +3,7 @@
 `Masks` builds them from positions, for chunks of prompts. A decode step changes one position per row (two where a
 window slides), so `StepMasks` keeps the masks of all rows and writes only those. Passed explicitly, so that no model
 builds its own. Additive floats: SDPA and eager attention both take them. Leaves out chunked attention and anything
-recurrent, which `app.engine.anatomy` refuses.
+recurrent, which `app.decoder.anatomy` refuses.
 
 Axes: R rows at most, B rows in use, S rows seeded, C positions per forward, M positions in view, W positions stored: a
 window's room on the left, then all positions.

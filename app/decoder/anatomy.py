@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
-from app.engine.cache import LayerShape, PlaneShape
-from app.engine.masks import FULL, SLIDING
+from app.decoder.cache import LayerShape, PlaneShape
+from app.decoder.masks import FULL, SLIDING
 from training.policy import Policy, embedding
 
 

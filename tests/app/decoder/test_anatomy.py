@@ -13,11 +13,11 @@ from transformers import (
     Qwen2Config,
 )
 
-from app.engine.anatomy import UnsupportedModel, examine
+from app.decoder.anatomy import UnsupportedModel, examine
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
 from app.engine.request import Request
-from tests.app.engine.conftest import SHAPE, made
+from tests.app.conftest import SHAPE, made
 from training.policy import Policy
 from training.sample import sample
 from training.sampling import Sampling
