@@ -27,7 +27,7 @@ BOUNDS = (
     Bound("fraction_of_bare_forward.tiny", 0.85, "at least"),
     Bound("fraction_of_bare_forward.50m", 0.95, "at least"),
     Bound("fraction_of_bare_forward.0.5b", 0.95, "at least"),
-    Bound("latent_step_over_token_step", 1.05, "at most"),
+    Bound("latent_step_over_token_step_by_shape.0.5b", 1.05, "at most"),
 )
 
 
