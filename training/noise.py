@@ -42,7 +42,7 @@ def stream(seed: Tensor) -> Tensor:
 
 
 def step_key(stream: Tensor, step: Tensor) -> Tensor:
-    """Turn streams and steps into step keys; many steps at once cost hardly more than one.
+    """Turn streams and steps into step keys.
 
     Args:
         stream: int64, from `stream`.

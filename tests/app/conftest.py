@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,25 +17,11 @@ from transformers import (
     Qwen3Config,
 )
 
+from tests.tiny import SHAPE, VOCABULARY
 from training.checkpoint import publish
 from training.policy import Policy, eos_ids, load_policy
 
-VOCABULARY = 320
 TEXT = ("What is 2 + 3? The answer is 5.", "Work out 17 - 9 step by step.", "You are a careful calculator: ä ö € 漢字.")
-SHAPE: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 512,
-    "bos_token_id": 0,
-    "eos_token_id": 1,
-    "pad_token_id": 2,
-    "initializer_range": 0.3,  # sharp logits: what is drawn then depends on the context
-}
 MIXED = ["full_attention", "sliding_attention"]
 
 

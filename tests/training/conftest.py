@@ -6,7 +6,6 @@ what the tests of arithmetic need. A policy of a session fixture is shared: a te
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,10 +19,10 @@ from transformers import (
     Qwen3Config,
 )
 
+from tests.tiny import SHAPE, VOCABULARY
 from training.policy import Policy, load_policy
 
 ORACLE = Path(__file__).parents[1] / "oracle"
-VOCABULARY = 320
 FAMILIES = ("qwen2", "qwen3", "llama")
 TEXT = ("What is 2 + 3? The answer is 5.", "Work out 17 - 9 step by step.", "You are a careful calculator.")
 TEMPLATE = (
@@ -61,24 +60,10 @@ def tokenizer() -> PreTrainedTokenizerFast:
 @pytest.fixture(scope="session")
 def model_dirs(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Mapping[str, Path]:
     """Random float32 models by family ("qwen2" with tied embeddings, "qwen3", "llama"), in the Hugging Face layout."""
-    shape: dict[str, Any] = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 8,
-        "max_position_embeddings": 512,
-        "bos_token_id": 0,
-        "eos_token_id": 1,
-        "pad_token_id": 2,
-        "initializer_range": 0.3,  # sharp logits: what is drawn then depends on the context
-    }
     configs: dict[str, PreTrainedConfig] = {
-        "qwen2": Qwen2Config(**shape, tie_word_embeddings=True),
-        "qwen3": Qwen3Config(**shape, tie_word_embeddings=False),
-        "llama": LlamaConfig(**shape, tie_word_embeddings=False),
+        "qwen2": Qwen2Config(**SHAPE, tie_word_embeddings=True),
+        "qwen3": Qwen3Config(**SHAPE, tie_word_embeddings=False),
+        "llama": LlamaConfig(**SHAPE, tie_word_embeddings=False),
     }
     root = tmp_path_factory.mktemp("models")
     for family, config in configs.items():

@@ -18,7 +18,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from tests.training.conftest import FAMILIES, VOCABULARY
+from tests.tiny import VOCABULARY
+from tests.training.conftest import FAMILIES
 from training.chat import render_chat
 from training.policy import Policy, embedding, fingerprint, load_policy, placed, require_latent_seam
 from training.sample import sample

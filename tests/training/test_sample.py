@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.training.conftest import FAMILIES, VOCABULARY
+from tests.tiny import VOCABULARY
+from tests.training.conftest import FAMILIES
 from training.latent import controls_for, mix, support
 from training.policy import Policy, embedding, load_policy
 from training.rollout import Rollout, trimmed

@@ -17,7 +17,8 @@ from app.decoder.anatomy import UnsupportedModel, examine
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
 from app.engine.request import Request
-from tests.app.conftest import SHAPE, made
+from tests.app.conftest import made
+from tests.tiny import SHAPE
 from training.policy import Policy
 from training.sample import sample
 from training.sampling import Sampling

@@ -16,8 +16,8 @@ from app.engine.config import EngineConfig
 from app.engine.engine import Engine
 from app.engine.request import Crashed, EngineClosed, Event, Finished, QueueFull, Request
 from app.settings import Settings
-from tests.app.conftest import VOCABULARY
 from tests.app.engine.conftest import Listener, running
+from tests.tiny import VOCABULARY
 from training.policy import Policy
 from training.sampling import Sampling
 

@@ -17,7 +17,8 @@ import torch
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
 from app.engine.request import Request
-from tests.app.conftest import VOCABULARY, configurations
+from tests.app.conftest import configurations
+from tests.tiny import VOCABULARY
 from training.noise import choice_seed
 from training.policy import Policy
 from training.rollout import Rollout

@@ -24,8 +24,8 @@ from app.engine.engine import Engine
 from app.engine.request import EngineClosed, Finished, Request
 from app.engine.stage import StageFailed
 from app.engine.swap import Superseded, SwapReport
-from tests.app.conftest import VOCABULARY
 from tests.app.engine.conftest import Listener, running
+from tests.tiny import VOCABULARY
 from training.checkpoint import verify
 from training.policy import Policy, fingerprint
 from training.sample import sample
