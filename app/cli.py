@@ -23,6 +23,7 @@ COMMANDS: Final = {
     "export": ("worker.offline.export_command:command", "Write problems of a generated family to a file."),
     "migrate": ("app.commands.migrate:command", "Bring the database to this release's schema."),
     "keys": ("app.commands.keys:command", "Create, list and revoke API keys."),
+    "policy": ("app.commands.policy:command", "See, promote, roll back, freeze and pin policies."),
     "settings": ("app.commands.settings:command", "List every setting, what it does, and its value now."),
     "health": ("app.commands.health:command", "Ask whether a part of the stack is well; for health checks."),
     "make-demo-model": ("app.commands.make_demo_model:command", "Make the demo's or the bench's small model anew."),

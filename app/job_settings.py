@@ -12,8 +12,16 @@ from app.settings import Settings
 # What one job may do differently from the service: never where things live, nor the model.
 OF_A_JOB: Final = frozenset(
     {
-        *("min_grades", "max_grades", "max_staleness", "key_share", "baseline", "group_grace", "regroup"),
-        *("learning_rate", "adam_beta1", "adam_beta2", "weight_decay", "warmup_updates", "max_grad_norm"),
+        *("min_grades", "max_grades", "key_share", "baseline", "group_grace", "resample"),
+        *(
+            "learning_rate",
+            "adam_beta1",
+            "adam_beta2",
+            "weight_decay",
+            "warmup_updates",
+            "decay_updates",
+            "max_grad_norm",
+        ),
         *("clip_low", "clip_high", "kl_beta", "negative_latent_floor", "latent_gradient", "normalization"),
         *("micro_batch_tokens", "activation_checkpointing"),
         *("gate_margin", "gate_no_signal", "max_kl", "min_entropy", "phase_deadline"),

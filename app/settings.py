@@ -103,13 +103,27 @@ class Settings(BaseSettings):
     group_grace: float = Field(
         30.0, ge=0, description="Seconds a group (the choices of one request) waits for its missing grades."
     )
-    max_staleness: int = Field(
-        2, ge=0, description="Policy versions between sampling and learning; older is skipped, counted."
+    update_interval: float = Field(0.0, ge=0, description="Seconds between the end of an update and the next.")
+    grade_patience: float | None = Field(
+        None,
+        ge=0,
+        description="Seconds a grade waits for min_grades others before an update takes what there is. Unset: for ever.",
     )
     key_share: Fraction = Field(
-        0.5, description="Largest share of a batch from one API key, when more than one key has graded."
+        0.5, description="Largest share of a batch from one API key, when more than one key has graded; the rest waits."
     )
-    regroup: int = Field(
+    key_patience: float = Field(
+        60.0,
+        ge=0,
+        description="Seconds key_share may hold an update up while other keys grade too little; then any key fills up.",
+    )
+    freeze_after: int = Field(
+        5, ge=1, description="Candidates refused in a row after which learning is frozen until somebody thaws it."
+    )
+    learner_lease: float = Field(
+        20.0, gt=2, description="Seconds without a sign of life after which another worker ends a running update."
+    )
+    resample: int = Field(
         0,
         ge=0,
         le=64,
@@ -123,6 +137,7 @@ class Settings(BaseSettings):
     adam_beta2: Fraction = Field(0.99, description="Decay of its square.")
     weight_decay: float = Field(0.1, ge=0, description="Decoupled, of matrices only.")
     warmup_updates: int = Field(0, ge=0, description="Updates over which the learning rate rises linearly.")
+    decay_updates: int = Field(0, ge=0, description="Updates after which a cosine has brought it to 0; 0: constant.")
     max_grad_norm: float = Field(1.0, gt=0, description="The gradient is scaled down to this norm.")
     clip_low: Fraction = Field(0.2, description="Token ratios below 1 - this are clipped.")
     clip_high: float = Field(0.2, ge=0, description="Token ratios above 1 + this are clipped.")
@@ -167,8 +182,12 @@ class Settings(BaseSettings):
     tensorboard: bool = Field(False, description="Write each update's figures for TensorBoard, under var_dir.")
     mlflow_uri: str | None = Field(None, description="MLflow server that gets each update's figures; unset: none.")
     keep_checkpoints: int = Field(
-        10, ge=2, description="Newest checkpoints kept on disk; serving, previous and first always stay."
+        10,
+        ge=2,
+        description="Newest checkpoints kept on disk; what serves, served before or waits for a decision, and the "
+        "first, always stay.",
     )
+    keep_refused: int = Field(2, ge=0, description="Of these, refused ones kept to look into.")
 
     # Grading
     grade_interval: float = Field(

@@ -20,7 +20,7 @@ from sqlalchemy import make_url
 from app.stack.postgres import EmbeddedPostgres
 from app.stack.redis import EmbeddedRedis, client_url
 from app.stack.supervisor import Supervisor
-from app.store import checkpoints, interactions, promotions
+from app.store import checkpoints, interactions, policy_life
 from app.store.connect import Store, open_store
 from app.store.migrate import upgrade
 from app.store.tables import Checkpoint, Interaction
@@ -107,7 +107,7 @@ def base_checkpoint(store: Store) -> Checkpoint:
     """The base model, served."""
     with store.session() as session:
         row = checkpoints.publish(session, path="/models/base", digest="00" * 32)
-        promotions.promote(session, row.id, "base", "test")
+        policy_life.promote(session, row.id, "base", "test")
     return row
 
 

@@ -45,23 +45,23 @@ def worker(tasks: tuple[str, ...]) -> None:
     from app.stack.addresses import database_address, redis_address
     from app.store.connect import open_store
     from worker.celery_app import QUEUES, build
+    from worker.context import Context
     from worker.resident import Resident
     from worker.tasks import register
-    from worker.workshop import Workshop
 
     log_plainly()
     settings = read_settings()
     torch.set_num_threads(settings.threads)
     redis_url = redis_address(settings)
-    shop = Workshop(settings, open_store(database_address(settings)), redis_url, Resident(settings))
+    context = Context(settings, open_store(database_address(settings)), redis_url, Resident(settings))
     celery = build(settings, redis_url)
-    register(celery, shop)
+    register(celery, context)
 
     def stop(**_: object) -> None:
-        shop.stopping.set()
+        context.stopping.set()
 
     def ready(**_: object) -> None:
-        log.info("worker %s listens for %s", shop.name, " and ".join(tasks))
+        log.info("worker %s listens for %s", context.name, " and ".join(tasks))
 
     signals.worker_shutting_down.connect(stop, weak=False)
     signals.worker_ready.connect(ready, weak=False)

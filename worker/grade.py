@@ -19,7 +19,7 @@ from app.store.tables import Interaction
 from training.graders.grader import Grader
 from training.graders.parse import parse_grader
 from training.graders.verdict import Failed, Graded, Verdict
-from worker.workshop import Workshop
+from worker.context import Context
 
 MOST_ATTEMPTS: Final = 3  # runs of a failing grader before its failure is final
 
@@ -28,23 +28,23 @@ State = Literal["graded", "none", "failed", "pending"]
 log = logging.getLogger(__name__)
 
 
-def grade(shop: Workshop) -> Counter[State]:
+def grade(context: Context) -> Counter[State]:
     """Run the graders that wait, each at most once, for no longer than the time between two looks for work.
 
     Returns:
         How many came to which state; `pending` are those to be tried again.
 
     """
-    until = time.monotonic() + shop.settings.learn_interval
+    until = time.monotonic() + context.settings.learn_interval
     seen: set[UUID] = set()
     states: Counter[State] = Counter()
-    while time.monotonic() < until and not shop.stopping.is_set():
-        with shop.store.session() as session:
+    while time.monotonic() < until and not context.stopping.is_set():
+        with context.store.session() as session:
             found = take_pending(session, 1)
             if not found or found[0].id in seen:
                 break
             seen.add(found[0].id)
-            states[settle(session, found[0], shop.settings.grader_timeout)] += 1
+            states[settle(session, found[0], context.settings.grader_timeout)] += 1
     if states:
         log.info("graded: %s", dict(states))
     return states

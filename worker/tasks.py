@@ -10,25 +10,25 @@ from celery import Celery
 
 from app.errors import Unavailable
 from worker.celery_app import GRADE, LEARN
+from worker.context import Context
 from worker.grade import grade
 from worker.learn import learn
-from worker.workshop import Workshop
 
 log = logging.getLogger(__name__)
 
 
-def register(celery: Celery, shop: Workshop) -> None:
+def register(celery: Celery, context: Context) -> None:
     """Bind both tasks to this process."""
-    celery.task(name=LEARN)(door(learn, shop))
-    celery.task(name=GRADE)(door(grade, shop))
+    celery.task(name=LEARN)(door(learn, context))
+    celery.task(name=GRADE)(door(grade, context))
 
 
-def door(work: Callable[[Workshop], object], shop: Workshop) -> Callable[[], None]:
+def door(work: Callable[[Context], object], context: Context) -> Callable[[], None]:
     """Make a task of work; a database that is away is a line in the log, and the next hint tries again."""
 
     def look() -> None:
         try:
-            work(shop)
+            work(context)
         except Unavailable as error:
             log.warning("not now: %s", error)
 

@@ -25,6 +25,7 @@ from app.api import (
     health,
     interactions,
     jobs,
+    learning,
     metrics,
     models,
     overview,
@@ -40,7 +41,7 @@ log = logging.getLogger("lepo.api")
 
 ROUTERS = (
     *(chat.router, completions.router, models.router, tokenize.router, interactions.router, grades.router),
-    *(graders.router, jobs.router, checkpoints.router, admin_keys.router, overview.router),
+    *(graders.router, jobs.router, checkpoints.router, learning.router, admin_keys.router, overview.router),
     *(health.router, metrics.router, dashboard.router),
 )
 

@@ -1,7 +1,7 @@
-"""The policy a server starts with: what the alias `serving` names, or the base model, registered as version 0.
+"""The policy a server starts with: what serves by its row, or the base model, registered as version 0.
 
 Of several servers that start on an empty database, one registers and the others wait for it. Leaves out what happens
-when the alias changes (`app.api.policy_watch`).
+when that changes (`app.api.policy_watch`).
 """
 
 import logging
@@ -17,7 +17,7 @@ from app.settings import Settings
 from app.store import checkpoints
 from app.store.checkpoints import by_version, next_version
 from app.store.connect import Store
-from app.store.promotions import promote, serving
+from app.store.policy_life import promote, serving
 from app.store.tables import Checkpoint
 from training.checkpoint import checkpoint_dir, publish, verify
 from training.policy import Policy, load_policy

@@ -16,9 +16,10 @@ from app.api.callers import Caller
 from app.api.server import ServerDep
 from app.errors import BadRequest, Forbidden
 from app.identifiers import read, show
+from app.store.checkpoints import get_checkpoint
 from app.store.grades import Reward, rewards
-from app.store.interactions import Filters, list_interactions, rollout
-from app.store.tables import Interaction
+from app.store.interactions import Filters, fate, list_interactions, rollout
+from app.store.tables import Checkpoint, Claim, Interaction
 from training.codec import decode
 from training.rollout import Rollout
 
@@ -40,8 +41,12 @@ async def get_interactions(
     user: str | None = None,
     completion_id: str | None = None,
     key: str | None = None,
+    learned_by: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
 ) -> Response:
-    """List answers, the newest first; continue with `next_after` as `after`."""
+    """List answers, the newest first; continue with `next_after` as `after`.
+
+    `learned_by` shows those that the policy of that version was made from.
+    """
     filters = Filters(
         since=since,
         until=until,
@@ -50,6 +55,7 @@ async def get_interactions(
         completion_id=completion_id,
         policy_version=policy_version,
         user_tag=user,
+        learned_by=learned_by,
     )
     try:
         begin = None if after is None else read("int", after)
@@ -83,6 +89,9 @@ async def get_interaction(
     def one(session: Session) -> dict[str, Any]:
         row = own(find(session, interaction_id, choice, server.underway), caller)
         shown = interaction_json(row, rewards(session, [row.id]).get(row.id))
+        policy = get_checkpoint(session, row.checkpoint_id)
+        shown["policy"] = {"id": show("ckpt", policy.id), "version": policy.version, "state": policy.state}
+        shown["learning"] = fate_json(fate(session, row.id))
         if include is not None:
             stored = rollout(session, row.id)
             shown["rollout"] = None if stored is None else rollout_json(decode(stored.payload))
@@ -118,6 +127,21 @@ def interaction_json(row: Interaction, reward: Reward | None) -> dict[str, Any]:
         "unlearnable_reason": row.unlearnable_reason,
         "claimed": row.claimed,
         "reward": None if reward is None else {"value": reward.value, "graders": reward.graders},
+    }
+
+
+def fate_json(found: tuple[Claim, Checkpoint | None] | None) -> dict[str, Any] | None:
+    """Write what became of an answer in learning; None while nothing did."""
+    if found is None:
+        return None
+    claim, made = found
+    return {
+        "outcome": claim.outcome,
+        "reason": claim.reason,
+        "divergence": claim.divergence,
+        "weight": claim.weight,
+        "job_id": show("job", claim.job_id),
+        "policy": None if made is None else {"version": made.version, "state": made.state},
     }
 
 

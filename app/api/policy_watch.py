@@ -1,4 +1,4 @@
-"""Keeping up with the policy: what the alias `serving` names is what this process serves, soon after it changes.
+"""Keeping up with the policy: the policy that serves by its row is what this process serves, soon after it changes.
 
 Looks every second and whenever the bell rings; swaps in the background while answers go on; writes a row for every
 attempt. A version that failed is tried again after a pause that doubles. While the database is away the old policy goes
@@ -20,7 +20,7 @@ from app.engine.request import EngineClosed
 from app.engine.stage import StageFailed
 from app.engine.swap import Superseded, SwapReport
 from app.errors import LepoError
-from app.store.promotions import serving
+from app.store.policy_life import serving
 from app.store.swaps import record_swap
 from app.store.tables import Swap
 

@@ -138,7 +138,7 @@ class Circle:
             accuracy_after_interval=after.interval,
             exam_prompts=before.total,
             updates=overview["verdicts"].get("promoted", 0),
-            updates_rejected=overview["verdicts"].get("rejected", 0),
+            updates_refused=overview["verdicts"].get("refused", 0),
             swaps=overview["swaps"].get("served", 0),
             requests=self.tally.requests,
             answers=self.tally.answers,

@@ -20,7 +20,7 @@ class Summary:
     accuracy_after_interval: tuple[float, float]
     exam_prompts: int  # held-out prompts of each exam, never trained on
     updates: int  # LEPO updates whose checkpoint passed the gate and was promoted
-    updates_rejected: int  # updates that the gate or a guard turned down
+    updates_refused: int  # updates that the gate or a guard turned down
     swaps: int  # times the serving process took new weights while answering
     requests: int  # chat completions asked
     answers: int  # choices received
@@ -63,7 +63,7 @@ class Summary:
         ):
             low, high = low_high
             table.add_row(name, f"{value:.1%}  ({low:.1%} to {high:.1%}), {self.exam_prompts} unseen problems")
-        table.add_row("updates", f"{self.updates} promoted, {self.updates_rejected} rejected")
+        table.add_row("updates", f"{self.updates} promoted, {self.updates_refused} refused")
         table.add_row("swaps while serving", f"{self.swaps}, now at version {self.policy_version}")
         table.add_row("requests", f"{self.requests} for {self.answers} answers, {self.failed} failed")
         table.add_row("grades", f"{self.grades_by_clients} by clients, {self.grades_by_server} by server-side graders")

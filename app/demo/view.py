@@ -64,7 +64,7 @@ def say_errors(console: Console, tally: Tally) -> None:
 
 def _updates(overview: dict[str, Any]) -> str:
     """Verdicts of finished updates, and those that ended in an error (the worker's log says which)."""
-    broken = overview["jobs"].get("failed", 0) - overview["verdicts"].get("rejected", 0)
+    broken = overview["jobs"].get("failed", 0) - overview["verdicts"].get("refused", 0)
     return _counts(overview["verdicts"]) + (f", {broken} FAILED" if broken > 0 else "")
 
 

@@ -1,6 +1,6 @@
 """Checkpoints as rows: which weights exist, from what they came, how they did.
 
-Leaves out the files (`training.checkpoint`) and which one is served (`app.store.promotions`).
+Leaves out the files (`training.checkpoint`) and which one is served (`app.store.policy_life`).
 """
 
 from uuid import UUID
@@ -19,7 +19,7 @@ def next_version(session: Session) -> int:
     """Allocate the next version and hold the lock on versions until the transaction ends.
 
     For who must write the number into files before `publish`: the same transaction gets the same number there. A
-    rejected checkpoint takes a version too, so no number ever meant two things.
+    refused checkpoint takes a version too, so no number ever meant two things.
     """
     hold(session, Lock.PUBLISH)
     return session.scalars(select(func.coalesce(func.max(Checkpoint.version) + 1, 0))).one()
@@ -32,11 +32,10 @@ def publish(
     digest: str,
     parent_id: UUID | None = None,
     job_id: UUID | None = None,
-    status: str = "published",
     metrics: Json | None = None,
     version: int | None = None,
 ) -> Checkpoint:
-    """Record a checkpoint under a new version; the first one ever is 0, the base model.
+    """Record a checkpoint under a new version, as a candidate; the first one ever is 0, the base model.
 
     Args:
         session: a transaction; versions are allocated one transaction at a time.
@@ -44,7 +43,6 @@ def publish(
         digest: SHA-256 fingerprint of the parameters, hexadecimal.
         parent_id: the checkpoint it was trained from.
         job_id: the job that made it.
-        status: `published`, or `rejected` when the gate said no: kept for its story, never served.
         metrics: of the update and the gate.
         version: the number it was made under (from `next_version`); None: the next.
 
@@ -63,7 +61,7 @@ def publish(
         path=path,
         digest=digest,
         job_id=job_id,
-        status=status,
+        state="candidate",
         metrics=metrics or {},
     )
     session.add(row)
@@ -97,9 +95,13 @@ def by_version(session: Session, version: int) -> Checkpoint:
     return row
 
 
-def list_checkpoints(session: Session, *, limit: int = 100, before_version: int | None = None) -> list[Checkpoint]:
+def list_checkpoints(
+    session: Session, *, limit: int = 100, before_version: int | None = None, state: str | None = None
+) -> list[Checkpoint]:
     """List checkpoints, the newest first; continue with the last one's version as `before_version`."""
     query = select(Checkpoint).order_by(Checkpoint.version.desc()).limit(limit)
+    if state is not None:
+        query = query.where(Checkpoint.state == state)
     if before_version is not None:
         query = query.where(Checkpoint.version < before_version)
     return list(session.scalars(query))

@@ -1,23 +1,39 @@
 """Claims: which job may learn from which interaction, at most once each.
 
-A row of `claims` is written when a job takes an interaction and stays when the job succeeds; its primary key is the
-interaction, so a second row cannot exist. A job that fails or is cancelled gives its rows back. Leaves out what is
-learned (`worker`) and jobs themselves (`app.store.jobs`).
+A row of `claims` is written when a job takes an interaction; its primary key is the interaction, so a second row cannot
+exist. It stays `claimed` while the job runs and while the policy that it made waits for a decision, and then comes to
+one of four ends:
+
+    learn     the policy serves: the answers are part of it, for good
+    release   somebody else's fault or wish: the answers are fresh again
+    refuse    the policy was worse: fresh again the first time, spent (`refused`) the second
+    keep      nothing is decided yet
+
+Leaves out which answers are offered (`app.store.learnable`), what is learned (`worker`) and jobs (`app.store.jobs`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from typing import Any, Final, Literal
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Float, Text, Uuid, and_, any_, case, column, func, literal, select, update
+from sqlalchemy import delete as delete_from
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.dml import ReturningUpdate
+from sqlalchemy.sql.elements import CollectionAggregate
+from sqlalchemy.sql.expression import FromClause
+from sqlalchemy.types import TypeEngine
 
 from app.store.grades import Reward, graded_by, rewards
 from app.store.tables import Claim, Interaction, StoredRollout
 
-STALE = "stale"
-NO_ROLLOUT = "no_rollout"
+Settlement = Literal["keep", "learn", "release", "refuse"]
+
+NO_ROLLOUT: Final = "no_rollout"
+REFUSED: Final = "refused"
+MOST_REFUSALS: Final = 2  # updates with an answer that may be refused before it is spent
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,41 +47,40 @@ class Claimed:
     payload: bytes  # the rollout
 
 
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Why an answer is not learned from."""
+
+    reason: str  # in a word
+    divergence: float | None = None  # nats per step, where that was the reason
+
+
 def fresh() -> ColumnElement[bool]:
     """Say what can be learned from: graded, replayable, not yet claimed."""
     return and_(Interaction.graded_at.is_not(None), Interaction.learnable, Interaction.claimed.is_(False))
 
 
-def count_fresh(session: Session, min_version: int = 0) -> int:
-    """Count interactions that could be learned from now, those of policy `min_version` or newer."""
-    query = select(func.count()).select_from(Interaction).where(fresh(), Interaction.policy_version >= min_version)
-    return session.scalars(query).one()
+def any_of(ids: Collection[UUID]) -> CollectionAggregate[Any]:
+    """Bind any number of ids as one parameter; a column is compared with it by `==`."""
+    return any_(literal(list(ids), ARRAY(Uuid)))
 
 
-def claim(session: Session, job_id: UUID, *, limit: int, min_version: int = 0, grace: timedelta) -> list[Claimed]:
-    """Take fresh interactions for a job, the newest policy's first, answers to one prompt together.
-
-    A group (the choices of one response) is taken when all its choices are graded, or when its oldest grade has waited
-    for `grace`. Groups are not cut: taking stops before the group that would exceed `limit`, unless it is the first.
-    Interactions of policies before `min_version` are claimed as skipped, reason `stale`. Rows that another transaction
-    holds are left out.
+def claim(session: Session, job_id: UUID, groups: Mapping[str, Sequence[UUID]]) -> list[Claimed]:
+    """Take answers for a job, by response; one of which anything was taken or changed meanwhile is left as a whole.
 
     Args:
         session: a transaction; the claim holds from its commit on.
         job_id: the job, running.
-        limit: interactions wanted at most.
-        min_version: the oldest policy version worth learning from.
-        grace: how long an incomplete group may wait for its remaining grades.
+        groups: completion id -> answers of that response wanted, as `app.store.learnable` offers them.
 
     Returns:
         What was taken, by response and choice; the reward is of this moment.
 
     """
-    skip_stale(session, job_id, min_version)
-    groups = ready_groups(session, limit, grace)
+    wanted = [one for ids in groups.values() for one in ids]
     query = (
         select(Interaction)
-        .where(Interaction.completion_id.in_(groups), fresh())
+        .where(Interaction.id == any_of(wanted), fresh())
         .order_by(Interaction.completion_id, Interaction.choice)
         .with_for_update(skip_locked=True)
         .execution_options(populate_existing=True)
@@ -73,58 +88,12 @@ def claim(session: Session, job_id: UUID, *, limit: int, min_version: int = 0, g
     locked: dict[str, list[Interaction]] = {}
     for row in session.scalars(query):
         locked.setdefault(row.completion_id, []).append(row)
-    whole = [row for group, size in groups.items() for row in locked.get(group, ()) if len(locked[group]) >= size]
-    write(session, job_id, [row.id for row in whole], "claimed", None)
+    whole = [row for group, rows in locked.items() if len(rows) == len(groups[group]) for row in rows]
+    write(session, job_id, [row.id for row in whole])
     taken = load(session, whole)
     lost = {row.id for row in whole} - {item.interaction.id for item in taken}
-    skip(session, job_id, dict.fromkeys(lost, NO_ROLLOUT))
+    skip(session, job_id, dict.fromkeys(lost, Skipped(NO_ROLLOUT)))
     return taken
-
-
-def ready_groups(session: Session, limit: int, grace: timedelta) -> dict[str, int]:
-    """Choose groups for a claim: completion id -> fresh interactions in it, those of the newest policy first.
-
-    When answers come faster than they are learned from, the newest are nearest to the policy that learns; the others
-    wait, and are skipped as stale once they are.
-    """
-    waiting = select(Interaction.completion_id).where(fresh()).distinct()
-    oldest = func.min(Interaction.graded_at).filter(fresh())
-    size = func.count().filter(fresh())
-    settled = or_(
-        Interaction.graded_at.is_not(None),
-        Interaction.learnable.is_(False),
-        Interaction.claimed,
-        Interaction.grading_state == "failed",
-    )
-    complete = and_(func.count().filter(settled) == func.max(Interaction.group_size))
-    query = (
-        select(Interaction.completion_id, size)
-        .where(Interaction.completion_id.in_(waiting))
-        .group_by(Interaction.completion_id)
-        .having(or_(complete, oldest <= func.now() - grace))
-        .order_by(func.max(Interaction.policy_version).desc(), oldest, Interaction.completion_id)
-        .limit(limit)
-    )
-    chosen: dict[str, int] = {}
-    total = 0
-    for group, count in session.execute(query):
-        if chosen and total + count > limit:
-            break
-        chosen[group] = count
-        total += count
-    return chosen
-
-
-def skip_stale(session: Session, job_id: UUID, min_version: int) -> int:
-    """Claim as skipped what is too old to learn from; returns how many."""
-    query = (
-        select(Interaction.id)
-        .where(fresh(), Interaction.policy_version < min_version)
-        .with_for_update(skip_locked=True)
-    )
-    stale = list(session.scalars(query))
-    write(session, job_id, stale, "skipped", STALE)
-    return len(stale)
 
 
 def load(session: Session, rows: Sequence[Interaction]) -> list[Claimed]:
@@ -133,7 +102,7 @@ def load(session: Session, rows: Sequence[Interaction]) -> list[Claimed]:
     reward, keys = rewards(session, ids), graded_by(session, ids)
     traces = {
         trace.interaction_id: trace
-        for trace in session.scalars(select(StoredRollout).where(StoredRollout.interaction_id.in_(ids)))
+        for trace in session.scalars(select(StoredRollout).where(StoredRollout.interaction_id == any_of(ids)))
     }
     return [
         Claimed(row, reward[row.id], frozenset(keys.get(row.id, ())), traces[row.id].codec, traces[row.id].payload)
@@ -142,65 +111,103 @@ def load(session: Session, rows: Sequence[Interaction]) -> list[Claimed]:
     ]
 
 
-def skip(session: Session, job_id: UUID, reasons: Mapping[UUID, str]) -> None:
-    """Settle claimed interactions that the job will not learn from after all: id -> reason in a word."""
-    by_reason: dict[str, list[UUID]] = {}
-    for interaction_id, reason in reasons.items():
-        by_reason.setdefault(reason, []).append(interaction_id)
-    for reason, ids in by_reason.items():
-        session.execute(
-            update(Claim)
-            .where(Claim.job_id == job_id, Claim.outcome == "claimed", Claim.interaction_id.in_(ids))
-            .values(outcome="skipped", reason=reason)
-        )
-
-
-def abandon(session: Session, job_id: UUID, reason: str) -> int:
-    """Settle everything a job still claims as skipped: what is not to be tried again. Returns how many."""
-    dropped = (
-        update(Claim)
-        .where(Claim.job_id == job_id, Claim.outcome == "claimed")
-        .values(outcome="skipped", reason=reason)
-        .returning(Claim.interaction_id)
+def skip(session: Session, job_id: UUID, reasons: Mapping[UUID, Skipped]) -> None:
+    """Settle claimed interactions that the job will not learn from after all."""
+    given = _table(
+        id=(Uuid, list(reasons)),
+        reason=(Text, [one.reason for one in reasons.values()]),
+        divergence=(Float, [one.divergence for one in reasons.values()]),
     )
-    return len(session.scalars(dropped).all())
-
-
-def settle(session: Session, job_id: UUID) -> int:
-    """Note that a job learned from everything it still claims; returns how many. For the transaction that promotes."""
-    learned = (
+    session.execute(
         update(Claim)
-        .where(Claim.job_id == job_id, Claim.outcome == "claimed")
-        .values(outcome="learned")
-        .returning(Claim.interaction_id)
+        .where(Claim.job_id == job_id, Claim.outcome == "claimed", Claim.interaction_id == given.c.id)
+        .values(outcome="skipped", reason=given.c.reason, divergence=given.c.divergence)
+        .execution_options(synchronize_session=False)
     )
-    return len(session.scalars(learned).all())
 
 
-def release(session: Session, job_id: UUID) -> int:
-    """Give back what a job claimed and did not learn from; returns how many. What it skipped stays skipped."""
-    dropped = delete(Claim).where(Claim.job_id == job_id, Claim.outcome == "claimed").returning(Claim.interaction_id)
-    ids = list(session.scalars(dropped))
-    session.execute(update(Interaction).where(Interaction.id.in_(ids)).values(claimed=False))
-    return len(ids)
+def give_back(session: Session, job_id: UUID, ids: Collection[UUID]) -> int:
+    """Make some of what a job claims fresh again; returns how many."""
+    return _released(session, and_(Claim.job_id == job_id, Claim.interaction_id == any_of(ids)))
+
+
+def measured(session: Session, job_id: UUID, figures: Mapping[UUID, tuple[float, float]]) -> None:
+    """Keep how far each claimed answer was from the policy that learns: id -> (divergence in nats, mean weight)."""
+    given = _table(
+        id=(Uuid, list(figures)),
+        divergence=(Float, [divergence for divergence, _ in figures.values()]),
+        weight=(Float, [weight for _, weight in figures.values()]),
+    )
+    session.execute(
+        update(Claim)
+        .where(Claim.job_id == job_id, Claim.interaction_id == given.c.id)
+        .values(divergence=given.c.divergence, weight=given.c.weight)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def settle(session: Session, job_id: UUID, settlement: Settlement) -> int:
+    """Bring what a job still claims to an end; returns how many answers that were."""
+    held = and_(Claim.job_id == job_id, Claim.outcome == "claimed")
+    if settlement == "keep":
+        return 0
+    if settlement == "learn":
+        return len(session.scalars(_settled(held, "learned", None)).all())
+    if settlement == "release":
+        return _released(session, held)
+    tried = update(Interaction).where(Interaction.id.in_(select(Claim.interaction_id).where(held)))
+    session.execute(tried.values(refusals=Interaction.refusals + 1).execution_options(synchronize_session=False))
+    worn = select(Interaction.id).where(
+        Interaction.refusals >= MOST_REFUSALS, Interaction.id.in_(select(Claim.interaction_id).where(held))
+    )
+    spent = session.scalars(_settled(and_(held, Claim.interaction_id.in_(worn)), "skipped", REFUSED)).all()
+    return len(spent) + _released(session, held)
 
 
 def outcomes(session: Session, job_id: UUID) -> dict[str, int]:
     """Count a job's claims: `claimed`, `learned`, and `skipped:<reason>`."""
     query = (
-        select(Claim.outcome, Claim.reason, func.count())
+        select(case((Claim.reason.is_(None), Claim.outcome), else_=Claim.outcome + ":" + Claim.reason), func.count())
         .where(Claim.job_id == job_id)
         .group_by(Claim.outcome, Claim.reason)
     )
-    return {
-        outcome if reason is None else f"{outcome}:{reason}": count for outcome, reason, count in session.execute(query)
-    }
+    return {str(outcome): count for outcome, count in session.execute(query)}
 
 
-def write(session: Session, job_id: UUID, ids: Sequence[UUID], outcome: str, reason: str | None) -> None:
+def write(session: Session, job_id: UUID, ids: Sequence[UUID]) -> None:
     """Write claims on rows this transaction has locked."""
     if not ids:
         return
-    session.add_all(Claim(interaction_id=row, job_id=job_id, outcome=outcome, reason=reason) for row in ids)
-    session.execute(update(Interaction).where(Interaction.id.in_(ids)).values(claimed=True))
+    rows = select(Interaction.id, literal(job_id), literal("claimed")).where(Interaction.id == any_of(ids))
+    session.execute(insert(Claim).from_select(["interaction_id", "job_id", "outcome"], rows))
+    session.execute(update(Interaction).where(Interaction.id == any_of(ids)).values(claimed=True))
     session.flush()
+
+
+def _table(**columns: tuple[type[TypeEngine[Any]], Sequence[Any]]) -> FromClause:
+    """Write arrays of equal length as a table, one parameter a column: any number of rows fits."""
+    arrays = [literal(list(given), ARRAY(kind)) for kind, given in columns.values()]
+    named = [column(name, kind) for name, (kind, _) in columns.items()]
+    return func.unnest(*arrays).table_valued(*named, name="given").render_derived()
+
+
+def _settled(where: ColumnElement[bool], outcome: str, reason: str | None) -> ReturningUpdate[UUID]:
+    return (
+        update(Claim)
+        .where(where)
+        .values(outcome=outcome, reason=reason)
+        .returning(Claim.interaction_id)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def _released(session: Session, where: ColumnElement[bool]) -> int:
+    dropped = (
+        delete_from(Claim)
+        .where(where, Claim.outcome == "claimed")
+        .returning(Claim.interaction_id)
+        .execution_options(synchronize_session=False)
+    )
+    ids = list(session.scalars(dropped))
+    session.execute(update(Interaction).where(Interaction.id == any_of(ids)).values(claimed=False))
+    return len(ids)

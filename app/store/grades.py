@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import Column, Float, Integer, MetaData, Table, Uuid, any_, literal, select, update
+from sqlalchemy import Column, Float, Integer, MetaData, Table, Uuid, any_, func, literal, select, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 from sqlalchemy.types import DateTime, Text
@@ -168,6 +168,17 @@ def graded_by(session: Session, interaction_ids: Sequence[UUID]) -> dict[UUID, s
 
 
 def note_graded(session: Session, interaction_id: UUID) -> None:
-    """Repeat on the answer's row since when it has an effective grade, for the index of what can be learned from."""
+    """Repeat on the answer's row since when it has an effective grade and whom it counts for, for the index of work."""
     first = select(EFFECTIVE.c.first_graded_at).where(EFFECTIVE.c.interaction_id == interaction_id).scalar_subquery()
-    session.execute(update(Interaction).where(Interaction.id == interaction_id).values(graded_at=first))
+    last_key = (
+        select(LATEST.c.api_key_id)
+        .where(LATEST.c.interaction_id == interaction_id, LATEST.c.api_key_id.is_not(None))
+        .order_by(LATEST.c.created_at.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    session.execute(
+        update(Interaction)
+        .where(Interaction.id == interaction_id)
+        .values(graded_at=first, charged_key_id=func.coalesce(last_key, Interaction.api_key_id, ""))
+    )

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from app.errors import NotFound
 from app.identifiers import show
 from app.store.grades import Reward, rewards
-from app.store.tables import Interaction, StoredRollout
+from app.store.tables import Checkpoint, Claim, Interaction, StoredRollout
 
 LARGEST_PAGE = 1000
 
@@ -29,6 +29,7 @@ class Filters:
     completion_id: str | None = None  # the response it belongs to
     policy_version: int | None = None
     user_tag: str | None = None
+    learned_by: int | None = None  # version of the policy that was made from it
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,17 @@ def choices(session: Session, completion_id: str) -> list[Interaction]:
     return list(session.scalars(query))
 
 
+def fate(session: Session, interaction_id: UUID) -> tuple[Claim, Checkpoint | None] | None:
+    """Read what became of an answer in learning: its claim, and the policy that was made; None: it is not claimed."""
+    query = (
+        select(Claim, Checkpoint)
+        .outerjoin(Checkpoint, Checkpoint.job_id == Claim.job_id)
+        .where(Claim.interaction_id == interaction_id)
+    )
+    row = session.execute(query).one_or_none()
+    return None if row is None else (row[0], row[1])
+
+
 def rollout(session: Session, interaction_id: UUID) -> StoredRollout | None:
     """Read an answer's trace; None if none was kept."""
     return session.get(StoredRollout, interaction_id)
@@ -115,6 +127,10 @@ def list_interactions(
         query = query.where(Interaction.created_at < wanted.until)
     if wanted.graded is not None:
         query = query.where(Interaction.graded_at.is_not(None) if wanted.graded else Interaction.graded_at.is_(None))
+    if wanted.learned_by is not None:
+        made = select(Checkpoint.job_id).where(Checkpoint.version == wanted.learned_by)
+        learned = select(Claim.interaction_id).where(Claim.outcome == "learned", Claim.job_id.in_(made))
+        query = query.where(Interaction.id.in_(learned))
     for column, value in (
         (Interaction.api_key_id, wanted.api_key_id),
         (Interaction.completion_id, wanted.completion_id),

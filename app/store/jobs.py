@@ -3,8 +3,10 @@
     queued -> running -> succeeded | failed | cancelled        (queued -> cancelled directly)
 
 The row is the truth. Whoever starts a job gets its fence, a number never given twice, and must name it in everything
-that follows: once the job is another's, or over, every write raises `Fenced`. Leaves out the work (`worker`) and the
-diary (`app.store.events`).
+that follows: once the job is another's, or over, every write raises `Fenced`. It also gets a lease, which every sign of
+life extends; once that has run out by the database's clock, any other worker may end the job and begin the next. No
+lock outlives a transaction, and no worker's clock is read. Leaves out the work (`worker`) and the diary
+(`app.store.events`).
 """
 
 from collections.abc import Mapping
@@ -21,12 +23,14 @@ from app.errors import Conflict, Fenced, NotFound
 from app.identifiers import show
 from app.store import claims
 from app.store.base import Json
+from app.store.claims import Settlement
 from app.store.tables import Job
 
 FENCES = Sequence("job_fences")
 WORKER_LOST = "worker lost"
 
 Outcome = Literal["succeeded", "failed", "cancelled"]
+Fault = Literal["data", "infrastructure", "operator", "policy"]
 
 
 def request(session: Session, *, trigger: str, requested_by: str, config: Json | None = None) -> Job:
@@ -45,8 +49,13 @@ def request(session: Session, *, trigger: str, requested_by: str, config: Json |
     return job
 
 
-def start(session: Session, worker: str, base_checkpoint_id: UUID | None = None) -> Job | None:
+def start(session: Session, worker: str, lease: timedelta) -> Job | None:
     """Begin the oldest queued job.
+
+    Args:
+        session: a transaction.
+        worker: name of the process that will do it.
+        lease: how long it is the worker's without a sign of life.
 
     Returns:
         The job with its new fence; None when nothing is queued, or another job runs.
@@ -62,15 +71,15 @@ def start(session: Session, worker: str, base_checkpoint_id: UUID | None = None)
     try:
         with session.begin_nested():
             job.status, job.worker, job.fence = "running", worker, fence
-            job.base_checkpoint_id = base_checkpoint_id
             job.phase = "start"
             job.started_at = job.phase_started_at = job.heartbeat_at = now
+            job.lease_until = now + lease
     except IntegrityError:  # another worker started another job at the same moment: only one may run
         return None
     return job
 
 
-def advance(session: Session, job_id: UUID, fence: int, phase: str) -> Job:
+def advance(session: Session, job_id: UUID, fence: int, phase: str, lease: timedelta) -> Job:
     """Enter a phase.
 
     Raises:
@@ -78,14 +87,17 @@ def advance(session: Session, job_id: UUID, fence: int, phase: str) -> Job:
 
     """
     job = held(session, job_id, fence)
-    job.phase_started_at = job.heartbeat_at = clock(session)
+    job.phase_started_at = job.heartbeat_at = now = clock(session)
+    job.lease_until = now + lease
     job.phase = phase
     session.flush()
     return job
 
 
-def heartbeat(session: Session, job_id: UUID, fence: int, metrics: Mapping[str, Any] | None = None) -> bool:
-    """Say that the job is alive, and what it has reached.
+def heartbeat(
+    session: Session, job_id: UUID, fence: int, lease: timedelta, metrics: Mapping[str, Any] | None = None
+) -> bool:
+    """Say that the job is alive, and what it has reached; its lease runs from now.
 
     Returns:
         Whether somebody asked to cancel it.
@@ -95,7 +107,8 @@ def heartbeat(session: Session, job_id: UUID, fence: int, metrics: Mapping[str, 
 
     """
     job = held(session, job_id, fence)
-    job.heartbeat_at = clock(session)
+    job.heartbeat_at = now = clock(session)
+    job.lease_until = now + lease
     if metrics:
         job.metrics = {**job.metrics, **metrics}
     session.flush()
@@ -107,23 +120,27 @@ def finish(
     job_id: UUID,
     fence: int,
     status: Outcome,
+    settlement: Settlement,
     *,
     verdict: str | None = None,
+    fault: Fault | None = None,
     result_checkpoint_id: UUID | None = None,
     metrics: Mapping[str, Any] | None = None,
     error: str | None = None,
     diagnosis: Json | None = None,
 ) -> Job:
-    """End a job and settle its claims: learned when it succeeded, given back otherwise.
+    """End a job and bring its claims to an end.
 
-    Call it in the transaction that publishes and promotes, so that a policy is served exactly if its grades are spent.
+    Call it in the transaction that publishes and promotes, so that a policy serves exactly if its grades are spent.
 
     Args:
         session: a transaction.
         job_id: the job.
         fence: as given by `start`.
         status: how it ended.
-        verdict: what came of it in a word, such as `promoted`, `rejected`, `nothing_to_learn`.
+        settlement: what becomes of the answers it still claims (`app.store.claims`).
+        verdict: what came of it in a word, such as `promoted`, `refused`, `nothing_to_learn`.
+        fault: whose fault a bad end was.
         result_checkpoint_id: the checkpoint it made.
         metrics: added to the job's.
         error: what went wrong, in a sentence.
@@ -134,13 +151,14 @@ def finish(
 
     """
     job = held(session, job_id, fence)
-    end(session, job, status)
-    job.verdict = verdict
+    job.status, job.finished_at = status, clock(session)
+    job.verdict, job.fault = verdict, fault
     job.result_checkpoint_id = result_checkpoint_id
     job.metrics = {**job.metrics, **(metrics or {})}
     job.error = error
     job.diagnosis = diagnosis
     session.flush()
+    claims.settle(session, job.id, settlement)
     return job
 
 
@@ -159,39 +177,34 @@ def cancel(session: Session, job_id: UUID) -> Job:
         raise Conflict(f"Job {show('job', job_id)} is over ({job.status}) and cannot be cancelled")
     job.cancel_requested = True
     if job.status == "queued":
-        end(session, job, "cancelled")
+        job.status, job.finished_at, job.fault = "cancelled", clock(session), "operator"
     session.flush()
     return job
 
 
-def orphans(session: Session, silent: timedelta = timedelta(0)) -> list[Job]:
-    """End running jobs whose worker is gone, as failed (`worker lost`), and give back what they claimed.
-
-    Args:
-        session: a transaction.
-        silent: how long without a heartbeat means gone; 0 for a caller who holds the learner's lock, and so knows that
-            nobody else can be at work.
-
-    """
+def end_expired(session: Session) -> list[Job]:
+    """End running jobs whose lease has run out, as failed (`worker lost`), and give back what they claimed."""
     query = (
         select(Job)
-        .where(Job.status == "running", Job.heartbeat_at <= func.clock_timestamp() - silent)
+        .where(Job.status == "running", Job.lease_until <= func.clock_timestamp())
         .with_for_update(skip_locked=True)
         .execution_options(populate_existing=True)
     )
     lost = list(session.scalars(query))
     for job in lost:
-        end(session, job, "cancelled" if job.cancel_requested else "failed")
+        job.status, job.finished_at = ("cancelled" if job.cancel_requested else "failed"), clock(session)
+        job.fault = "operator" if job.cancel_requested else "infrastructure"
         job.error = WORKER_LOST
-    session.flush()
+        session.flush()
+        claims.settle(session, job.id, "release")
     return lost
 
 
 def failures_in_a_row(session: Session) -> int:
-    """Count the jobs, back from the last one over, that failed without a verdict: crashed, hung, or lost."""
-    ended = select(Job.status, Job.verdict).where(Job.finished_at.is_not(None)).order_by(Job.finished_at.desc())
-    rows = session.execute(ended.limit(10))
-    return sum(1 for _ in takewhile(lambda row: row[0] == "failed" and row[1] is None, rows))
+    """Count the jobs, back from the last one over, that failed by the infrastructure's fault; operators' ends aside."""
+    ended = select(Job.fault).where(Job.finished_at.is_not(None), Job.fault.is_distinct_from("operator"))
+    faults = session.scalars(ended.order_by(Job.finished_at.desc()).limit(20))
+    return sum(1 for _ in takewhile(lambda fault: fault == "infrastructure", faults))
 
 
 def get_job(session: Session, job_id: UUID) -> Job:
@@ -239,16 +252,6 @@ def held(session: Session, job_id: UUID, fence: int) -> Job:
         state = "unknown" if job is None else f"{job.status}, fence {job.fence}"
         raise Fenced(f"Job {show('job', job_id)} is no longer yours (fence {fence}; now {state}): write nothing more")
     return job
-
-
-def end(session: Session, job: Job, status: Outcome) -> None:
-    """Set a final status and settle the claims that go with it."""
-    now = clock(session)
-    job.status, job.finished_at = status, now
-    if status == "succeeded":
-        claims.settle(session, job.id)
-    else:
-        claims.release(session, job.id)
 
 
 def clock(session: Session) -> datetime:

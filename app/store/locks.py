@@ -1,6 +1,6 @@
 """The advisory locks of the product, in one place so that no two meanings share a number.
 
-Leaves out row locks, which stand in the queries that need them.
+All end with their transaction. Leaves out row locks, which stand in the queries that need them.
 """
 
 from enum import IntEnum
@@ -14,8 +14,6 @@ class Lock(IntEnum):
 
     MIGRATE = 7_135_101
     PUBLISH = 7_135_102  # allocating a version
-    PROMOTE = 7_135_103  # moving an alias
-    LEARN = 7_135_104  # running an update; held by a connection, not a transaction (`worker.lock`)
     FIRST_KEY = 7_135_105  # making the first admin key
 
 

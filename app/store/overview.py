@@ -10,7 +10,8 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from app.store.tables import Alias, Checkpoint, Claim, Evaluation, Grade, Interaction, Job, Swap
+from app.store import learning, lineage, policy_life
+from app.store.tables import Checkpoint, Claim, Evaluation, Grade, Interaction, Job, Swap
 
 Text_ = InstrumentedAttribute[str] | InstrumentedAttribute[str | None]
 
@@ -45,9 +46,13 @@ class Overview:
     grades: dict[str, int]  # ledger entries in state graded, by kind of grader
     grading: dict[str, int]  # answers by grading state: pending, graded, failed (none is left out)
     jobs: dict[str, int]  # updates by status
-    verdicts: dict[str, int]  # finished updates by verdict: promoted, rejected, ...
+    verdicts: dict[str, int]  # finished updates by verdict: promoted, refused, ...
     current_job: CurrentJob | None
-    learned: int  # answers that entered a promoted update
+    frozen: str | None  # why no update begins until somebody thaws it; None: it is not frozen
+    pinned: str | None  # why what serves may not change; None: it may
+    undecided: dict[str, str]  # policies that wait for a decision: version -> state
+    learned: int  # answers that the serving policy contains
+    abandoned: int  # answers that only policies contain that no longer serve
     skipped: dict[str, int]  # answers never learned from, by reason
     swaps: dict[str, int]  # swaps by status: served, failed
     history: list[Point]  # evaluations, oldest first
@@ -55,22 +60,25 @@ class Overview:
 
 def overview(session: Session) -> Overview:
     """Read the overview in one transaction."""
-    versions = dict(
-        session.execute(
-            select(Alias.name, Checkpoint.version).join(Checkpoint, Checkpoint.id == Alias.checkpoint_id)
-        ).all()
-    )
+    serving = policy_life.serving(session)
+    before = None if serving is None else policy_life.served_before(session, serving.id)
+    control = learning.read(session)
+    learned, abandoned = lineage.count_learned(session, None if serving is None else serving.id)
     running = session.execute(select(Job.id, Job.phase, Job.heartbeat_at).where(Job.status == "running")).one_or_none()
     return Overview(
-        serving_version=versions.get("serving"),
-        previous_version=versions.get("previous"),
+        serving_version=None if serving is None else serving.version,
+        previous_version=None if before is None else before.version,
         interactions=session.scalar(select(func.count()).select_from(Interaction)) or 0,
         grades=_counts(session, Grade.grader_kind, Grade.state == "graded"),
         grading=_counts(session, Interaction.grading_state, Interaction.grading_state != "none"),
         jobs=_counts(session, Job.status),
         verdicts=_counts(session, Job.verdict, Job.verdict.is_not(None)),
         current_job=None if running is None else CurrentJob(str(running.id), running.phase, running.heartbeat_at),
-        learned=_counts(session, Claim.outcome, Claim.outcome == "learned").get("learned", 0),
+        frozen=control.frozen_reason,
+        pinned=control.pinned_reason,
+        undecided={str(row.version): row.state for row in policy_life.undecided(session)},
+        learned=learned,
+        abandoned=abandoned,
         skipped=_counts(session, Claim.reason, Claim.outcome == "skipped"),
         swaps=_counts(session, Swap.status),
         history=_history(session),

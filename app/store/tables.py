@@ -31,7 +31,9 @@ FINISHES: Final = ("stop", "length", "cancelled", "deadline")
 GRADING_STATES: Final = ("none", "pending", "graded", "failed")
 GRADE_STATES: Final = ("graded", "failed", "retracted")
 JOB_STATES: Final = ("queued", "running", "succeeded", "failed", "cancelled")
+FAULTS: Final = ("data", "infrastructure", "operator", "policy")
 CLAIM_OUTCOMES: Final = ("claimed", "learned", "skipped")
+POLICY_STATES: Final = ("candidate", "held", "refused", "shadow", "canary", "serving", "retired", "rolled_back")
 
 
 class ApiKey(Base):
@@ -60,10 +62,17 @@ class Secret(Base):
 
 
 class Checkpoint(Base):
-    """One set of weights on disk. Never edited: what is wrong with it stands in its status and metrics."""
+    """One set of weights on disk: a policy. Only its state and what became of its files change."""
 
     __tablename__ = "checkpoints"
-    __table_args__ = (one_of("status", ("published", "rejected")),)
+    __table_args__ = (
+        one_of("state", POLICY_STATES),
+        *(
+            Index(f"uq_checkpoints_one_{state}", "state", unique=True, postgresql_where=text(f"state = '{state}'"))
+            for state in ("serving", "shadow", "canary")
+        ),
+        Index("ix_checkpoints_parent_id", "parent_id"),
+    )
 
     id: Mapped[Id]
     version: Mapped[Big] = mapped_column(unique=True)  # 0 is the base model; never reused
@@ -71,40 +80,65 @@ class Checkpoint(Base):
     path: Mapped[str]  # directory in the Hugging Face layout
     digest: Mapped[str]  # SHA-256 fingerprint of the parameters, hexadecimal
     job_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id", use_alter=True))
-    status: Mapped[str]
+    state: Mapped[str]  # where it is in the life of a policy (`app.store.policy_life`)
     metrics: Mapped[Json] = mapped_column(default=dict)
+    files_deleted_at: Mapped[datetime | None]  # when its directory was removed; null while it is there
     created_at: Mapped[Created]
 
 
-class Alias(Base):
-    """A name for a checkpoint: `serving` and `previous`. Changes; `promotions` keeps every change."""
+class Transition(Base):
+    """One move in the life of a policy: from which state to which, by what event, who caused it and on what figures."""
 
-    __tablename__ = "aliases"
-
-    name: Mapped[str] = mapped_column(primary_key=True)
-    checkpoint_id: Mapped[UUID] = mapped_column(ForeignKey("checkpoints.id"))
-    updated_at: Mapped[Created]
-
-
-class Promotion(Base):
-    """One change of an alias: who, why, from where to where."""
-
-    __tablename__ = "promotions"
+    __tablename__ = "transitions"
+    __table_args__ = (
+        one_of("to_state", POLICY_STATES),
+        Index("ix_transitions_checkpoint_id", "checkpoint_id", "id"),
+        Index("ix_transitions_to_state", "to_state", "id"),
+    )
 
     id: Mapped[Id]
-    alias: Mapped[str]
-    from_checkpoint_id: Mapped[UUID | None] = mapped_column(ForeignKey("checkpoints.id"))
-    to_checkpoint_id: Mapped[UUID] = mapped_column(ForeignKey("checkpoints.id"))
+    checkpoint_id: Mapped[UUID] = mapped_column(ForeignKey("checkpoints.id"))
+    from_state: Mapped[str | None]  # null: its first state
+    to_state: Mapped[str]
+    event: Mapped[str]
+    replaced_id: Mapped[UUID | None] = mapped_column(ForeignKey("checkpoints.id"))  # what served until this one did
+    actor: Mapped[str]  # a key's id, a login's name, or the name of a part of this product
     reason: Mapped[str]
-    actor: Mapped[str]  # a key's id, or the name of a part of this product
+    figures: Mapped[Json] = mapped_column(default=dict)  # what the decision rests on
+    job_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id"))
     created_at: Mapped[Created]
+
+
+class Learning(Base):
+    """Whether and how boldly the service learns now: one row, changed by operators and by refusals."""
+
+    __tablename__ = "learning"
+    __table_args__ = (
+        CheckConstraint("id = 1", name="one_row"),
+        CheckConstraint("rate_scale > 0 AND rate_scale <= 1", name="rate_scale_in_range"),
+        CheckConstraint("batch_scale > 0 AND batch_scale <= 1", name="batch_scale_in_range"),
+        CheckConstraint("refusals >= 0", name="refusals_counted"),
+    )
+
+    id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    frozen_at: Mapped[datetime | None]  # null: learning goes on
+    frozen_by: Mapped[str | None]
+    frozen_reason: Mapped[str | None]
+    pinned_at: Mapped[datetime | None]  # null: what serves may change
+    pinned_by: Mapped[str | None]
+    pinned_reason: Mapped[str | None]
+    refusals: Mapped[int] = mapped_column(server_default=text("0"))  # candidates refused since the last one that passed
+    rate_scale: Mapped[float] = mapped_column(server_default=text("1"))  # factor on the learning rate, in (0, 1]
+    batch_scale: Mapped[float] = mapped_column(server_default=text("1"))  # factor on the size of a batch, in (0, 1]
+    updated_at: Mapped[Created]
 
 
 class Interaction(Base):
     """One answer (one choice of a response) and all that was asked for it.
 
-    A fact, but for four columns: `grading_state` and `grading_attempts` follow the server-side grader, `graded_at` and
-    `claimed` repeat what `grades` and `claims` say so that an index can hold only what is still to be learned from.
+    A fact, but for six columns: `grading_state` and `grading_attempts` follow the server-side grader; `graded_at`,
+    `charged_key_id` and `claimed` repeat what `grades` and `claims` say so that an index can hold only what is still to
+    be learned from; `refusals` counts the updates with it that were refused.
     """
 
     __tablename__ = "interactions"
@@ -117,9 +151,12 @@ class Interaction(Base):
         CheckConstraint("learnable = (unlearnable_reason IS NULL)", name="unlearnable_says_why"),
         Index(
             "ix_interactions_fresh",
-            "graded_at",
+            "charged_key_id",
+            text("policy_version DESC"),
+            text("graded_at DESC"),
             postgresql_where=text("graded_at IS NOT NULL AND learnable AND NOT claimed"),
         ),
+        Index("ix_interactions_checkpoint_id", "checkpoint_id", "id"),
         Index("ix_interactions_pending", "created_at", postgresql_where=text("grading_state = 'pending'")),
         Index("ix_interactions_created_at", "created_at"),
         Index("ix_interactions_api_key_id", "api_key_id", "id"),
@@ -149,7 +186,9 @@ class Interaction(Base):
     learnable: Mapped[bool]  # whether a rollout was kept that can be replayed
     unlearnable_reason: Mapped[str | None]
     graded_at: Mapped[datetime | None]  # when it first had an effective grade; null while it has none
+    charged_key_id: Mapped[str] = mapped_column(server_default=text("''"))  # key its grades count for; '' if none
     claimed: Mapped[bool] = mapped_column(server_default=text("false"))  # whether `claims` has a row for it
+    refusals: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))  # updates with it that were refused
     created_at: Mapped[Created]
 
 
@@ -215,8 +254,10 @@ class Job(Base):
         one_of("kind", ("update",)),
         one_of("status", JOB_STATES),
         one_of("trigger", ("schedule", "admin")),
+        one_of("fault", FAULTS),
         CheckConstraint("(status IN ('queued', 'running')) = (finished_at IS NULL)", name="finished_iff_over"),
         Index("uq_jobs_one_running", "status", unique=True, postgresql_where=text("status = 'running'")),
+        Index("ix_jobs_finished_at", "finished_at"),
         Index("ix_jobs_queued", "created_at", postgresql_where=text("status = 'queued'")),
     )
 
@@ -229,12 +270,14 @@ class Job(Base):
     phase: Mapped[str | None]  # claim, batch, update, gate, publish, ...
     phase_started_at: Mapped[datetime | None]
     heartbeat_at: Mapped[datetime | None]
+    lease_until: Mapped[datetime | None]  # by the database's clock; afterwards another worker may end the job
     fence: Mapped[Big | None]  # from the sequence job_fences; whoever holds it may write
     worker: Mapped[str | None]
     cancel_requested: Mapped[bool] = mapped_column(server_default=text("false"))
     base_checkpoint_id: Mapped[UUID | None] = mapped_column(ForeignKey("checkpoints.id"))
     result_checkpoint_id: Mapped[UUID | None] = mapped_column(ForeignKey("checkpoints.id"))
-    verdict: Mapped[str | None]  # what came of it in a word: promoted, rejected, nothing_to_learn, ...
+    verdict: Mapped[str | None]  # what came of it in a word: promoted, refused, nothing_to_learn, ...
+    fault: Mapped[str | None]  # whose fault a bad end was
     error: Mapped[str | None]
     diagnosis: Mapped[Json | None]
     metrics: Mapped[Json] = mapped_column(default=dict)
@@ -263,7 +306,10 @@ class JobEvent(Base):
 
 
 class Claim(Base):
-    """A job's hold on an interaction. The primary key is the proof that nothing is learned from twice."""
+    """A job's hold on an interaction. The primary key is the proof that nothing is learned from twice.
+
+    `claimed` lasts while the job runs and while the policy it made waits for a decision; see `app.store.claims`.
+    """
 
     __tablename__ = "claims"
     __table_args__ = (
@@ -276,6 +322,8 @@ class Claim(Base):
     job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id"))
     outcome: Mapped[str]
     reason: Mapped[str | None]
+    divergence: Mapped[float | None]  # nats per step, from the policy that answered to the one that was to learn
+    weight: Mapped[float | None]  # mean importance weight of its steps; 1 on policy
     created_at: Mapped[Created]
 
 

@@ -33,7 +33,7 @@ class Condition:
     manners: Manners
     key_share: float  # LEPO_KEY_SHARE
     gated: bool  # whether the gate has held-out prompts to refuse with
-    regroup: int = 0  # LEPO_REGROUP
+    resample: int = 0  # LEPO_RESAMPLE
 
 
 CLEAN: Final = Manners()
@@ -49,13 +49,13 @@ _ALL: Final = (
         "clean-group", "clean grades, groups only: single grades teach nothing", "group", CLEAN, SHARE, gated=True
     ),
     Condition(
-        "clean-regrouped",
+        "clean-resampled",
         "requests name their grader, and the worker answers anew, 4 times each",
         "auto",
         GRADERS,
         SHARE,
         gated=True,
-        regroup=4,
+        resample=4,
     ),
     Condition("noisy-tracker", "the noisy mix, value tracker", "tracker", NOISY, SHARE, gated=True),
     Condition("noisy-batch", "the noisy mix, batch mean", "batch", NOISY, SHARE, gated=True),
@@ -74,5 +74,5 @@ def settings_of(condition: Condition) -> dict[str, str]:
         "LEPO_LEARN": str(learns).lower(),
         "LEPO_BASELINE": condition.learning if learns else "auto",
         "LEPO_KEY_SHARE": str(condition.key_share),
-        "LEPO_REGROUP": str(condition.regroup),
+        "LEPO_RESAMPLE": str(condition.resample),
     }

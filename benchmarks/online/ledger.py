@@ -52,7 +52,7 @@ def key_shares(session: Session) -> dict[str, Counter[str]]:
         select(Claim.job_id, charged, func.count())
         .join(LATEST, LATEST.c.interaction_id == Claim.interaction_id)
         .join(Interaction, Interaction.id == Claim.interaction_id)
-        .where((Claim.outcome == "learned") | (Claim.reason == "rejected"))
+        .where((Claim.outcome == "learned") | (Claim.reason == "refused"))
         .group_by(Claim.job_id, charged)
     )
     found: dict[str, Counter[str]] = {}
@@ -76,7 +76,7 @@ def staleness(session: Session) -> dict[str, int]:
         .join(Interaction, Interaction.id == Claim.interaction_id)
         .join(Job, Job.id == Claim.job_id)
         .join(Checkpoint, Checkpoint.id == Job.base_checkpoint_id)
-        .where((Claim.outcome == "learned") | (Claim.reason == "rejected"))
+        .where((Claim.outcome == "learned") | (Claim.reason == "refused"))
         .group_by(age)
         .order_by(age)
     )

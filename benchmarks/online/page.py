@@ -25,7 +25,7 @@ def write_page(report: Mapping[str, Any]) -> str:
         "## Accuracy",
         table(("condition", "before", "after (95%)", "gain", "grades", "by grades"), map(accuracy_row, trials)),
         "## What the service made of it",
-        "What entered a batch, those of refused updates (skipped as `rejected`) included.\n",
+        "What entered a batch, those of refused updates (skipped as `refused`) included.\n",
         table(
             ("condition", "updates", "baselines used", "in batches", "skipped", "stale by versions", "waiting"),
             map(service_row, trials),

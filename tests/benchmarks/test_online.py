@@ -117,9 +117,9 @@ def test_conditions_become_settings_of_the_service() -> None:
         "LEPO_LEARN": "true",
         "LEPO_BASELINE": "batch",
         "LEPO_KEY_SHARE": "0.1",
-        "LEPO_REGROUP": "0",
+        "LEPO_RESAMPLE": "0",
     }
-    assert settings_of(CONDITIONS["clean-regrouped"])["LEPO_REGROUP"] == "4"
+    assert settings_of(CONDITIONS["clean-resampled"])["LEPO_RESAMPLE"] == "4"
     plan = Plan(grades=100)
     assert [hostile_users(CONDITIONS[name], plan) for name in ("clean-batch", "noisy-batch", "flood")] == [0, 1, 1]
     assert FLOOD.hostile_pace > NOISY.hostile_pace
@@ -131,10 +131,10 @@ def test_the_ledger_tells_whose_grades_were_learned_how_stale_and_why_others_wer
     late = capped.ask([f"late {i}" for i in range(5)])
     capped.grade(capped.ask([f"flood {i}" for i in range(30)]), lambda _: 1.0, "flooder", keyed=True)
     capped.grade(capped.ask([f"honest {i}" for i in range(10)]), even, "honest", keyed=True)
-    assert learn(capped.shop) == "promoted"
+    assert learn(capped.context) == "promoted"
     capped.grade(late, even, "honest", keyed=True)
     capped.grade(capped.ask([f"again {i}" for i in range(8)]), even, "other", keyed=True)
-    assert learn(capped.shop) == "promoted"
+    assert learn(capped.context) == "promoted"
     capped.grade(capped.ask(["too few"]), even, "honest", keyed=True)
     with world.store.session() as session:
         found = read_ledger(session, [capped.key("flooder")])
@@ -153,9 +153,9 @@ def test_an_answer_that_the_server_graded_is_charged_to_who_asked(world: World) 
     for asker, operation in (("one", "eq"), ("two", "ne")):
         grader = {"type": "string_check", "reference": "what nobody says", "operation": operation}
         named.ask([f"{asker} {i}" for i in range(10)], grader=grader, asker=asker)
-    while grade(named.shop):
+    while grade(named.context):
         pass
-    assert learn(named.shop) == "promoted"
+    assert learn(named.context) == "promoted"
     with world.store.session() as session:
         assert read_ledger(session, [named.key("one")])["hostile_share_in_batches"] == 0.5
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import redis
+from worker.promote import CHANNEL
 
 from app.stack.redis import client_url
 from app.store.connect import Store
 from tests.worker.test_celery_app import Bell, until
 from tests.worker.world import World, make_world
-from worker.promote import CHANNEL
 
 NE = {"type": "string_check", "reference": "no byte soup is this", "operation": "ne"}
 

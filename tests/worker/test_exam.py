@@ -3,14 +3,14 @@
 from pathlib import Path
 
 import pytest
+from worker.run import GateRefused, Run
 
 from app.settings import Settings
 from tests.worker.world import World, write_heldout
 from worker.exam import Marks, pairs, question_request, sampling_of, sit
 from worker.heldout import Question, read_heldout
 from worker.learn import gate
-from worker.run import GateRefused, Run
-from worker.watch import Watch
+from worker.watchdog import Watchdog
 
 NE = {"type": "string_check", "reference": "no byte soup is this", "operation": "ne"}
 BROKEN = {"type": "math", "reference": "\\frac{1}{"}
@@ -101,4 +101,4 @@ def noting(world: World) -> Run:
         job = jobs.start(session, "this worker")
         assert job is not None
         assert job.fence is not None
-    return Run(world.store, job.id, job.fence, Watch(lambda: False, lambda *_: None, limit_s=60))
+    return Run(world.store, job.id, job.fence, Watchdog(lambda: False, lambda *_: None, limit_s=60))

@@ -31,20 +31,20 @@ def state_of(world: World, interaction_id: UUID) -> tuple[Interaction, list[Grad
 @pytest.mark.parametrize(("grader", "value"), [(NE, 1.0), (EQ, 0.0)])
 def test_a_grader_named_in_the_request_makes_a_grade(world: World, grader: Mapping[str, Any], value: float) -> None:
     (one,) = asked(world, grader)
-    assert grade(world.shop) == {"graded": 1}
+    assert grade(world.context) == {"graded": 1}
     row, (entry,) = state_of(world, one)
     assert row.grading_state == "graded"
     assert (entry.state, entry.value, entry.grader_kind, entry.grader_id) == ("graded", value, "string_check", "not-it")
     assert entry.grader_version == "1"
-    assert grade(world.shop) == {}
+    assert grade(world.context) == {}
 
 
 def test_a_failing_grader_is_tried_again_then_recorded_as_failed_and_never_as_zero(world: World) -> None:
     (one,) = asked(world, BROKEN_REFERENCE)
     for _ in range(MOST_ATTEMPTS - 1):
-        assert grade(world.shop) == {"pending": 1}
+        assert grade(world.context) == {"pending": 1}
         assert state_of(world, one)[1] == []
-    assert grade(world.shop) == {"failed": 1}
+    assert grade(world.context) == {"failed": 1}
     row, (entry,) = state_of(world, one)
     assert (row.grading_state, row.grading_attempts) == ("failed", MOST_ATTEMPTS)
     assert (entry.state, entry.value) == ("failed", None)
@@ -56,7 +56,7 @@ def test_a_failing_grader_is_tried_again_then_recorded_as_failed_and_never_as_ze
 
 def test_a_spec_that_cannot_be_read_fails_at_once_with_the_reason(world: World) -> None:
     (one,) = asked(world, {"type": "astrology"})
-    assert grade(world.shop) == {"failed": 1}
+    assert grade(world.context) == {"failed": 1}
     _, (entry,) = state_of(world, one)
     assert entry.grader_kind == "astrology"
     assert "type" in (entry.comment or "")
@@ -65,7 +65,7 @@ def test_a_spec_that_cannot_be_read_fails_at_once_with_the_reason(world: World) 
 def test_one_failing_grader_does_not_hold_up_the_others(world: World) -> None:
     asked(world, BROKEN_REFERENCE)
     later = asked(world, NE, count=3)
-    assert grade(world.shop) == {"pending": 1, "graded": 3}
+    assert grade(world.context) == {"pending": 1, "graded": 3}
     assert {state_of(world, one)[0].grading_state for one in later} == {"graded"}
 
 
@@ -74,11 +74,11 @@ def test_two_workers_share_the_work_and_grade_nothing_twice(world: World) -> Non
     with world.store.engine.begin() as connection:  # one answer is in another worker's hands
         connection.execute(text("SELECT 1 FROM interactions WHERE id = :id FOR NO KEY UPDATE"), {"id": ids[0]})
         counts: list[int] = []
-        workers = [threading.Thread(target=lambda: counts.append(grade(world.shop).total())) for _ in range(2)]
+        workers = [threading.Thread(target=lambda: counts.append(grade(world.context).total())) for _ in range(2)]
         for worker in workers:
             worker.start()
         for worker in workers:
             worker.join()
         assert sum(counts) == 23
-    assert grade(world.shop).total() == 1
+    assert grade(world.context).total() == 1
     assert {len(state_of(world, one)[1]) for one in ids} == {1}

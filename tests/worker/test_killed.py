@@ -21,10 +21,10 @@ from tests.worker.test_watch import until
 from tests.worker.world import World
 from training.checkpoint import verify
 from training.policy import fingerprint
+from worker.context import Context
 from worker.learn import learn
 from worker.resident import Resident
-from worker.watch import EXIT_CODE
-from worker.workshop import Workshop
+from worker.watchdog import EXIT_CODE
 
 GATE = 424_242  # advisory lock that holds the learner
 HOLD = f"""
@@ -47,7 +47,7 @@ def learn_once(settings: dict[str, Any], database_url: str) -> None:
     """What runs in the learner's process."""
     torch.set_num_threads(1)
     chosen = Settings.model_validate(settings)
-    learn(Workshop(chosen, open_store(database_url), "redis+socket:///nowhere", Resident(chosen)))
+    learn(Context(chosen, open_store(database_url), "redis+socket:///nowhere", Resident(chosen)))
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_kill_9_at_any_moment_neither_loses_nor_doubles_anything(
     assert world.serving().version == 0, "nothing was promoted by half"
     assert {path.name for path in world.checkpoints_dir.iterdir()} <= {"v00000000", "v00000001"}
 
-    until(lambda: learn(world.shop) == "promoted")
+    until(lambda: learn(world.context) == "promoted")
 
     *lost, done = world.jobs()
     assert [(job.status, job.error) for job in lost] == [("failed", "worker lost")] * len(lost)
@@ -121,16 +121,16 @@ def test_kill_9_at_any_moment_neither_loses_nor_doubles_anything(
     assert serving.version == 1
     assert sorted(path.name for path in world.checkpoints_dir.iterdir()) == ["v00000000", "v00000001"]
     assert verify(Path(serving.path)).fingerprint == serving.digest == fingerprint(world.policy().model)
-    assert learn(world.shop) == "idle"
+    assert learn(world.context) == "idle"
 
 
 def test_kill_9_after_fresh_groups_were_drawn_draws_them_again_and_spends_each_grade_once(
     world: World, database_url: str, learners: multiprocessing.context.ForkServerContext
 ) -> None:
-    world = world.with_settings(regroup=4)
+    world = world.with_settings(resample=4)
     grader = {"type": "string_check", "reference": "a", "operation": "ilike"}
     ids = set(world.grade(world.ask([f"alone {index}" for index in range(8)], grader=grader)))
-    drawn = "BEFORE UPDATE ON jobs FOR EACH ROW WHEN (NEW.metrics::text LIKE '%regrouped%')"
+    drawn = "BEFORE UPDATE ON jobs FOR EACH ROW WHEN (NEW.metrics::text LIKE '%resampled%')"
     with held(world, drawn) as connection:
         learner = start(learners, world, database_url)
         until(lambda: waits(connection))
@@ -139,14 +139,14 @@ def test_kill_9_after_fresh_groups_were_drawn_draws_them_again_and_spends_each_g
     assert world.serving().version == 0
     assert set(world.claims().values()) == {("claimed", None)}, "the next learner gives them back"
 
-    until(lambda: learn(world.shop) not in {"busy", "idle"})
+    until(lambda: learn(world.context) not in {"busy", "idle"})
 
     lost, done = world.jobs()
     assert (lost.status, lost.error) == ("failed", "worker lost")
     assert done.status == "succeeded"
-    assert done.metrics["regrouped"]["prompts"] == 8
+    assert done.metrics["resampled"]["prompts"] == 8
     assert set(world.claims()) == ids
-    assert learn(world.shop) == "idle"
+    assert learn(world.context) == "idle"
 
 
 def test_a_phase_that_hangs_ends_the_process_with_a_diagnosis_and_the_next_learner_goes_on(
@@ -165,5 +165,5 @@ def test_a_phase_that_hangs_ends_the_process_with_a_diagnosis_and_the_next_learn
     assert job.diagnosis is not None
     assert "read_trackers" in job.diagnosis["doing"]
     assert world.claims() == {}
-    until(lambda: learn(world.shop) == "promoted")
+    until(lambda: learn(world.context) == "promoted")
     assert set(world.claims()) == ids

@@ -9,9 +9,12 @@ import pytest
 import torch
 from sqlalchemy import func, select
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from worker.plan import update_config
+from worker.promote import record_marks
+from worker.run import MOST_FAILURES, Run
 
 from app.errors import Conflict
-from app.store import checkpoints, evaluations, jobs, promotions
+from app.store import checkpoints, evaluations, jobs, policy_life
 from app.store.tables import Claim, Evaluation, JobEvent, TrackerValue
 from tests.worker.world import World, even, write_heldout
 from training.checkpoint import verify
@@ -22,10 +25,7 @@ from worker.batch import Batch
 from worker.exam import Marks, paper_of, recorded
 from worker.heldout import read_heldout
 from worker.learn import learn, update
-from worker.plan import update_config
-from worker.promote import record_marks
-from worker.run import MOST_FAILURES, Run
-from worker.watch import Watch
+from worker.watchdog import Watchdog
 
 NEVER_RIGHT = {"type": "string_check", "reference": "no byte soup is this", "operation": "eq"}
 ALWAYS_RIGHT = {"type": "string_check", "reference": "no byte soup is this", "operation": "ne"}
@@ -33,7 +33,7 @@ ALWAYS_RIGHT = {"type": "string_check", "reference": "no byte soup is this", "op
 
 def test_grades_become_a_policy_that_serves(world: World) -> None:
     ids = world.lessons()
-    assert learn(world.shop) == "promoted"
+    assert learn(world.context) == "promoted"
     serving = world.serving()
     assert serving.version == 1
     manifest = verify(world.checkpoints_dir / "v00000001")
@@ -45,14 +45,14 @@ def test_grades_become_a_policy_that_serves(world: World) -> None:
     assert job.metrics["baselines"] == {"group": world.reasons()["learned"]}
     assert serving.metrics["drift"] == pytest.approx(job.metrics["update"]["kl"])
     assert set(job.metrics["seconds"]) == {"claim", "batch", "update", "gate", "publish", "promote"}
-    assert learn(world.shop) == "idle"
+    assert learn(world.context) == "idle"
 
 
 def test_adapters_learn_job_after_job(world: World) -> None:
     world = world.with_settings(lora_rank=2, learning_rate=0.01, max_kl=10)
     for version in (1, 2):
         world.lessons()
-        assert learn(world.shop) == "promoted"
+        assert learn(world.context) == "promoted"
         serving = world.serving()
         manifest = verify(Path(serving.path))
         assert serving.version == manifest.version == version
@@ -67,7 +67,7 @@ def test_the_policy_gets_better_update_by_update(world: World) -> None:
         answers = world.ask([f"{index} and {index % 7}" for index in range(8)], choices=8)
         rates.append(sum(even(one) for _, one in answers) / len(answers))
         world.grade(answers)
-        outcome = learn(world.shop)
+        outcome = learn(world.context)
     assert outcome == ("nothing_to_learn" if rates[-1] == 1.0 else "promoted"), "only perfection stops it"
     assert rates[0] < 0.7
     assert rates[-1] > rates[0] + 0.2
@@ -75,22 +75,22 @@ def test_the_policy_gets_better_update_by_update(world: World) -> None:
 
 def test_too_few_grades_leave_no_trace_and_a_request_runs_all_the_same(world: World) -> None:
     world.lessons(groups=1)
-    assert learn(world.shop) == "idle"
+    assert learn(world.context) == "idle"
     assert world.jobs() == []
     assert world.claims() == {}
     with world.store.session() as session:
         jobs.request(session, trigger="admin", requested_by="someone")
-    assert learn(world.shop) in {"promoted", "nothing_to_learn"}
+    assert learn(world.context) in {"promoted", "nothing_to_learn"}
     assert len(world.claims()) == 4
 
 
 def test_when_learning_is_off_only_what_is_asked_for_runs(world: World) -> None:
     off = world.with_settings(learn=False)
     off.lessons()
-    assert learn(off.shop) == "idle"
+    assert learn(off.context) == "idle"
     with world.store.session() as session:
         jobs.request(session, trigger="admin", requested_by="someone", config={"learning_rate": 0.001})
-    assert learn(off.shop) == "promoted"
+    assert learn(off.context) == "promoted"
     assert off.jobs()[0].metrics["update"]["learning_rate"] == 0.001
 
 
@@ -100,7 +100,7 @@ def test_a_job_that_asks_for_what_is_not_its_own_is_refused(world: World) -> Non
         jobs.request(
             session, trigger="admin", requested_by="someone", config={"database_url": "postgresql://elsewhere"}
         )
-    assert learn(world.shop) == "idle"
+    assert learn(world.context) == "idle"
     (job,) = world.jobs()
     assert (job.status, job.verdict) == ("failed", "refused")
     assert "database_url" in (job.error or "")
@@ -110,7 +110,7 @@ def test_a_job_that_asks_for_what_is_not_its_own_is_refused(world: World) -> Non
 def test_a_guards_refusal_keeps_the_policy_spends_the_grades_and_says_why(world: World) -> None:
     strict = world.with_settings(max_kl=1e-9)
     ids = strict.lessons()
-    assert learn(strict.shop) == "ended"
+    assert learn(strict.context) == "ended"
     (job,) = strict.jobs()
     assert (job.status, job.verdict) == ("failed", "rejected")
     assert job.diagnosis is not None
@@ -118,9 +118,9 @@ def test_a_guards_refusal_keeps_the_policy_spends_the_grades_and_says_why(world:
     assert strict.serving().version == 0
     assert set(strict.claims()) == set(ids)
     assert set(strict.reasons()) <= {"rejected", "no_variance"}
-    assert learn(strict.shop) == "idle"
+    assert learn(strict.context) == "idle"
     world.lessons()
-    assert learn(world.shop) == "promoted"
+    assert learn(world.context) == "promoted"
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_every_guard_keeps_the_policy_and_leaves_its_diagnosis_on_the_job(
     before = fingerprint(world.policy().model)
     guarded = world.with_settings(**bound)
     guarded.lessons()
-    assert learn(guarded.shop) == "ended"
+    assert learn(guarded.context) == "ended"
     (job,) = guarded.jobs()
     assert (job.status, job.verdict) == ("failed", "rejected")
     assert job.diagnosis is not None
@@ -150,7 +150,7 @@ def test_every_guard_keeps_the_policy_and_leaves_its_diagnosis_on_the_job(
 
 def test_numbers_that_are_none_keep_the_policy_and_leave_their_diagnosis(world: World) -> None:
     world.lessons()
-    assert learn(world.shop) == "promoted"
+    assert learn(world.context) == "promoted"
     before = fingerprint(world.policy().model)
     overflowing = world.with_settings(kl_beta=1e300)  # float32 has no such number
     for broken, reasons in (
@@ -158,7 +158,7 @@ def test_numbers_that_are_none_keep_the_policy_and_leave_their_diagnosis(world: 
         (world.with_settings(learning_rate=1e30), {"policy_moved_too_far"}),
     ):
         broken.lessons()
-        assert learn(broken.shop) == "ended"
+        assert learn(broken.context) == "ended"
         job = broken.jobs()[-1]
         assert (job.status, job.verdict) == ("failed", "rejected")
         assert job.diagnosis is not None
@@ -167,7 +167,7 @@ def test_numbers_that_are_none_keep_the_policy_and_leave_their_diagnosis(world: 
     assert world.serving().version == 1
     assert fingerprint(world.policy().model) == before
     world.lessons()
-    assert learn(world.shop) == "promoted"
+    assert learn(world.context) == "promoted"
 
 
 @pytest.mark.parametrize(("clip", "clipped"), [(0.0, True), (0.9, False)])
@@ -175,9 +175,9 @@ def test_the_clip_of_the_service_clips_answers_of_an_older_version(world: World,
     world = world.with_settings(clip_low=clip, clip_high=10 * clip, max_staleness=3)
     older = world.ask([f"w{index} w3" for index in range(8)], choices=4)
     world.lessons()
-    assert learn(world.shop) == "promoted"
+    assert learn(world.context) == "promoted"
     world.grade(older)
-    assert learn(world.shop) == "promoted"
+    assert learn(world.context) == "promoted"
     seen = world.jobs()[-1].metrics["update"]["objective"]
     assert seen["mean_ratio"] != pytest.approx(1.0, abs=1e-3), "the answers are of another policy"
     assert (seen["clip_fraction"] > 0.1) is clipped
@@ -185,12 +185,12 @@ def test_the_clip_of_the_service_clips_answers_of_an_older_version(world: World,
 
 def test_beta_holds_the_policy_near_the_first_checkpoint(world: World) -> None:
     world.lessons()
-    assert learn(world.shop) == "promoted"
+    assert learn(world.context) == "promoted"
     drifts = {}
     for beta in (0.0, 100.0):
         world.with_settings(kl_beta=beta, gate_no_signal="hold", learning_rate=0.002).lessons()
         trial = world.with_settings(kl_beta=beta, gate_no_signal="hold", learning_rate=0.002)
-        assert learn(trial.shop) == "held"
+        assert learn(trial.context) == "held"
         assert (trial.jobs()[-1].metrics["update"]["objective"]["reference_kl"] > 0) is (beta > 0)
         with world.store.session() as session:
             made = checkpoints.by_version(session, checkpoints.next_version(session) - 1)
@@ -214,7 +214,7 @@ def test_figures_go_to_tensorboard_when_asked(world: World, tmp_path: Path) -> N
     for wish in (False, True):
         shown = world.with_settings(heldout=held, tensorboard=wish)
         shown.lessons()
-        assert learn(shown.shop) == "promoted"
+        assert learn(shown.context) == "promoted"
         assert (shown.settings.var_dir / "tensorboard").exists() == wish
     read = EventAccumulator(str(world.settings.var_dir / "tensorboard"))
     read.Reload()
@@ -227,7 +227,7 @@ def test_figures_go_to_tensorboard_when_asked(world: World, tmp_path: Path) -> N
 def test_an_mlflow_server_out_of_reach_does_not_stop_learning(world: World, caplog: pytest.LogCaptureFixture) -> None:
     unreachable = world.with_settings(mlflow_uri="nonsense://nowhere")
     unreachable.lessons()
-    assert learn(unreachable.shop) == "promoted"
+    assert learn(unreachable.context) == "promoted"
     assert "MLflow at nonsense://nowhere does not take records" in caplog.text
 
 
@@ -239,7 +239,7 @@ def test_the_gate_refuses_a_candidate_that_answers_worse_than_what_serves(world:
         serving = checkpoints.by_version(session, 0)
         record_marks(session, serving, "base", Marks((1.0,) * 20, paper_of(heldout, gated.settings)))
     gated.lessons()
-    assert learn(gated.shop) == "ended"
+    assert learn(gated.context) == "ended"
     (job,) = gated.jobs()
     assert (job.status, job.verdict) == ("succeeded", "rejected")
     assert job.metrics["gate"]["decision"] == "reject"
@@ -254,7 +254,7 @@ def test_each_version_sits_the_exam_once(world: World, tmp_path: Path) -> None:
     gated = world.with_settings(heldout=held)
     for _ in range(2):
         gated.lessons(groups=4)
-        assert learn(gated.shop) == "promoted"
+        assert learn(gated.context) == "promoted"
     with gated.store.session() as session:
         rows = list(session.scalars(select(Evaluation).order_by(Evaluation.id)))
         versions = [checkpoints.get_checkpoint(session, row.checkpoint_id).version for row in rows]
@@ -269,7 +269,7 @@ def test_a_gate_without_signal_does_what_the_operator_chose(
 ) -> None:
     chosen = world.with_settings(gate_no_signal=policy)
     chosen.lessons()
-    assert learn(chosen.shop) == outcome
+    assert learn(chosen.context) == outcome
     assert chosen.jobs()[0].metrics["gate"]["decision"] == "no_signal"
     assert chosen.serving().version == version
     verify(chosen.checkpoints_dir / "v00000001")
@@ -280,7 +280,7 @@ def test_nobody_learns_from_a_held_out_prompt(world: World, tmp_path: Path) -> N
     gated = world.with_settings(heldout=held)
     secret = gated.grade(gated.ask(["a secret question", "A  secret QUESTION "], choices=4))
     gated.lessons()
-    assert learn(gated.shop) == "promoted"
+    assert learn(gated.context) == "promoted"
     claimed = gated.claims()
     assert {claimed[one] for one in secret} == {("skipped", "held_out")}
     assert gated.jobs()[0].metrics["skipped"]["held_out"] == 8
@@ -290,22 +290,22 @@ def test_answers_too_old_are_skipped_and_counted_once(world: World) -> None:
     fresh_only = world.with_settings(max_staleness=0)
     old = fresh_only.ask(["an old question"], choices=4)
     fresh_only.lessons()
-    assert learn(fresh_only.shop) == "promoted"
+    assert learn(fresh_only.context) == "promoted"
     fresh_only.grade(old)
     fresh_only.lessons()
-    assert learn(fresh_only.shop) == "promoted"
+    assert learn(fresh_only.context) == "promoted"
     assert fresh_only.jobs()[1].metrics["skipped"]["stale"] == 4
     assert {fresh_only.claims()[one] for one, _ in old} == {("skipped", "stale")}
 
 
 def test_answers_of_a_version_that_was_rolled_back_are_not_learned_from(world: World) -> None:
     world.lessons()
-    assert learn(world.shop) == "promoted"
+    assert learn(world.context) == "promoted"
     answers = world.grade(world.ask(["after the update"], choices=4))
     with world.store.session() as session:
-        promotions.rollback(session, "someone")
+        policy_life.rollback(session, "someone")
     world.lessons()
-    assert learn(world.shop) == "promoted"
+    assert learn(world.context) == "promoted"
     assert {world.claims()[one] for one in answers} == {("skipped", "rolled_back")}
     with world.store.session() as session:
         second = checkpoints.by_version(session, 2)
@@ -316,7 +316,7 @@ def test_single_grades_learn_by_a_tracker_that_remembers(world: World) -> None:
     tracked = world.with_settings(baseline="tracker")
     for _ in range(2):
         tracked.grade(tracked.ask([f"alone {index}" for index in range(16)], task="sums"))
-        assert learn(tracked.shop) == "promoted"
+        assert learn(tracked.context) == "promoted"
     assert set(tracked.jobs()[1].metrics["baselines"]) == {"tracker"}
     with tracked.store.session() as session:
         (row,) = session.scalars(select(TrackerValue))
@@ -336,7 +336,7 @@ def test_a_key_that_floods_is_held_to_its_share(world: World, share: float, floo
             f"honest {number}",
             keyed=True,
         )
-    assert learn(capped.shop) == "promoted"
+    assert learn(capped.context) == "promoted"
     assert capped.jobs()[0].metrics["skipped"]["key_cap"] == 40 - flooded
     assert sum(capped.jobs()[0].metrics["keys"].values()) == 10 + flooded
 
@@ -345,13 +345,13 @@ def test_an_operators_cancel_gives_the_claims_back(world: World) -> None:
     ids = world.lessons()
     cancelling = threading.Thread(target=cancel_the_running_job, args=(world,))
     cancelling.start()
-    outcome = learn(world.shop)
+    outcome = learn(world.context)
     cancelling.join()
     (job,) = world.jobs()
     assert (outcome, job.status) == ("ended", "cancelled")
     assert set(world.reasons()) <= {"no_variance"}
     assert world.serving().version == 0
-    assert learn(world.shop) == "promoted"
+    assert learn(world.context) == "promoted"
     assert set(world.claims()) == set(ids)
 
 
@@ -379,7 +379,7 @@ def test_a_cancel_is_honoured_between_micro_batches_and_leaves_the_weights_alone
         assert job is not None
         assert job.fence is not None
     asked = threading.Event()
-    with Watch(asked.is_set, never, limit_s=60, every_s=0.001) as watch:
+    with Watchdog(asked.is_set, never, limit_s=60, every_s=0.001) as watch:
         asked.set()
         while not watch.asked_to_end():
             time.sleep(0.001)
@@ -395,13 +395,13 @@ def never(phase: str, doing: str) -> None:
 
 def test_a_worker_asked_to_stop_gives_back_what_it_was_learning_from(world: World) -> None:
     world.lessons()
-    world.shop.stopping.set()
-    assert learn(world.shop) == "ended"
+    world.context.stopping.set()
+    assert learn(world.context) == "ended"
     (job,) = world.jobs()
     assert (job.status, job.verdict) == ("failed", "stopped")
     assert world.claims() == {}
-    world.shop.stopping.clear()
-    assert learn(world.shop) == "promoted"
+    world.context.stopping.clear()
+    assert learn(world.context) == "promoted"
 
 
 def test_a_job_that_was_taken_over_writes_nothing_more(world: World) -> None:
@@ -412,7 +412,7 @@ def test_a_job_that_was_taken_over_writes_nothing_more(world: World) -> None:
         assert job.fence is not None
     with world.store.session() as session:
         jobs.orphans(session)
-    watch = Watch(lambda: False, lambda *_: None, limit_s=60)
+    watch = Watchdog(lambda: False, lambda *_: None, limit_s=60)
     with Run(world.store, job.id, job.fence, watch) as run:
         run.enter("batch")
         raise AssertionError("a fenced job went on")
@@ -430,7 +430,7 @@ def test_data_that_fails_job_after_job_is_given_up(world: World) -> None:
     for attempt in range(MOST_FAILURES):
         assert world.claims() == {}, f"given up after {attempt} failures"
         with pytest.raises(ValueError, match="is not what was published"):
-            learn(world.shop)
+            learn(world.context)
     assert {job.status for job in world.jobs()} == {"failed"}
     assert "BadCheckpoint" in (world.jobs()[0].error or "")
     assert world.reasons() == {"failed_jobs": len(ids)}
@@ -440,13 +440,13 @@ def test_old_checkpoints_leave_the_disk_and_those_that_matter_stay(world: World)
     few = world.with_settings(keep_checkpoints=2)
     for _ in range(4):
         few.lessons(groups=2)
-        assert learn(few.shop) == "promoted"
+        assert learn(few.context) == "promoted"
     assert sorted(path.name for path in few.checkpoints_dir.iterdir()) == ["v00000000", "v00000003", "v00000004"]
     with few.store.session() as session:
         gone = [row.version for row in checkpoints.list_checkpoints(session) if row.metrics.get("deleted")]
         assert sorted(gone) == [1, 2]
         with pytest.raises(Conflict, match="deleted"):
-            promotions.rollback(session, "someone", to=checkpoints.by_version(session, 1).id)
+            policy_life.rollback(session, "someone", to=checkpoints.by_version(session, 1).id)
 
 
 def test_files_of_a_killed_publisher_are_replaced(world: World) -> None:
@@ -455,7 +455,7 @@ def test_files_of_a_killed_publisher_are_replaced(world: World) -> None:
     (leftover / "model.safetensors").write_bytes(b"half")
     (world.checkpoints_dir / ".unfinished-v00000001-00000000").mkdir()
     world.lessons()
-    assert learn(world.shop) == "promoted"
+    assert learn(world.context) == "promoted"
     verify(leftover)
     assert sorted(path.name for path in world.checkpoints_dir.iterdir()) == ["v00000000", "v00000001"]
 

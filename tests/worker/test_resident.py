@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from worker.plan import update_config
 
 from app.job_settings import of_job
 from app.settings import Settings
@@ -15,7 +16,6 @@ from tests.worker.world import CREATED, World
 from training.checkpoint import BadCheckpoint, load_tensors, publish, verify
 from training.policy import fingerprint
 from training.rollout import Rollout
-from worker.plan import update_config
 from worker.resident import Resident, Source
 
 ADVANTAGES = [1.0, -1.0, 0.5, -0.5]

@@ -28,7 +28,7 @@ def test_a_job_may_choose_its_baseline_and_what_was_used_is_on_record(world: Wor
     ids = singles(world)
     with world.store.session() as session:
         jobs.request(session, trigger="admin", requested_by="someone", config={"baseline": baseline})
-    assert learn(world.shop) == "promoted"
+    assert learn(world.context) == "promoted"
     assert world.jobs()[0].metrics["baselines"] == {baseline: len(ids)}
     assert world.reasons() == {"learned": len(ids)}
 
@@ -36,7 +36,7 @@ def test_a_job_may_choose_its_baseline_and_what_was_used_is_on_record(world: Wor
 def test_single_grades_teach_nothing_where_only_groups_may(world: World) -> None:
     grouped = world.with_settings(baseline="group")
     ids = singles(grouped)
-    assert learn(grouped.shop) == "nothing_to_learn"
+    assert learn(grouped.context) == "nothing_to_learn"
     assert grouped.reasons() == {"no_group": len(ids)}
     assert grouped.serving().version == 0
 
@@ -45,7 +45,7 @@ def test_single_grades_beside_a_group_say_that_they_have_none(world: World) -> N
     grouped = world.with_settings(baseline="group")
     alone = singles(grouped, 4)
     grouped.lessons()
-    assert learn(grouped.shop) == "promoted"
+    assert learn(grouped.context) == "promoted"
     assert {grouped.claims()[one] for one in alone} == {("skipped", "no_group")}
 
 
@@ -53,18 +53,18 @@ def test_a_grade_that_changes_before_it_is_learned_from_is_what_counts(world: Wo
     ids = singles(world)
     correct(world, ids[:6], 1.0)
     correct(world, ids[6:], 0.0)
-    assert learn(world.shop) == "promoted"
+    assert learn(world.context) == "promoted"
     assert world.jobs()[0].metrics["reward_mean"] == pytest.approx(6 / 16)
 
 
 def test_a_grade_that_changes_too_late_is_kept_and_teaches_nothing_more(world: World) -> None:
     ids = singles(world)
-    assert learn(world.shop) == "promoted"
+    assert learn(world.context) == "promoted"
     before = world.jobs()[0].metrics["reward_mean"]
     correct(world, ids, 1.0)
     with world.store.session() as session:
         assert {reward.value for reward in rewards(session, ids).values()} == {1.0}
-    assert learn(world.shop) == "idle"
+    assert learn(world.context) == "idle"
     assert world.jobs()[0].metrics["reward_mean"] == before
 
 
@@ -75,9 +75,9 @@ def test_a_grade_that_comes_after_an_update_counts_within_the_bound_and_not_beyo
     bounded = world.with_settings(max_staleness=bound)
     late = bounded.ask([f"late {index}" for index in range(8)], task="sums")
     singles(bounded)
-    assert learn(bounded.shop) == "promoted"
+    assert learn(bounded.context) == "promoted"
     bounded.grade(late, even)
     singles(bounded, name="again")
-    assert learn(bounded.shop) == "promoted"
+    assert learn(bounded.context) == "promoted"
     found = {reason or state for state, reason in (bounded.claims()[one] for one, _ in late)}
     assert found == {outcome}

@@ -21,7 +21,7 @@ from app.engine.config import EngineConfig
 from app.engine.engine import Engine
 from app.engine.request import Finished, Request
 from app.settings import Settings
-from app.store import checkpoints, keys, promotions
+from app.store import checkpoints, keys, policy_life
 from app.store.connect import Store
 from app.store.grades import Entry, add_grade
 from app.store.interactions import record
@@ -30,8 +30,8 @@ from training.checkpoint import publish, verify
 from training.codec import CODEC_VERSION, encode
 from training.policy import Policy, load_policy
 from training.sampling import Sampling
+from worker.context import Context
 from worker.resident import Resident
-from worker.workshop import Workshop
 
 SPECIAL = ["<pad>", "<eos>"]
 CREATED = "2026-01-01T00:00:00+00:00"
@@ -74,7 +74,7 @@ def even(answer: Finished) -> float:
 class World:
     store: Store
     settings: Settings
-    shop: Workshop
+    context: Context
     _seeds: Iterator[int] = field(default_factory=lambda: itertools.count(1000))
     _key_ids: dict[str, str] = field(default_factory=dict)
 
@@ -84,7 +84,7 @@ class World:
 
     def serving(self) -> Checkpoint:
         with self.store.session() as session:
-            found = promotions.serving(session)
+            found = policy_life.serving(session)
             assert found is not None
             return found
 
@@ -190,8 +190,8 @@ class World:
     def with_settings(self, **changes: Any) -> "World":
         """The same world under other settings, in a worker of its own."""
         settings = Settings.model_validate({**self.settings.model_dump(), **changes})
-        shop = replace(self.shop, settings=settings, resident=Resident(settings))
-        return World(self.store, settings, shop, self._seeds, self._key_ids)
+        context = replace(self.context, settings=settings, resident=Resident(settings))
+        return World(self.store, settings, context, self._seeds, self._key_ids)
 
 
 def make_world(store: Store, model: Path, var_dir: Path, redis_url: str = "redis+socket:///nowhere") -> World:
@@ -213,8 +213,8 @@ def make_world(store: Store, model: Path, var_dir: Path, redis_url: str = "redis
     directory = publish(base, var_dir / "checkpoints", version=0, parent_version=None, training={}, created=CREATED)
     with store.session() as session:
         row = checkpoints.publish(session, path=str(directory), digest=verify(directory).fingerprint)
-        promotions.promote(session, row.id, "the base model", "test")
-    return World(store, settings, Workshop(settings, store, redis_url, Resident(settings)))
+        policy_life.promote(session, row.id, "the base model", "test")
+    return World(store, settings, Context(settings, store, redis_url, Resident(settings)))
 
 
 def write_heldout(path: Path, prompts: Sequence[str], grader: Mapping[str, Any]) -> Path:

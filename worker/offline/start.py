@@ -13,11 +13,11 @@ from training.policy import Policy
 from training.ranks import Ranks
 from training.sharded import Sharded
 from training.update import Learner
-from worker.offline.lessons import Lessons, split
+from worker.offline.problem_set import ProblemSet, split
 from worker.offline.models import open_model
 from worker.offline.processes import told_once
 from worker.offline.recipe import Recipe
-from worker.offline.shelf import Place, Shelf
+from worker.offline.run_directory import Place, RunDirectory
 from worker.offline.sources import read_source, require_apart, told
 from worker.offline.train import Around, Training, asking_of, update_config
 
@@ -47,14 +47,14 @@ def begin(asked: Asked, directory: Path, around: Around) -> Training:
             update_config(asked.recipe, updates)
             asking_of(asked.recipe, asked.recipe.group)
         policy = open_model(asked.model, version=0, dtype=asked.recipe.dtype, device=around.device)
-    shelf = Shelf(directory)
+    run_directory = RunDirectory(directory)
     with told_once(around.ranks):
         if around.ranks.leads:
-            shelf.begin({**asdict(asked), "lessons": lessons.digest})
+            run_directory.begin({**asdict(asked), "lessons": lessons.digest})
     with told_once(around.ranks):
         twin = twin_of(asked, policy, around.ranks)
         learner = learner_of(asked, policy if twin is None else twin, updates, around)
-    return Training(asked.recipe, updates, lessons, policy, learner, shelf, Place(), around, twin)
+    return Training(asked.recipe, updates, lessons, policy, learner, run_directory, Place(), around, twin)
 
 
 def resume(directory: Path, around: Around) -> Training:
@@ -65,18 +65,18 @@ def resume(directory: Path, around: Around) -> Training:
         Conflict: the data is not what the run began with.
 
     """
-    shelf = Shelf(directory)
+    run_directory = RunDirectory(directory)
     with told_once(around.ranks):
-        found = shelf.asked()
+        found = run_directory.asked()
         asked = asked_again(found)
         lessons = read_lessons(asked)
         if lessons.digest != found["lessons"]:
             raise Conflict(f"{asked.data} is not what this run began with: restore the file, or start afresh")
     updates = updates_of(asked.recipe, lessons)
-    newest = around.ranks.first(shelf.newest() if around.ranks.leads else None)
+    newest = around.ranks.first(run_directory.newest() if around.ranks.leads else None)
     source, place = (str(newest[0]), newest[1]) if newest else (asked.model, Place())
     if around.ranks.leads:
-        shelf.forget_after(place.step if newest else -1)
+        run_directory.forget_after(place.step if newest else -1)
     begun = asked.model if asked.recipe.lora_rank else source  # adapters go on from the first weights
     with told_once(around.ranks):
         policy = open_model(begun, version=place.step, dtype=asked.recipe.dtype, device=around.device)
@@ -88,7 +88,7 @@ def resume(directory: Path, around: Around) -> Training:
     state = load_training_state(Path(source)) if newest else {}
     if state and int(state["updates"]):
         learner.restore(state)
-    return Training(asked.recipe, updates, lessons, policy, learner, shelf, place, around, twin)
+    return Training(asked.recipe, updates, lessons, policy, learner, run_directory, place, around, twin)
 
 
 def asked_again(found: Mapping[str, Any]) -> Asked:
@@ -104,17 +104,17 @@ def asked_again(found: Mapping[str, Any]) -> Asked:
         raise BadRequest(f"the run was begun by another release ({error}): start afresh") from error
 
 
-def read_lessons(asked: Asked) -> Lessons:
+def read_lessons(asked: Asked) -> ProblemSet:
     """Read both sets, and refuse them where they meet."""
     problems = read_source(asked.data)
     if asked.validation is None:
         return split(problems, asked.recipe.seed)
     validation = read_source(asked.validation)
     require_apart(problems, validation, asked.validation)
-    return Lessons(tuple(problems), tuple(validation))
+    return ProblemSet(tuple(problems), tuple(validation))
 
 
-def updates_of(recipe: Recipe, lessons: Lessons) -> int:
+def updates_of(recipe: Recipe, lessons: ProblemSet) -> int:
     """Count the updates in all: those asked for, or one pass over the data."""
     return recipe.updates or math.ceil(len(lessons.train) / recipe.prompts)
 

@@ -4,7 +4,7 @@ Several processes each answer and grade a part, put all parts together, and lear
 
 Everything an update does follows from the weights, the optimizer's state and its number. So a run that was killed goes
 on from its last checkpoint and ends, on a CPU, with the weights of one that was not. Leaves out the command, the data
-(`lessons`) and the directory (`shelf`).
+(`lessons`) and the directory (`run_directory`).
 """
 
 import threading
@@ -25,10 +25,10 @@ from training.sharded import Sharded
 from training.update import Learner, UpdateConfig
 from worker.offline.answers import Asking, Mark, answer, mark
 from worker.offline.evaluate import evaluate
-from worker.offline.lessons import Lessons, batch, noise_seeds
+from worker.offline.problem_set import ProblemSet, batch, noise_seeds
 from worker.offline.recipe import Recipe
 from worker.offline.scores import Estimate, Marked, score
-from worker.offline.shelf import Best, Place, Shelf
+from worker.offline.run_directory import Best, Place, RunDirectory
 
 T = TypeVar("T")
 Record = Callable[[int, Mapping[str, Any]], None]  # told (step, figures) after each update and each validation
@@ -56,16 +56,16 @@ class Training:
 
     recipe: Recipe
     updates: int  # in all
-    lessons: Lessons
+    lessons: ProblemSet
     policy: Policy  # answers, and is saved; its model learns, or follows the one that does
     learner: Learner
-    shelf: Shelf  # where checkpoints go
+    run_directory: RunDirectory  # where checkpoints go
     place: Place
     around: Around
     twin: Adapted | Sharded | None  # learns in the policy's place; None: the policy itself learns
 
     def run(self) -> Literal["done", "stopped"]:
-        """Go on until all updates are done, or `stop` is set; either way what was learned is on the shelf."""
+        """Go on until all updates are done, or `stop` is set; either way what was learned is in the directory."""
         try:
             while True:
                 self._validate_and_save()
@@ -89,11 +89,11 @@ class Training:
         self._save()
 
     def _save(self) -> None:
-        """Publish what was learned so far, unless it is on the shelf."""
-        state = self.learner.state() if self.around.ranks.first(not self.shelf.holds(self.place.step)) else {}
+        """Publish what was learned so far, unless it is in the directory."""
+        state = self.learner.state() if self.around.ranks.first(not self.run_directory.holds(self.place.step)) else {}
         if self.around.ranks.leads:
             beside = self.twin.save if isinstance(self.twin, Adapted) else None
-            self.shelf.save(self.policy, state, self.place, beside)
+            self.run_directory.save(self.policy, state, self.place, beside)
 
     def _validate(self) -> Estimate:
         """Sample answers to the validation problems, with the same seeds each time, and record the score."""

@@ -103,12 +103,12 @@ def command(
 
 def conclude(training: "Training", out: Path) -> None:
     """Say where the weights are and how to go on."""
-    place, shelf = training.place, training.shelf
-    click.echo(f"{place.step} of {training.updates} updates; newest {shelf.path(place.step)}")
+    place, run_directory = training.place, training.run_directory
+    click.echo(f"{place.step} of {training.updates} updates; newest {run_directory.path(place.step)}")
     if place.best is not None:
         click.echo(
             f"best on validation: {place.best.accuracy:.1%} after {place.best.step} updates, "
-            f"{shelf.path(place.best.step)}"
+            f"{run_directory.path(place.best.step)}"
         )
     if place.step < training.updates:
         click.echo(f"stopped; go on with: lepo train --resume --out {out}")

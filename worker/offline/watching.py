@@ -14,7 +14,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from worker.offline.shelf import Shelf
+from worker.offline.run_directory import RunDirectory
 from worker.offline.train import Record
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -27,7 +27,7 @@ class Watching:
     def __init__(self, directory: Path, *, leads: bool) -> None:
         """Watch the run in a directory; of several processes only the one that leads records and shows."""
         self.stop = threading.Event()
-        self._recorders: list[Record] = [Shelf(directory).record] if leads else []
+        self._recorders: list[Record] = [RunDirectory(directory).record] if leads else []
         left = (TextColumn("Updates"), BarColumn(), MofNCompleteColumn())
         right = (*map(TextColumn, COLUMNS), TimeElapsedColumn(), TimeRemainingColumn())
         self._bars = Progress(*left, *right, console=Console(stderr=True, quiet=not leads), transient=True)

@@ -25,7 +25,7 @@ from app.settings import Settings
 from app.store import checkpoints
 from app.store.connect import Store, open_store
 from app.store.keys import create_key
-from app.store.promotions import serving
+from app.store.policy_life import serving
 from training.checkpoint import publish
 from training.policy import fingerprint, load_policy
 

@@ -10,7 +10,7 @@ from openai import OpenAI
 from app.identifiers import read
 from app.store.grades import rewards
 from app.store.interactions import get_interaction
-from app.store.promotions import serving
+from app.store.policy_life import serving
 from tests.app.api.live import Live, sse
 from training.policy import load_policy
 

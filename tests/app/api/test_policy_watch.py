@@ -12,7 +12,7 @@ import redis
 from app.api.policy_bell import CHANNEL
 from app.stack.redis import client_url
 from app.store.checkpoints import by_version
-from app.store.promotions import promote, rollback
+from app.store.policy_life import promote, rollback
 from app.store.swaps import list_swaps
 from app.store.tables import Swap
 from tests.app.api.live import Live, new_checkpoint, served, wait_for

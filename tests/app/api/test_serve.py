@@ -20,7 +20,7 @@ from app.engine.config import EngineConfig
 from app.settings import Settings
 from app.store.connect import open_store
 from app.store.migrate import downgrade
-from app.store.promotions import serving
+from app.store.policy_life import serving
 from tests.app.api.live import CONTEXT, wait_for
 from training.checkpoint import verify
 

@@ -46,16 +46,16 @@ def test_promote_roll_back_and_what_remains_of_it(store: Store, base_checkpoint:
     two = publish(store, one)
     for row in (one, two):
         with store.session() as session:
-            promotions.promote(session, row.id, "gate passed", "job")
+            policy_life.promote(session, row.id, "gate passed", "job")
     assert versions(store) == (2, 1)
     with store.session() as session:
-        assert promotions.promote(session, two.id, "again", "job") is None
+        assert policy_life.promote(session, two.id, "again", "job") is None
     assert versions(store) == (2, 1)
     with store.session() as session:
-        promotions.rollback(session, "ops")
+        policy_life.rollback(session, "ops")
     assert versions(store) == (1, 2)
     with store.session() as session:
-        promotions.rollback(session, "ops", to=base_checkpoint.id)
+        policy_life.rollback(session, "ops", to=base_checkpoint.id)
     assert versions(store) == (0, 1)
     with store.session() as session:
         past = promotions.history(session)
@@ -66,12 +66,12 @@ def test_promote_roll_back_and_what_remains_of_it(store: Store, base_checkpoint:
 
 def test_what_cannot_be_served(store: Store, base_checkpoint: Checkpoint) -> None:
     with pytest.raises(Conflict, match="Nothing"), store.session() as session:
-        promotions.rollback(session, "ops")
+        policy_life.rollback(session, "ops")
     rejected = publish(store, base_checkpoint, "rejected")
     with pytest.raises(Conflict, match="rejected"), store.session() as session:
-        promotions.promote(session, rejected.id, "", "ops")
+        policy_life.promote(session, rejected.id, "", "ops")
     with pytest.raises(NotFound), store.session() as session:
-        promotions.promote(session, uuid4(), "", "ops")
+        policy_life.promote(session, uuid4(), "", "ops")
     assert versions(store) == (0, None)
 
 
@@ -80,7 +80,7 @@ def test_two_that_promote_at_once_leave_a_chain(store: Store, base_checkpoint: C
 
     def promote(row: Checkpoint) -> None:
         with store.session() as session:
-            promotions.promote(session, row.id, "race", "test")
+            policy_life.promote(session, row.id, "race", "test")
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(promote, rows))
@@ -93,13 +93,13 @@ def test_freshness_counts_published_versions_up_to_the_served_one(store: Store, 
     kinds = ["published", "rejected", "rejected", "published", "published", "published"]
     rows = [publish(store, base_checkpoint, kind) for kind in kinds]
     with store.session() as session:
-        promotions.promote(session, rows[4].id, "", "t")  # version 5; published before it: 0, 1, 4
+        policy_life.promote(session, rows[4].id, "", "t")  # version 5; published before it: 0, 1, 4
         assert [promotions.oldest_fresh_version(session, staleness) for staleness in range(5)] == [5, 4, 1, 0, 0]
 
 
 def test_before_anything_is_served(store: Store) -> None:
     with store.session() as session:
-        assert promotions.serving(session) is None
+        assert policy_life.serving(session) is None
         assert promotions.oldest_fresh_version(session, 2) == 0
 
 

@@ -21,7 +21,7 @@ SEEDS_PER_RUN: Final = 2**48
 
 
 @dataclass(frozen=True, slots=True)
-class Lessons:
+class ProblemSet:
     """The problems of a run."""
 
     train: tuple[Problem, ...]
@@ -34,7 +34,7 @@ class Lessons:
         return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
-def split(problems: Iterable[Problem], seed: int) -> Lessons:
+def split(problems: Iterable[Problem], seed: int) -> ProblemSet:
     """Set a tenth aside, at most 200 problems; a prompt that comes again is dropped, so the two parts never meet.
 
     Raises:
@@ -46,7 +46,7 @@ def split(problems: Iterable[Problem], seed: int) -> Lessons:
         raise BadRequest("one problem cannot be both learned from and validated on: give more, or --validation FILE")
     order = shuffled(len(once), f"split/{seed}")
     aside = min(VALIDATION_MOST, max(1, round(VALIDATION_SHARE * len(once))))
-    return Lessons(tuple(once[i] for i in sorted(order[aside:])), tuple(once[i] for i in sorted(order[:aside])))
+    return ProblemSet(tuple(once[i] for i in sorted(order[aside:])), tuple(once[i] for i in sorted(order[:aside])))
 
 
 def batch(problems: Sequence[Problem], size: int, update: int, seed: int) -> list[Problem]:

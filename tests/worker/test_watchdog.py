@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from app.errors import Cancelled, Fenced, Unavailable
-from worker.watch import EXIT_CODE, Watch
+from worker.watchdog import EXIT_CODE, Watchdog
 
 
 def until(true: Callable[[], bool], seconds: float = 5.0) -> None:
@@ -27,7 +27,7 @@ def never(phase: str, doing: str) -> None:
 def test_a_hung_phase_ends_the_process_and_says_where_it_hung() -> None:
     program = """
         import time
-        from worker.watch import Watch
+        from worker.watchdog import Watchdog
 
         def hang_here():
             time.sleep(60)
@@ -35,7 +35,7 @@ def test_a_hung_phase_ends_the_process_and_says_where_it_hung() -> None:
         def report(phase, doing):
             print(phase, "hang_here" in doing, flush=True)
 
-        with Watch(lambda: False, report, limit_s=0.3, every_s=0.05) as watch:
+        with Watchdog(lambda: False, report, limit_s=0.3, every_s=0.05) as watch:
             watch.enter("update")
             hang_here()
     """
@@ -51,12 +51,12 @@ def test_a_hung_phase_ends_the_process_and_says_where_it_hung() -> None:
 def test_a_report_that_fails_ends_the_process_all_the_same() -> None:
     program = """
         import time
-        from worker.watch import Watch
+        from worker.watchdog import Watchdog
 
         def report(phase, doing):
             raise RuntimeError("no database")
 
-        with Watch(lambda: False, report, limit_s=0.1, every_s=0.05):
+        with Watchdog(lambda: False, report, limit_s=0.1, every_s=0.05):
             time.sleep(60)
     """
     ended = subprocess.run(
@@ -74,7 +74,7 @@ def test_a_heartbeat_that_hangs_does_not_hold_up_the_deadline() -> None:
         ended.wait(10)
         return False
 
-    with Watch(
+    with Watchdog(
         beat, lambda phase, doing: reported.append(phase), limit_s=0.1, every_s=0.01, leave=left.append
     ) as watch:
         watch.enter("gate")
@@ -85,7 +85,7 @@ def test_a_heartbeat_that_hangs_does_not_hold_up_the_deadline() -> None:
 
 def test_each_phase_has_a_deadline_of_its_own() -> None:
     left: list[int] = []
-    with Watch(lambda: False, never, limit_s=0.4, every_s=0.02, leave=left.append) as watch:
+    with Watchdog(lambda: False, never, limit_s=0.4, every_s=0.02, leave=left.append) as watch:
         for phase in ("claim", "batch", "update"):
             watch.enter(phase)
             time.sleep(0.25)
@@ -95,7 +95,7 @@ def test_each_phase_has_a_deadline_of_its_own() -> None:
 
 def test_the_operators_cancel_reaches_the_next_check() -> None:
     asked: list[bool] = []
-    with Watch(lambda: bool(asked), never, limit_s=60, every_s=0.01) as watch:
+    with Watchdog(lambda: bool(asked), never, limit_s=60, every_s=0.01) as watch:
         watch.enter("update")
         watch.check()
         asked.append(True)
@@ -108,7 +108,7 @@ def test_a_job_taken_over_ends_at_the_next_check() -> None:
     def beat() -> bool:
         raise Fenced("taken over")
 
-    with Watch(beat, never, limit_s=60, every_s=0.01) as watch:
+    with Watchdog(beat, never, limit_s=60, every_s=0.01) as watch:
         until(watch.asked_to_end)
         with pytest.raises(Fenced):
             watch.check()
@@ -123,6 +123,6 @@ def test_a_database_that_is_away_for_a_moment_costs_a_beat_and_not_the_job() -> 
             raise Unavailable("away")
         return False
 
-    with Watch(beat, never, limit_s=60, every_s=0.01) as watch:
+    with Watchdog(beat, never, limit_s=60, every_s=0.01) as watch:
         until(lambda: len(beats) > 4)
         watch.check()

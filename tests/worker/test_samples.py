@@ -9,6 +9,7 @@ from uuid import UUID
 
 import pytest
 import torch
+from worker.lessons import Rules, Sifted, charge, sift, tracker_key
 
 from app.identifiers import uuid7
 from app.store.claims import Claimed
@@ -19,7 +20,6 @@ from training.codec import CODEC_VERSION, encode
 from training.rollout import Rollout
 from training.sampling import Sampling
 from worker.batch import build
-from worker.lessons import Rules, Sifted, charge, sift, tracker_key
 
 RULES = Rules(serving_version=5, baseline="auto", key_share=1.0)
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

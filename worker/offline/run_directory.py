@@ -21,7 +21,7 @@ from torch import Tensor
 from app.errors import BadRequest, Conflict
 from training.checkpoint import BadCheckpoint, checkpoint_dir, publish, sweep, verify
 from training.policy import Policy
-from worker.retention import delete, versions_on_disk
+from worker.retention import remove, versions_on_disk
 
 RUN: Final = "run.json"
 CHECKPOINTS: Final = "checkpoints"
@@ -46,7 +46,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Shelf:
+class RunDirectory:
     """One run's directory."""
 
     directory: Path
@@ -99,7 +99,7 @@ class Shelf:
         return None
 
     def holds(self, step: int) -> bool:
-        """Return whether the checkpoint of a step is on the shelf."""
+        """Return whether the checkpoint of a step is in the directory."""
         return step in versions_on_disk(self.checkpoints)
 
     def save(
@@ -109,7 +109,7 @@ class Shelf:
 
         Args:
             policy: what is published.
-            state: of its learner; not looked at where the version is on the shelf.
+            state: of its learner; not looked at where the version is in the directory.
             place: how far the run is.
             beside: writes more into the checkpoint before it counts.
 
@@ -129,7 +129,7 @@ class Shelf:
         kept = {place.step, place.best.step if place.best else place.step}
         for version, directory in on_disk.items():
             if version not in kept:
-                delete(directory)
+                remove(directory)
 
     def path(self, step: int) -> Path:
         """Directory of a step's checkpoint."""

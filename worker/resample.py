@@ -1,8 +1,8 @@
-"""Regrouping: for a lone answer whose request named a grader, the policy that is to learn answers anew, G times.
+"""Resampling: for a lone answer whose request named a grader, the policy that is to learn answers anew, G times.
 
 One grade says little without an expectation, and the honest expectation is what the policy does with the same prompt:
 GRPO's group, drawn here and now under one version. The first answer is what made the prompt known; it is left out,
-being of another time or version. Leaves out which lessons there are (`worker.lessons`) and baselines (`worker.batch`).
+being of another time or version. Leaves out which samples there are (`worker.samples`) and baselines (`worker.batch`).
 
 Axes: G answers to one prompt.
 """
@@ -19,57 +19,57 @@ from app.engine.engine import Engine
 from app.engine.request import Finished, Request
 from app.settings import Settings
 from app.store.claims import Claimed
+from app.store.key_quota import Group, choose
 from training.advantage import Graded
 from training.graders.grader import Grader
 from training.graders.parse import parse_grader
 from training.graders.verdict import Graded as Mark
 from training.policy import Policy
-from worker.lessons import Lesson
-from worker.share import cut
+from worker.samples import Sample
 
 MOST_SEED = 2**62  # seeds are drawn below
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Regrouped:
-    """Lessons with fresh groups in the place of lone ones."""
+class Resampled:
+    """Samples with fresh groups in the place of lone ones."""
 
-    lessons: list[Lesson]
-    surplus: set[UUID]  # interactions of which nothing is left within their key's share
+    samples: list[Sample]
+    waiting: list[UUID]  # interactions of which nothing is left within their key's share
     prompts: int  # answered anew
     answers: int  # drawn and graded for them
 
 
-def regroup(
-    lessons: Sequence[Lesson],
+def resample(
+    samples: Sequence[Sample],
     claimed: Sequence[Claimed],
     policy: Policy,
     settings: Settings,
     rng: random.Random,
     check: Callable[[], None],
-) -> Regrouped:
-    """Draw a group for every lone lesson with a grader, as many as an update may claim answers.
+) -> Resampled:
+    """Draw a group for every lone sample with a grader, as many as an update may claim answers.
 
     A prompt of whose answers fewer than two get a grade keeps its first one: a grader that fails is never a zero.
-    Every answer of a group counts for the key its first one counted for, and the key's share is held to once more.
+    Every answer of a group counts for the key its first one counted for, and each key's share is held to once more.
 
     Args:
-        lessons: what may be learned from.
+        samples: what may be learned from.
         claimed: the interactions behind them, for their graders.
         policy: the serving version, which draws.
-        settings: `regroup` answers each, `key_share`, and the limits of an answer.
-        rng: decides seeds, and which surplus of a key stays out.
-        check: called between answers, drawn or graded; what it raises ends the regrouping.
+        settings: `resample` answers each, `key_share`, and the limits of an answer.
+        rng: decides seeds.
+        check: called between answers, drawn or graded; what it raises ends the resampling.
 
     """
     graders = {one.interaction.id: grader_of(one.interaction.grader) for one in claimed}
-    sizes = Counter(one.graded.group for one in lessons)
-    lone = [one for one in lessons if sizes[one.graded.group] == 1 and graders[one.interaction_id] is not None]
-    lone = [one for one in lone if room(one, settings) > 0][: settings.max_grades // settings.regroup]
+    sizes = Counter(one.graded.group for one in samples)
+    lone = [one for one in samples if sizes[one.graded.group] == 1 and graders[one.interaction_id] is not None]
+    lone = [one for one in lone if room(one, settings) > 0][: settings.max_grades // settings.resample]
     if not lone:
-        return Regrouped(list(lessons), set(), 0, 0)
+        return Resampled(list(samples), [], 0, 0)
     answers = drawn(lone, policy, settings, rng, check)
-    groups: dict[UUID, list[Lesson]] = {}
+    groups: dict[UUID, list[Sample]] = {}
     for one, finished in zip(lone, answers, strict=True):
         grader = graders[one.interaction_id]
         assert grader is not None
@@ -80,11 +80,19 @@ def regroup(
                 fresh.append(new)
         if len(fresh) > 1:
             groups[one.interaction_id] = fresh
-    whole = [new for one in lessons for new in groups.get(one.interaction_id, [one])]
-    kept, surplus = cut(whole, [one.key for one in whole], [one.graded.group for one in whole], settings.key_share, rng)
+    whole = [new for one in samples for new in groups.get(one.interaction_id, [one])]
+    kept = within_shares(whole, settings.key_share)
     left = {one.interaction_id for one in kept}
-    lost = {one.interaction_id for one in surplus} - left
-    return Regrouped(kept, lost, len(groups), sum(map(len, groups.values())))
+    waiting = [one.interaction_id for one in samples if one.interaction_id not in left]
+    return Resampled(kept, waiting, len(groups), sum(map(len, groups.values())))
+
+
+def within_shares(samples: Sequence[Sample], share: float) -> list[Sample]:
+    """Keep as many groups of each key as its share allows."""
+    sizes = Counter((one.graded.group or str(one.interaction_id), one.key) for one in samples)
+    groups = [Group(name, key, size) for (name, key), size in sizes.items()]
+    chosen = {one.name for one in choose(groups, len(samples), share)}
+    return [one for one in samples if (one.graded.group or str(one.interaction_id)) in chosen]
 
 
 def grader_of(spec: Mapping[str, Any] | None) -> Grader | None:
@@ -95,18 +103,18 @@ def grader_of(spec: Mapping[str, Any] | None) -> Grader | None:
         return None
 
 
-def room(lesson: Lesson, settings: Settings) -> int:
-    """Positions left for answer tokens after a lesson's prompt and its latent steps."""
-    return positions(lesson, settings) - lesson.rollout.sampling.latent_length
+def room(sample: Sample, settings: Settings) -> int:
+    """Positions left for answer tokens after a sample's prompt and its latent steps."""
+    return positions(sample, settings) - sample.rollout.sampling.latent_length
 
 
-def positions(lesson: Lesson, settings: Settings) -> int:
-    """Positions an answer to a lesson's prompt may take."""
-    return min(settings.max_completion_tokens, settings.max_length - len(lesson.rollout.prompt_ids_P))
+def positions(sample: Sample, settings: Settings) -> int:
+    """Positions an answer to a sample's prompt may take."""
+    return min(settings.max_completion_tokens, settings.max_length - len(sample.rollout.prompt_ids_P))
 
 
 def drawn(
-    lone: Sequence[Lesson],
+    lone: Sequence[Sample],
     policy: Policy,
     settings: Settings,
     rng: random.Random,
@@ -118,7 +126,7 @@ def drawn(
             prompt_ids=tuple(one.rollout.prompt_ids_P.tolist()),
             sampling=replace(one.rollout.sampling, seed=rng.randrange(MOST_SEED)),
             max_new=positions(one, settings),
-            choices=settings.regroup,
+            choices=settings.resample,
         )
         for one in lone
     ]
@@ -129,11 +137,11 @@ def drawn(
         engine.close(0.0)
 
 
-def marked(first: Lesson, answer: Finished, grader: Grader, settings: Settings) -> Lesson | None:
-    """Make a lesson of a fresh answer; None without a grade."""
+def marked(first: Sample, answer: Finished, grader: Grader, settings: Settings) -> Sample | None:
+    """Make a sample of a fresh answer; None without a grade."""
     verdict = grader.grade(answer.text, settings.grader_timeout)
     if not isinstance(verdict, Mark):
         return None
     rollout = answer.rollout
     graded = Graded(verdict.value, first.graded.group, rollout.policy_version, first.graded.key)
-    return Lesson(first.interaction_id, first.key, graded, rollout)
+    return Sample(first.interaction_id, first.key, graded, rollout)

@@ -10,8 +10,12 @@ from training.optimizer import OptimizerConfig
 from training.update import UpdateConfig
 
 
-def update_config(settings: Settings) -> UpdateConfig:
+def update_config(settings: Settings, rate_scale: float = 1.0) -> UpdateConfig:
     """Put together how one update is run.
+
+    Args:
+        settings: the service's, with the job's own.
+        rate_scale: factor on the learning rate, the back-off after refusals, in (0, 1].
 
     Raises:
         ValueError: settings contradict each other.
@@ -19,11 +23,12 @@ def update_config(settings: Settings) -> UpdateConfig:
     """
     return UpdateConfig(
         optimizer=OptimizerConfig(
-            learning_rate=settings.learning_rate,
+            learning_rate=settings.learning_rate * rate_scale,
             beta1=settings.adam_beta1,
             beta2=settings.adam_beta2,
             weight_decay=settings.weight_decay,
             warmup_updates=settings.warmup_updates,
+            decay_updates=settings.decay_updates,
             max_grad_norm=settings.max_grad_norm,
         ),
         objective=ObjectiveConfig(

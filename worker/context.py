@@ -1,4 +1,4 @@
-"""What one worker process holds: its settings, its way into Postgres, the resident policy, and the word to stop.
+"""What one worker process holds: its settings, its way into Postgres, the resident policy, the wish that it ends.
 
 Leaves out what is done with it (`worker.learn`, `worker.grade`).
 """
@@ -14,11 +14,11 @@ from worker.resident import Resident
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Workshop:
+class Context:
     """Made once per process, by the command that becomes the worker."""
 
     settings: Settings
-    store: Store  # four connections or more: the lock's, the job's, the heartbeat's, the last words'
+    store: Store  # three connections or more: the job's, the heartbeat's, the report of an overrun
     redis_url: str  # `redis://...` or `redis+socket://...`, for the hint after a promotion
     resident: Resident
     stopping: threading.Event = field(default_factory=threading.Event)  # set when the process was asked to end

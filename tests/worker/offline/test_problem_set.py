@@ -6,7 +6,7 @@ import pytest
 
 from app.errors import BadRequest
 from training.tasks.problem import Problem
-from worker.offline.lessons import batch, noise_seeds, split
+from worker.offline.problem_set import batch, noise_seeds, split
 
 
 def problems(count: int) -> list[Problem]:

@@ -1,4 +1,4 @@
-"""Regrouping on a real database with a real model: single grades learn by fresh groups, within the cap, and once."""
+"""Resampling on a real database with a real model: single grades learn by fresh groups, within the cap, and once."""
 
 import random
 from uuid import UUID
@@ -17,62 +17,62 @@ BROKEN = {"type": "math", "reference": "\\frac{1}{"}
 def singles(world: World, count: int = 12, asker: str | None = None, name: str = "alone") -> list[UUID]:
     """Ask for one answer to each of many prompts, graded by this server."""
     answers = world.ask([f"{name} {index}" for index in range(count)], task="sums", grader=A_BYTE, asker=asker)
-    while grade(world.shop):
+    while grade(world.context):
         pass
     return [interaction for interaction, _ in answers]
 
 
 def test_a_lone_answer_with_a_grader_becomes_a_group_of_the_serving_policy(world: World) -> None:
-    fresh = world.with_settings(regroup=4)
+    fresh = world.with_settings(resample=4)
     ids = singles(fresh)
-    assert learn(fresh.shop) == "promoted"
+    assert learn(fresh.context) == "promoted"
     (job,) = fresh.jobs()
-    assert job.metrics["regrouped"] == {"prompts": len(ids), "answers": 4 * len(ids)}
+    assert job.metrics["resampled"] == {"prompts": len(ids), "answers": 4 * len(ids)}
     assert job.metrics["baselines"] == {"group": 4 * len(ids)}
     assert job.metrics["update"]["rollouts"] == 4 * len(ids)
     assert fresh.reasons() == {"learned": len(ids)}
-    assert learn(fresh.shop) == "idle"
+    assert learn(fresh.context) == "idle"
 
 
 @pytest.mark.parametrize("wish", [0, 4])
 def test_a_job_may_choose_it_and_without_it_a_single_grade_has_another_baseline(world: World, wish: int) -> None:
     ids = singles(world)
     with world.store.session() as session:
-        jobs.request(session, trigger="admin", requested_by="someone", config={"regroup": wish})
-    assert learn(world.shop) == "promoted"
+        jobs.request(session, trigger="admin", requested_by="someone", config={"resample": wish})
+    assert learn(world.context) == "promoted"
     baselines = world.jobs()[0].metrics["baselines"]
     assert baselines == ({"group": 4 * len(ids)} if wish else {"batch": len(ids)})
-    assert ("regrouped" in world.jobs()[0].metrics) == bool(wish)
+    assert ("resampled" in world.jobs()[0].metrics) == bool(wish)
 
 
 def test_groups_and_answers_without_a_grader_stay_as_they_are(world: World) -> None:
-    fresh = world.with_settings(regroup=4)
+    fresh = world.with_settings(resample=4)
     fresh.lessons(groups=2, choices=4)
     client_graded = fresh.grade(fresh.ask([f"no grader {index}" for index in range(6)], task="sums"))
     singles(fresh, 3)
-    assert learn(fresh.shop) == "promoted"
+    assert learn(fresh.context) == "promoted"
     metrics = fresh.jobs()[0].metrics
-    assert metrics["regrouped"] == {"prompts": 3, "answers": 12}
+    assert metrics["resampled"] == {"prompts": 3, "answers": 12}
     assert metrics["baselines"]["batch"] == len(client_graded)
     assert metrics["baselines"]["group"] == 2 * 4 + 12
 
 
 def test_a_grader_that_fails_on_fresh_answers_leaves_the_first_one(world: World) -> None:
-    fresh = world.with_settings(regroup=4)
+    fresh = world.with_settings(resample=4)
     answers = fresh.ask([f"broken {index}" for index in range(10)], grader=BROKEN, task="sums")
     ids = fresh.grade(answers)  # a client's grades
-    assert learn(fresh.shop) == "promoted"
+    assert learn(fresh.context) == "promoted"
     metrics = fresh.jobs()[0].metrics
-    assert metrics["regrouped"] == {"prompts": 0, "answers": 0}
+    assert metrics["resampled"] == {"prompts": 0, "answers": 0}
     assert metrics["baselines"] == {"batch": len(ids)}
 
 
 def test_the_cap_holds_for_answers_drawn_anew(world: World) -> None:
-    fresh = world.with_settings(regroup=4, key_share=0.4)
+    fresh = world.with_settings(resample=4, key_share=0.4)
     singles(fresh, 6, asker="flood", name="flood")
     for name in ("one", "two"):
         fresh.grade(fresh.ask([f"{name} {index}" for index in range(6)], asker=name, task="sums"))
-    assert learn(fresh.shop) == "promoted"
+    assert learn(fresh.context) == "promoted"
     keys = fresh.jobs()[0].metrics["keys"]
     assert keys[fresh.key("flood")] / sum(keys.values()) <= 0.4
     assert fresh.reasons().get("key_cap", 0) > 0
@@ -80,13 +80,13 @@ def test_the_cap_holds_for_answers_drawn_anew(world: World) -> None:
 
 
 def test_single_grades_teach_by_fresh_groups(world: World) -> None:
-    fresh = world.with_settings(regroup=8, max_grades=256)
+    fresh = world.with_settings(resample=8, max_grades=256)
     shares = []
     for _ in range(5):
         answers = fresh.ask([f"{index} and {random.Random(index).random()}"[:9] for index in range(24)], grader=A_BYTE)
         shares.append(sum("e" in one.text for _, one in answers) / len(answers))
-        while grade(fresh.shop):
+        while grade(fresh.context):
             pass
-        if learn(fresh.shop) != "promoted":
+        if learn(fresh.context) != "promoted":
             break
     assert shares[-1] > shares[0] + 0.15, shares

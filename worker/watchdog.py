@@ -1,4 +1,4 @@
-"""The watch over a running job: a heartbeat, the operator's word, and the end of a phase that never ends.
+"""The watchdog of a running job: a heartbeat, the operator's word, and the end of a phase that never ends.
 
 Threads of their own, because the thread that learns may be the one that hangs, and one for each duty, because a
 heartbeat can hang in the database too. What a heartbeat writes and where an overrun is reported are the caller's.
@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from app.errors import Cancelled, Fenced, Unavailable
+from worker.faults import Stopped
 
 EXIT_CODE: Final = 75  # EX_TEMPFAIL: start me again
 _LAST_WORDS_S: Final = 15.0  # how long the report of an overrun may take before the process ends without it
@@ -23,16 +24,12 @@ _LAST_WORDS_S: Final = 15.0  # how long the report of an overrun may take before
 log = logging.getLogger(__name__)
 
 
-class Stopped(Exception):
-    """This process was asked to end; the job's claims go back."""
-
-
-class Watch:
+class Watchdog:
     """Watches one job; use as a context manager, and name each phase by `enter`.
 
     Args:
-        beat: writes the heartbeat, called off-thread; returns whether the operator asked to cancel, raises Fenced
-            when the job is no longer ours. Unavailable is taken as a missed beat.
+        beat: writes the heartbeat, called off-thread; returns why the operator wants the job to end, if so; raises
+            Fenced when the job is no longer ours. Unavailable is taken as a missed beat.
         report: called off-thread with the phase and what the learning thread was doing when it overran.
         limit_s: seconds one phase may take.
         stopping: set when this process is asked to end.
@@ -43,7 +40,7 @@ class Watch:
 
     def __init__(
         self,
-        beat: Callable[[], bool],
+        beat: Callable[[], str | None],
         report: Callable[[str, str], None],
         limit_s: float,
         stopping: threading.Event | None = None,
@@ -55,7 +52,7 @@ class Watch:
         self._watched = threading.get_ident()
         self._phase = ""
         self._deadline = time.monotonic() + limit_s
-        self._cancelled = False
+        self._cancelled: str | None = None
         self._fenced: Fenced | None = None
         self._over = threading.Event()
         self._pulse = threading.Thread(target=self._beats, name="lepo-pulse", daemon=True)
@@ -88,12 +85,12 @@ class Watch:
             raise self._fenced
         if self._stopping.is_set():
             raise Stopped(f"The worker was stopped during {self._phase or 'its start'}.")
-        if self._cancelled:
-            raise Cancelled(f"The job was cancelled during {self._phase or 'its start'}.")
+        if self._cancelled is not None:
+            raise Cancelled(f"{self._cancelled} (during {self._phase or 'its start'})")
 
     def asked_to_end(self) -> bool:
         """Whether `check` would raise."""
-        return self._fenced is not None or self._cancelled or self._stopping.is_set()
+        return self._fenced is not None or self._cancelled is not None or self._stopping.is_set()
 
     def _beats(self) -> None:
         while not self._over.wait(self._every_s):

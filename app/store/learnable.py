@@ -1,0 +1,234 @@
+"""What could be learned from now, and if nothing, why not; reading only.
+
+An update begins when enough graded answers wait, of keys each within its share, with some contrast among their rewards,
+and nothing says wait: no freeze, no pin, no undecided policy, no pause after a failure. The same answer serves the
+worker, which acts on it, and the operator, who asks why nothing is learned. Any backlog costs the same: each key is
+looked at through a window. Leaves out taking (`app.store.claims`).
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy import Text, and_, any_, func, literal, or_, select, true
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.orm import Session, aliased
+
+from app.settings import Settings
+from app.store import jobs, learning, policy_life
+from app.store.claims import fresh
+from app.store.grades import graded_by, rewards
+from app.store.key_quota import Group, choose
+from app.store.tables import Interaction, Job
+
+FIRST_PAUSE: Final = timedelta(seconds=2)  # after a job that failed by the infrastructure's fault; doubles
+LONGEST_PAUSE: Final = timedelta(minutes=5)
+SMALLEST_WINDOW: Final = 8  # answers seen of each key, however many keys there are
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What the next update would learn from, or why there is none."""
+
+    words: str | None  # why no update begins now; None: one can
+    groups: Mapping[str, Sequence[UUID]] = field(default_factory=dict)  # response -> its answers to learn from
+    waiting: int = 0  # graded answers seen waiting, within the window of each key
+    charged: Mapping[str, str] = field(default_factory=dict)  # response -> API key it counts for, of the chosen
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A response whose graded answers can be taken together."""
+
+    group: Group
+    ids: Sequence[UUID]
+    version: int  # of the policy that answered
+    graded_at: datetime  # of the answer that has waited longest
+
+
+def outlook(session: Session, settings: Settings) -> Outlook:
+    """Look whether an update should begin by itself."""
+    if (words := stopped(session, settings)) is not None:
+        return Outlook(words)
+    return offer(session, settings)
+
+
+def stopped(session: Session, settings: Settings) -> str | None:
+    """Say why no update may begin, however much there is to learn; None: it may."""
+    control = learning.read(session)
+    if not settings.learn:
+        return "learning is off (LEPO_LEARN)"
+    if control.frozen_at is not None:
+        return f"frozen by {control.frozen_by}: {control.frozen_reason}"
+    if control.pinned_at is not None:
+        return f"what serves is pinned by {control.pinned_by}: {control.pinned_reason}"
+    if waiting := policy_life.undecided(session):
+        return f"version {waiting[0].version} is {waiting[0].state}: promote or discard it first"
+    if policy_life.serving(session) is None:
+        return "nothing serves yet"
+    return paused(session, settings)
+
+
+def paused(session: Session, settings: Settings) -> str | None:
+    """Say whether it is too early after the last update: the configured pace, or a pause after failures."""
+    failures = jobs.failures_in_a_row(session)
+    pause = timedelta(seconds=settings.update_interval)
+    if failures:
+        pause = max(pause, min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (failures - 1)))
+    ended, now = session.execute(select(func.max(Job.finished_at), func.clock_timestamp())).one()
+    left = timedelta(0) if ended is None else ended + pause - now
+    if left <= timedelta(0):
+        return None
+    why = f"{failures} jobs failed in a row" if failures else "the pace of updates (LEPO_UPDATE_INTERVAL)"
+    return f"waiting {left.total_seconds():.0f} s more: {why}"
+
+
+def offer(session: Session, settings: Settings, *, anything: bool = False) -> Outlook:
+    """Choose what an update would learn from.
+
+    Args:
+        session: a transaction.
+        settings: `min_grades`, `max_grades`, `key_share` and the patiences.
+        anything: somebody asked for an update: take what there is, however little.
+
+    """
+    scale = learning.read(session).batch_scale
+    most = max(2, round(settings.max_grades * scale))
+    wanted = max(2, round(settings.min_grades * scale))
+    ready = ready_groups(session, most, timedelta(seconds=settings.group_grace))
+    waiting = sum(one.group.size for one in ready)
+    if anything:
+        wanted = 1
+    elif waiting < wanted and not overdue(session, ready, settings.grade_patience):
+        return Outlook(f"too few grades: {waiting} of {wanted} answers wait", waiting=waiting)
+    elif waiting < wanted:
+        wanted = 2
+    fill = wanted if overdue(session, ready, settings.key_patience, since_last_job=True) else 0
+    found = with_contrast(session, ready, most, settings.key_share, fill)
+    total = sum(one.group.size for one in found)
+    keys = {one.group.name: one.group.key for one in found}
+    if total < wanted:
+        return Outlook(
+            f"too few grades by other keys: {waiting} answers wait, {total} of {wanted} are within each key's share "
+            f"(LEPO_KEY_SHARE={settings.key_share:g}); any key fills up after LEPO_KEY_PATIENCE",
+            waiting=waiting,
+        )
+    if not anything and len(set(values_of(session, found).values())) < 2:
+        return Outlook(f"no contrast: all of {total} answers have the same reward", waiting=waiting)
+    return Outlook(None, {one.group.name: one.ids for one in found}, waiting, keys)
+
+
+def with_contrast(session: Session, ready: Sequence[_Ready], most: int, share: float, at_least: int) -> list[_Ready]:
+    """Choose responses; where all chosen rewards are alike, begin with the first response that differs."""
+    by_name = {one.group.name: one for one in ready}
+
+    def chosen(order: Sequence[_Ready]) -> list[_Ready]:
+        return [by_name[one.name] for one in choose([one.group for one in order], most, share, at_least=at_least)]
+
+    found = chosen(ready)
+    if len(found) == len(ready) or len(set(values_of(session, found).values())) > 1:
+        return found
+    values = values_of(session, ready)
+    common = next(iter(values_of(session, found).values()), None)
+    other = [one for one in ready if any(values.get(each) not in {common, None} for each in one.ids)]
+    return chosen([*other[:1], *(one for one in ready if one not in other[:1])])
+
+
+def values_of(session: Session, found: Sequence[_Ready]) -> dict[UUID, float]:
+    """Read the rewards of answers."""
+    return {name: one.value for name, one in rewards(session, [each for ready in found for each in ready.ids]).items()}
+
+
+def overdue(
+    session: Session, ready: Sequence[_Ready], patience_s: float | None, *, since_last_job: bool = False
+) -> bool:
+    """Whether the oldest answer (or the end of the last job, if that was later) is longer ago than a patience."""
+    if patience_s is None or not ready:
+        return False
+    since = min(one.graded_at for one in ready)
+    if since_last_job:
+        ended = session.scalar(select(func.max(Job.finished_at)))
+        since = since if ended is None else max(since, ended)
+    now: datetime = session.scalars(select(func.clock_timestamp())).one()
+    return now - since >= timedelta(seconds=patience_s)
+
+
+def ready_groups(session: Session, most: int, grace: timedelta) -> list[_Ready]:
+    """Find responses whose fresh answers can be taken together, those of the newest policy first.
+
+    A response is ready when all its choices are graded, or when its oldest grade has waited for `grace`.
+    """
+    seen = _windows(session, most)
+    if not seen:
+        return []
+    named = any_(literal(sorted(seen), ARRAY(Text)))
+    settled = or_(
+        Interaction.graded_at.is_not(None),
+        Interaction.learnable.is_(False),
+        Interaction.claimed,
+        Interaction.grading_state == "failed",
+    )
+    complete = and_(func.count().filter(settled) == func.max(Interaction.group_size))
+    oldest = func.min(Interaction.graded_at).filter(fresh())
+    query = (
+        select(
+            Interaction.completion_id,
+            func.array_agg(Interaction.id).filter(fresh()),
+            func.max(Interaction.policy_version),
+            oldest,
+        )
+        .where(Interaction.completion_id == named)
+        .group_by(Interaction.completion_id)
+        .having(or_(complete, oldest <= func.now() - grace))
+        .order_by(func.max(Interaction.policy_version).desc(), oldest.desc(), Interaction.completion_id)
+    )
+    rows = [row for row in session.execute(query) if row[1]]
+    keys = charged(session, {name: ids for name, ids, _, _ in rows}, seen)
+    return [_Ready(Group(name, keys[name], len(ids)), ids, version, at) for name, ids, version, at in rows if at]
+
+
+def charged(session: Session, groups: Mapping[str, Sequence[UUID]], asked: Mapping[str, str]) -> dict[str, str]:
+    """Name the API key that each response counts for: the grader's, since a grade is what poisons; else the asker's.
+
+    Where several keys graded it counts for the one that graded most of what is offered, so that a flood cannot hide
+    behind an answer somebody else graded too.
+    """
+    by_answer = graded_by(session, [one for ids in groups.values() for one in ids])
+    by_group = {name: {key for one in ids for key in by_answer.get(one, ())} for name, ids in groups.items()}
+    counts = Counter(key for keys in by_group.values() for key in keys)
+    return {
+        name: max(keys, key=lambda key: (counts[key], key)) if keys else asked[name] for name, keys in by_group.items()
+    }
+
+
+def _windows(session: Session, most: int) -> dict[str, str]:
+    """Look at the newest fresh answers of each key: response -> key, by the columns of the index alone."""
+    first = select(func.min(Interaction.charged_key_id).label("key")).where(fresh()).cte("keys", recursive=True)
+    after = aliased(Interaction)
+    next_key = (
+        select(func.min(after.charged_key_id))
+        .where(
+            after.charged_key_id > first.c.key,
+            after.graded_at.is_not(None),
+            after.learnable,
+            after.claimed.is_(False),
+        )
+        .scalar_subquery()
+    )
+    keys = first.union_all(select(next_key).where(first.c.key.is_not(None)))
+    count = session.scalar(select(func.count()).select_from(keys).where(keys.c.key.is_not(None))) or 0
+    if not count:
+        return {}
+    each = 2 * most if count == 1 else max(SMALLEST_WINDOW, 4 * most // count)
+    window = (
+        select(Interaction.completion_id, Interaction.charged_key_id)
+        .where(fresh(), Interaction.charged_key_id == keys.c.key)
+        .order_by(Interaction.policy_version.desc(), Interaction.graded_at.desc())
+        .limit(each)
+        .lateral()
+    )
+    query = select(window.c.completion_id, window.c.charged_key_id).select_from(keys.join(window, true()))
+    return {row.completion_id: row.charged_key_id for row in session.execute(query)}

@@ -1,0 +1,231 @@
+"""From learned weights to a policy with a state: files first, then one transaction, then the bell.
+
+The transaction holds everything that must be true together: the checkpoint's row, its scores, what becomes of it, the
+trackers, the claims, the job's end. Killed before it, there are files without a row, which the next publisher of that
+version removes; killed after it, everything is there and servers find it by themselves. Where the database is away just
+then, it is tried again for a while. Leaves out how files are made whole (`training.checkpoint`) and which files go
+(`worker.retention`).
+"""
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, Literal
+
+import redis
+from sqlalchemy.orm import Session
+from torch import Tensor
+
+from app.errors import Cancelled, Unavailable
+from app.stack.redis import client_url
+from app.store import checkpoints, evaluations, jobs, learning, policy_life
+from app.store.tables import Checkpoint
+from training.advantage import Tracker
+from training.checkpoint import checkpoint_dir, publish, sweep
+from training.policy import Policy, fingerprint
+from worker.batch import write_trackers
+from worker.exam import Marks, detail_of
+from worker.job import RunningJob, plain
+from worker.work import Assignment
+
+CHANNEL: Final = "lepo:policy"  # Redis channel of the hint; its message is the version
+ACTOR: Final = "worker"
+SETTLE_PATIENCE_S: Final = 60.0  # for how long a finished update waits for a database that is away
+RETRY_S: Final = 1.0
+
+Fate = Literal["promote", "hold", "refuse", "shadow", "canary"]  # events of `app.store.policy_life` for a candidate
+VERDICTS: Final[Mapping[Fate, str]] = {
+    "promote": "promoted",
+    "hold": "held",
+    "refuse": "refused",
+    "shadow": "shadow",
+    "canary": "canary",
+}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidate:
+    """A checkpoint whose files are complete, and which has no row yet."""
+
+    version: int
+    directory: Path
+    digest: str  # fingerprint of its parameters
+    drift: float  # of the policy since the base, nats
+    marks: Marks | None  # of its evaluation, if there was one
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the gate wants done with a candidate."""
+
+    fate: Fate
+    words: str  # in a sentence
+    figures: Mapping[str, object]
+
+
+def publish_files(
+    job: RunningJob,
+    assignment: Assignment,
+    policy: Policy,
+    state: Mapping[str, Tensor],
+    beside: Callable[[Path], None],
+    parent_dir: Path,
+    drift: float,
+    marks: Marks | None,
+) -> Candidate:
+    """Write the learned weights as the next version.
+
+    Args:
+        job: the running one.
+        assignment: the job's.
+        policy: as learned.
+        state: of its learner.
+        beside: writes what else belongs into the checkpoint.
+        parent_dir: where checkpoints are.
+        drift: of the policy since the base, nats.
+        marks: of its evaluation, if there was one.
+
+    Raises:
+        Fenced: the job is no longer ours.
+        ValueError: the weights are not finite.
+
+    """
+    version = clear_way(job, parent_dir)
+    settings = assignment.settings.model_dump(mode="json")
+    training = plain({"job": str(assignment.job_id), "settings": settings, **job.metrics})
+    directory = publish(
+        policy,
+        parent_dir,
+        version=version,
+        parent_version=assignment.serving.version,
+        training=training,
+        created=datetime.now(UTC).isoformat(),
+        training_state=state,
+        beside=beside,
+    )
+    return Candidate(version, directory, fingerprint(policy.model), drift, marks)
+
+
+def clear_way(job: RunningJob, parent_dir: Path) -> int:
+    """Find the next version, and remove what a killed publisher left under its name."""
+    with job.store.session() as session:
+        version = checkpoints.next_version(session)
+        jobs.held(session, job.job_id, job.fence)
+        leftover = checkpoint_dir(parent_dir, version)
+        if leftover.exists():
+            log.warning("%s has no row: its publisher was killed; it is removed", leftover)
+            shutil.rmtree(leftover)
+    sweep(parent_dir)
+    return version
+
+
+def settle(
+    job: RunningJob,
+    assignment: Assignment,
+    candidate: Candidate,
+    trackers: Mapping[str, Tracker],
+    decision: Decision,
+    *,
+    patience_s: float = SETTLE_PATIENCE_S,
+) -> None:
+    """Make a candidate a policy and decide its fate, in one transaction; tried again while the database is away.
+
+    Raises:
+        Fenced: the job is no longer ours.
+        Overtaken: another policy serves than the one it was learned from.
+        Cancelled: learning was frozen meanwhile.
+        Unavailable: the database stayed away.
+
+    """
+    until = time.monotonic() + patience_s
+    while True:
+        try:
+            with job.store.session() as session:
+                if not committed(session, job, candidate):  # its answer may have been lost on the way back
+                    decide(session, job, assignment, candidate, trackers, decision)
+        except Unavailable as error:
+            if time.monotonic() >= until:
+                raise
+            log.warning("version %d waits to be settled: %s", candidate.version, error.message)
+            time.sleep(RETRY_S)
+        else:
+            job.over = True
+            return
+
+
+def committed(session: Session, job: RunningJob, candidate: Candidate) -> bool:
+    """Whether a try before this one got through, though nobody heard of it."""
+    row = jobs.get_job(session, job.job_id)
+    if row.status == "running" or row.fence != job.fence or row.result_checkpoint_id is None:
+        return False
+    return checkpoints.get_checkpoint(session, row.result_checkpoint_id).digest == candidate.digest
+
+
+def decide(
+    session: Session,
+    job: RunningJob,
+    assignment: Assignment,
+    candidate: Candidate,
+    trackers: Mapping[str, Tracker],
+    decision: Decision,
+) -> None:
+    """Write the candidate, its scores, its fate and the job's end."""
+    control = learning.lock(session)
+    jobs.held(session, job.job_id, job.fence)
+    if control.frozen_at is not None:
+        raise Cancelled(f"learning was frozen by {control.frozen_by}: {control.frozen_reason}")
+    row = checkpoints.publish(
+        session,
+        path=str(candidate.directory.resolve()),
+        digest=candidate.digest,
+        parent_id=assignment.serving_id,
+        job_id=assignment.job_id,
+        metrics=plain({**job.metrics, "drift": candidate.drift}),
+        version=candidate.version,
+    )
+    record_marks(session, row, "gate", candidate.marks)
+    write_trackers(session, trackers, assignment.serving.version)
+    figures = plain(decision.figures)
+    if decision.fate == "promote":
+        policy_life.promote(session, row.id, decision.words, ACTOR, expected=assignment.serving_id, figures=figures)
+    else:
+        policy_life.require_serving(session, assignment.serving_id, row)
+        policy_life.move(session, row.id, decision.fate, decision.words, ACTOR, figures=figures)
+    refused = decision.fate == "refuse"
+    if refused:
+        learning.back_off(session, assignment.settings.freeze_after)
+    else:
+        learning.recover(session)
+    job.finish(
+        session,
+        "succeeded",
+        VERDICTS[decision.fate],
+        result_checkpoint_id=row.id,
+        fault="policy" if refused else None,
+        error=decision.words if refused else None,
+        diagnosis=figures if refused else None,
+    )
+
+
+def record_marks(session: Session, checkpoint: Checkpoint, kind: str, marks: Marks | None) -> None:
+    """Keep how a checkpoint did; an evaluation nobody could mark leaves no row."""
+    if marks is not None and marks.marked:
+        total = len(marks.marked)
+        evaluations.record_evaluation(
+            session, checkpoint.id, kind, correct=marks.correct, total=total, detail=detail_of(marks)
+        )
+
+
+def ring(redis_url: str, version: int) -> None:
+    """Tell servers at once; they would find out within a second anyway, so a Redis that is away is no error."""
+    try:
+        with redis.Redis.from_url(client_url(redis_url), socket_timeout=2.0, socket_connect_timeout=2.0) as client:
+            client.publish(CHANNEL, str(version))
+    except redis.RedisError as error:
+        log.warning("the hint about version %d did not reach Redis (%s); servers poll", version, error)

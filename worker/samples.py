@@ -1,0 +1,127 @@
+"""From claimed answers to samples: what may be learned from, and why the rest may not.
+
+Every claimed answer ends up in exactly one place: a sample, or a reason. A reason is always the data's own: what is
+wrong with the world around it (a full disk, a frozen service) never costs an answer. Leaves out which answers are
+claimed (`app.store.learnable`) and what a sample is worth (`worker.batch`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+from uuid import UUID
+
+import torch
+
+from app.store.claims import Claimed, Skipped
+from training.advantage import Graded, Mode
+from training.codec import decode
+from training.rollout import Rollout
+from worker.heldout import HeldOut
+
+Reason = Literal[
+    "unreadable",  # its rollout is of a codec this release does not read, damaged, or of another model
+    "altered",  # logit_bias or min_tokens bent its distribution
+    "empty",  # no step to learn from
+    "held_out",  # asks what the gate examines
+    "no_exploration",  # greedy, or never more than one candidate: nothing was tried
+    "diverged",  # the policy that learns would hardly have given it: further than LEPO_MAX_DIVERGENCE
+    "reward_out_of_range",  # a value tracker takes rewards in [0, 1]
+    "no_group",  # alone, and the baseline is "group"
+    "no_variance",  # its group agreed, and nothing else in the batch pulled
+    "refused",  # what was learned from it was refused, twice
+]
+
+NO_KEY: Final = ""  # stands for answers and grades that came without a key
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a sample must satisfy."""
+
+    vocabulary: int  # token ids are below it
+    baseline: Mode  # where single grades' expectation comes from
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """One graded answer to learn from."""
+
+    interaction_id: UUID
+    key: str  # API key it counts for; NO_KEY if none
+    graded: Graded  # reward, group and tracker key
+    rollout: Rollout
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Filtered:
+    """Samples and leftovers; together they are all that was claimed."""
+
+    samples: list[Sample]
+    skipped: dict[UUID, Skipped]
+
+
+def filter_samples(
+    claimed: Sequence[Claimed], keys: Mapping[str, str], rules: Rules, heldout: HeldOut | None
+) -> Filtered:
+    """Sort claimed answers into samples and reasons.
+
+    Args:
+        claimed: what the job holds.
+        keys: response -> API key it counts for.
+        rules: see `Rules`.
+        heldout: questions nobody learns from, if there are any.
+
+    """
+    samples: list[Sample] = []
+    skipped: dict[UUID, Skipped] = {}
+    for one in claimed:
+        read = examine(one, rules, heldout)
+        if isinstance(read, Rollout):
+            samples.append(sample(one, read, keys.get(one.interaction.completion_id, NO_KEY)))
+        else:
+            skipped[one.interaction.id] = Skipped(read)
+    return Filtered(samples, skipped)
+
+
+def examine(one: Claimed, rules: Rules, heldout: HeldOut | None) -> Rollout | Reason:
+    """Read one rollout, or say why it is not learned from."""
+    try:
+        rollout = decode(one.payload)
+    except ValueError:
+        return "unreadable"
+    asks_held_out = heldout is not None and heldout.holds(one.interaction.request, rollout.prompt_ids_P.tolist())
+    findings: dict[Reason, bool] = {
+        "unreadable": not sound(rollout, rules.vocabulary),
+        "held_out": asks_held_out,
+        "altered": rollout.altered,
+        "empty": rollout.latent_length + rollout.answer_length == 0,
+        "reward_out_of_range": rules.baseline == "tracker" and not 0.0 <= one.reward.value <= 1.0,
+    }
+    return next((reason for reason, found in findings.items() if found), rollout)
+
+
+def sound(rollout: Rollout, vocabulary: int) -> bool:
+    """Whether a rollout can be replayed at all: ids of this model, weights and log-probabilities that are numbers."""
+    ids = torch.cat([rollout.prompt_ids_P, rollout.latent_ids_LK.flatten(), rollout.token_ids_T])
+    known = bool(((ids >= 0) & (ids < vocabulary)).all()) and len(rollout.prompt_ids_P) > 0
+    return known and bool(rollout.latent_weights_LK.isfinite().all() and rollout.token_logprobs_T.isfinite().all())
+
+
+def sample(one: Claimed, rollout: Rollout, key: str) -> Sample:
+    """Put together what the baselines need to know."""
+    row = one.interaction
+    graded = Graded(
+        reward=one.reward.value, group=row.completion_id, policy_version=row.policy_version, key=tracker_key(one)
+    )
+    return Sample(row.id, key, graded, rollout)
+
+
+def tracker_key(one: Claimed) -> str:
+    """Name what a value is tracked for: who asks, for what task (`metadata.task`), judged by what.
+
+    Never the prompt, which rarely comes twice.
+    """
+    row = one.interaction
+    task = str((row.client_metadata or {}).get("task", ""))
+    judge = "client" if one.grader_keys or row.grader is None else str(row.grader.get("type", ""))
+    return "/".join((row.api_key_id or NO_KEY, task[:100], judge))
