@@ -41,8 +41,8 @@ def begin(asked: Asked, directory: Path, around: Around) -> Training:
 
     """
     with told_once(around.ranks):
-        lessons = read_lessons(asked)
-        updates = updates_of(asked.recipe, lessons)
+        problem_set = read_lessons(asked)
+        updates = updates_of(asked.recipe, problem_set)
         with told():
             update_config(asked.recipe, updates)
             asking_of(asked.recipe, asked.recipe.group)
@@ -50,11 +50,11 @@ def begin(asked: Asked, directory: Path, around: Around) -> Training:
     run_directory = RunDirectory(directory)
     with told_once(around.ranks):
         if around.ranks.leads:
-            run_directory.begin({**asdict(asked), "lessons": lessons.digest})
+            run_directory.begin({**asdict(asked), "lessons": problem_set.digest})
     with told_once(around.ranks):
         twin = twin_of(asked, policy, around.ranks)
         learner = learner_of(asked, policy if twin is None else twin, updates, around)
-    return Training(asked.recipe, updates, lessons, policy, learner, run_directory, Place(), around, twin)
+    return Training(asked.recipe, updates, problem_set, policy, learner, run_directory, Place(), around, twin)
 
 
 def resume(directory: Path, around: Around) -> Training:
@@ -69,10 +69,10 @@ def resume(directory: Path, around: Around) -> Training:
     with told_once(around.ranks):
         found = run_directory.asked()
         asked = asked_again(found)
-        lessons = read_lessons(asked)
-        if lessons.digest != found["lessons"]:
+        problem_set = read_lessons(asked)
+        if problem_set.digest != found["lessons"]:
             raise Conflict(f"{asked.data} is not what this run began with: restore the file, or start afresh")
-    updates = updates_of(asked.recipe, lessons)
+    updates = updates_of(asked.recipe, problem_set)
     newest = around.ranks.first(run_directory.newest() if around.ranks.leads else None)
     source, place = (str(newest[0]), newest[1]) if newest else (asked.model, Place())
     if around.ranks.leads:
@@ -88,7 +88,7 @@ def resume(directory: Path, around: Around) -> Training:
     state = load_training_state(Path(source)) if newest else {}
     if state and int(state["updates"]):
         learner.restore(state)
-    return Training(asked.recipe, updates, lessons, policy, learner, run_directory, place, around, twin)
+    return Training(asked.recipe, updates, problem_set, policy, learner, run_directory, place, around, twin)
 
 
 def asked_again(found: Mapping[str, Any]) -> Asked:
@@ -114,9 +114,9 @@ def read_lessons(asked: Asked) -> ProblemSet:
     return ProblemSet(tuple(problems), tuple(validation))
 
 
-def updates_of(recipe: Recipe, lessons: ProblemSet) -> int:
+def updates_of(recipe: Recipe, problem_set: ProblemSet) -> int:
     """Count the updates in all: those asked for, or one pass over the data."""
-    return recipe.updates or math.ceil(len(lessons.train) / recipe.prompts)
+    return recipe.updates or math.ceil(len(problem_set.train) / recipe.prompts)
 
 
 def twin_of(asked: Asked, policy: Policy, ranks: Ranks) -> Adapted | Sharded | None:

@@ -4,7 +4,7 @@ Several processes each answer and grade a part, put all parts together, and lear
 
 Everything an update does follows from the weights, the optimizer's state and its number. So a run that was killed goes
 on from its last checkpoint and ends, on a CPU, with the weights of one that was not. Leaves out the command, the data
-(`lessons`) and the directory (`run_directory`).
+(`problem_set`) and the directory (`run_directory`).
 """
 
 import threading
@@ -56,7 +56,7 @@ class Training:
 
     recipe: Recipe
     updates: int  # in all
-    lessons: ProblemSet
+    problem_set: ProblemSet
     policy: Policy  # answers, and is saved; its model learns, or follows the one that does
     learner: Learner
     run_directory: RunDirectory  # where checkpoints go
@@ -98,8 +98,8 @@ class Training:
     def _validate(self) -> Estimate:
         """Sample answers to the validation problems, with the same seeds each time, and record the score."""
         asking = asking_of(self.recipe, self.recipe.validation_samples)
-        part = self.around.ranks.span(len(self.lessons.validation))
-        problems = self.lessons.validation[part]
+        part = self.around.ranks.span(len(self.problem_set.validation))
+        problems = self.problem_set.validation[part]
         total, done = len(problems) * asking.choices, 0
 
         def progress(more: int) -> None:
@@ -125,7 +125,7 @@ class Training:
     def _update(self) -> None:
         recipe, step = self.recipe, self.place.step
         part = self.around.ranks.span(recipe.prompts)
-        problems = batch(self.lessons.train, recipe.prompts, step, recipe.seed)[part]
+        problems = batch(self.problem_set.train, recipe.prompts, step, recipe.seed)[part]
         seeds = noise_seeds(recipe.prompts, step, recipe.seed)[part]
         total = len(problems) * recipe.group
 
