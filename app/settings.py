@@ -107,7 +107,17 @@ class Settings(BaseSettings):
     grade_patience: float | None = Field(
         None,
         ge=0,
-        description="Seconds a grade waits for min_grades others before an update takes what there is. Unset: for ever.",
+        description="Seconds a grade waits for min_grades others before an update takes what there is; unset: no end.",
+    )
+    max_divergence: float = Field(
+        0.1,
+        gt=0,
+        description="Nats per step between who answered and who would learn, beyond which an answer is left out.",
+    )
+    max_weight: float = Field(2.0, ge=1, description="Largest importance weight of a step that another policy drew.")
+    dual_clip: float = Field(3.0, gt=1, description="Ratio above which a token with a bad grade is pushed no further.")
+    latent_off_policy: Literal["prefix", "step", "density", "omit"] = Field(
+        "prefix", description="What latent steps weigh that another policy drew."
     )
     key_share: Fraction = Field(
         0.5, description="Largest share of a batch from one API key, when more than one key has graded; the rest waits."

@@ -7,6 +7,7 @@ from app.settings import Settings
 from training.health import HealthConfig
 from training.objective import ObjectiveConfig
 from training.optimizer import OptimizerConfig
+from training.sampling import Target
 from training.update import UpdateConfig
 
 
@@ -39,6 +40,9 @@ def update_config(settings: Settings, rate_scale: float = 1.0) -> UpdateConfig:
             max_steps=settings.max_completion_tokens,
             latent_gradient=settings.latent_gradient,
             negative_latent_floor=settings.negative_latent_floor,
+            max_weight=settings.max_weight,
+            dual_clip=settings.dual_clip,
+            latent_off_policy=settings.latent_off_policy,
         ),
         health=HealthConfig(
             max_kl=settings.max_kl,
@@ -47,6 +51,7 @@ def update_config(settings: Settings, rate_scale: float = 1.0) -> UpdateConfig:
             min_mean_tokens=settings.min_mean_tokens,
             max_mean_tokens=settings.max_mean_tokens,
         ),
+        target=Target(settings.temperature or 1.0, settings.top_k, settings.top_p),
         micro_batch_positions=settings.micro_batch_tokens,
         activation_checkpointing=settings.activation_checkpointing,
     )

@@ -24,7 +24,6 @@ from app.store.grades import graded_by, rewards
 from app.store.key_quota import Group, choose
 from app.store.tables import Interaction, Job
 
-FIRST_PAUSE: Final = timedelta(seconds=2)  # after a job that failed by the infrastructure's fault; doubles
 LONGEST_PAUSE: Final = timedelta(minutes=5)
 SMALLEST_WINDOW: Final = 8  # answers seen of each key, however many keys there are
 
@@ -73,11 +72,11 @@ def stopped(session: Session, settings: Settings) -> str | None:
 
 
 def paused(session: Session, settings: Settings) -> str | None:
-    """Say whether it is too early after the last update: the configured pace, or a pause after failures."""
+    """Say whether it is too early after the last update: the configured pace, or a pause that doubles with failures."""
     failures = jobs.failures_in_a_row(session)
     pause = timedelta(seconds=settings.update_interval)
     if failures:
-        pause = max(pause, min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (failures - 1)))
+        pause = max(pause, min(LONGEST_PAUSE, timedelta(seconds=settings.learn_interval) * 2 ** (failures - 1)))
     ended, now = session.execute(select(func.max(Job.finished_at), func.clock_timestamp())).one()
     left = timedelta(0) if ended is None else ended + pause - now
     if left <= timedelta(0):

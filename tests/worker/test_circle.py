@@ -60,7 +60,7 @@ def test_beat_lets_the_worker_grade_and_learn_before_and_after_redis_dies(
     beat = command("beat", world, bell, database_url)
     with redis.Redis.from_url(client_url(bell.server.url())) as client, client.pubsub() as heard:
         heard.subscribe(CHANNEL)
-        world.lessons(groups=4)
+        world.samples(groups=4)
         until(lambda: world.serving().version == 1, 60)
         until(lambda: heard_version(heard) == "1")
 
@@ -69,7 +69,7 @@ def test_beat_lets_the_worker_grade_and_learn_before_and_after_redis_dies(
     bell.start_redis()
 
     until(lambda: graded(world) == len(pending), 60)
-    world.lessons(groups=4)
+    world.samples(groups=4)
     until(lambda: world.serving().version == 2, 60)
     assert worker.poll() is None
 

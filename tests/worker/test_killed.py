@@ -98,7 +98,7 @@ def start(context: multiprocessing.context.ForkServerContext, world: World, url:
 def test_kill_9_at_any_moment_neither_loses_nor_doubles_anything(
     moment: str, world: World, database_url: str, learners: multiprocessing.context.ForkServerContext
 ) -> None:
-    ids = set(world.lessons(groups=4))
+    ids = set(world.samples(groups=4))
     with held(world, MOMENTS[moment]) as connection:
         learner = start(learners, world, database_url)
         until(lambda: waits(connection))
@@ -152,7 +152,7 @@ def test_kill_9_after_fresh_groups_were_drawn_draws_them_again_and_spends_each_g
 def test_a_phase_that_hangs_ends_the_process_with_a_diagnosis_and_the_next_learner_goes_on(
     world: World, database_url: str, learners: multiprocessing.context.ForkServerContext
 ) -> None:
-    ids = set(world.lessons(groups=4))
+    ids = set(world.samples(groups=4))
     hasty = world.with_settings(phase_deadline=1.0)
     with world.store.engine.begin() as connection:  # the batch hangs on a table somebody has locked
         connection.execute(text("LOCK TABLE tracker_values IN ACCESS EXCLUSIVE MODE"))

@@ -1,38 +1,43 @@
 """The loop on a real database with a real model: what is learned, what is not, and what is left behind."""
 
+import errno
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 import torch
 from sqlalchemy import func, select
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from worker.plan import update_config
-from worker.promote import record_marks
-from worker.run import MOST_FAILURES, Run
 
 from app.errors import Conflict
-from app.store import checkpoints, evaluations, jobs, policy_life
+from app.store import checkpoints, evaluations, jobs, learnable, learning, lineage, policy_life
 from app.store.tables import Claim, Evaluation, JobEvent, TrackerValue
 from tests.worker.world import World, even, write_heldout
-from training.checkpoint import verify
+from training.checkpoint import BadCheckpoint, verify
 from training.lora import made_of
 from training.policy import fingerprint, load_policy
 from training.update import Learner
 from worker.batch import Batch
 from worker.exam import Marks, paper_of, recorded
 from worker.heldout import read_heldout
-from worker.learn import learn, update
+from worker.job import MOST_FAILURES, RunningJob, end_lost_jobs
+from worker.learn import carry_out, learn, update
+from worker.publish import record_marks
+from worker.update_config import update_config
 from worker.watchdog import Watchdog
+from worker.work import begin
 
 NEVER_RIGHT = {"type": "string_check", "reference": "no byte soup is this", "operation": "eq"}
 ALWAYS_RIGHT = {"type": "string_check", "reference": "no byte soup is this", "operation": "ne"}
 
 
 def test_grades_become_a_policy_that_serves(world: World) -> None:
-    ids = world.lessons()
+    ids = world.samples()
     assert learn(world.context) == "promoted"
     serving = world.serving()
     assert serving.version == 1
@@ -44,14 +49,14 @@ def test_grades_become_a_policy_that_serves(world: World) -> None:
     assert job.metrics["update"]["rollouts"] == world.reasons()["learned"]
     assert job.metrics["baselines"] == {"group": world.reasons()["learned"]}
     assert serving.metrics["drift"] == pytest.approx(job.metrics["update"]["kl"])
-    assert set(job.metrics["seconds"]) == {"claim", "batch", "update", "gate", "publish", "promote"}
+    assert set(job.metrics["seconds"]) == {"claim", "batch", "update", "gate", "publish", "settle"}
     assert learn(world.context) == "idle"
 
 
 def test_adapters_learn_job_after_job(world: World) -> None:
     world = world.with_settings(lora_rank=2, learning_rate=0.01, max_kl=10)
     for version in (1, 2):
-        world.lessons()
+        world.samples()
         assert learn(world.context) == "promoted"
         serving = world.serving()
         manifest = verify(Path(serving.path))
@@ -74,19 +79,39 @@ def test_the_policy_gets_better_update_by_update(world: World) -> None:
 
 
 def test_too_few_grades_leave_no_trace_and_a_request_runs_all_the_same(world: World) -> None:
-    world.lessons(groups=1)
+    world.samples(groups=1)
     assert learn(world.context) == "idle"
     assert world.jobs() == []
     assert world.claims() == {}
     with world.store.session() as session:
         jobs.request(session, trigger="admin", requested_by="someone")
-    assert learn(world.context) in {"promoted", "nothing_to_learn"}
-    assert len(world.claims()) == 4
+    outcome = learn(world.context)
+    assert outcome in {"promoted", "nothing_to_learn"}
+    assert len(world.claims()) == 4, "a group is learned from, or known to teach nothing"
+
+
+def test_one_waiting_grade_is_not_burnt_by_a_request(world: World) -> None:
+    world.grade(world.ask(["alone"]))
+    with world.store.session() as session:
+        jobs.request(session, trigger="admin", requested_by="someone")
+    assert learn(world.context) == "nothing_to_learn"
+    assert world.claims() == {}, "it waits for others to be compared with"
+    assert world.jobs()[0].metrics["waiting"] == 1
+
+
+def test_praise_alone_waits_for_contrast_and_one_blame_makes_all_teach(world: World) -> None:
+    single = world.with_settings(baseline="batch")
+    single.grade(single.ask([f"liked {index}" for index in range(10)]), lambda _: 1.0)
+    assert learn(single.context) == "idle"
+    assert (single.jobs(), single.claims()) == ([], {})
+    single.grade(single.ask(["disliked"]), lambda _: 0.0)
+    assert learn(single.context) == "promoted"
+    assert single.reasons() == {"learned": 11}
 
 
 def test_when_learning_is_off_only_what_is_asked_for_runs(world: World) -> None:
     off = world.with_settings(learn=False)
-    off.lessons()
+    off.samples()
     assert learn(off.context) == "idle"
     with world.store.session() as session:
         jobs.request(session, trigger="admin", requested_by="someone", config={"learning_rate": 0.001})
@@ -95,32 +120,97 @@ def test_when_learning_is_off_only_what_is_asked_for_runs(world: World) -> None:
 
 
 def test_a_job_that_asks_for_what_is_not_its_own_is_refused(world: World) -> None:
-    world.lessons()
+    world.samples()
     with world.store.session() as session:
         jobs.request(
             session, trigger="admin", requested_by="someone", config={"database_url": "postgresql://elsewhere"}
         )
     assert learn(world.context) == "idle"
     (job,) = world.jobs()
-    assert (job.status, job.verdict) == ("failed", "refused")
+    assert (job.status, job.verdict, job.fault) == ("failed", "invalid", "operator")
     assert "database_url" in (job.error or "")
     assert world.claims() == {}
 
 
-def test_a_guards_refusal_keeps_the_policy_spends_the_grades_and_says_why(world: World) -> None:
+def test_a_guards_refusal_tries_the_grades_once_more_smaller_and_slower_before_they_are_spent(world: World) -> None:
     strict = world.with_settings(max_kl=1e-9)
-    ids = strict.lessons()
+    ids = strict.samples()
     assert learn(strict.context) == "ended"
     (job,) = strict.jobs()
-    assert (job.status, job.verdict) == ("failed", "rejected")
+    assert (job.status, job.verdict, job.fault) == ("failed", "refused", "policy")
     assert job.diagnosis is not None
     assert job.diagnosis["reason"] == "policy_moved_too_far"
     assert strict.serving().version == 0
-    assert set(strict.claims()) == set(ids)
-    assert set(strict.reasons()) <= {"rejected", "no_variance"}
-    assert learn(strict.context) == "idle"
-    world.lessons()
+    assert strict.claims() == {}, "every answer gets a second chance"
+    with strict.store.session() as session:
+        control = learning.read(session)
+        assert (control.refusals, control.rate_scale, control.batch_scale) == (1, 0.5, 0.5)
+    halves = [learn(strict.context) for _ in range(2)]
+    assert halves == ["ended", "ended"]
+    assert [len(job.metrics["update"]) if "update" in job.metrics else 0 for job in strict.jobs()] == [0, 0, 0]
+    assert set(strict.claims()) <= set(ids)
+    assert set(strict.reasons()) == {"refused"}
+    world.samples()
     assert learn(world.context) == "promoted"
+    with world.store.session() as session:
+        control = learning.read(session)
+        assert (control.refusals, control.batch_scale) == (0, 1.0)
+        assert 0 < control.rate_scale < 1, "the rate comes back step by step"
+
+
+def test_refusals_in_a_row_freeze_learning_until_somebody_thaws_it(world: World) -> None:
+    strict = world.with_settings(max_kl=1e-9, freeze_after=2)
+    for _ in range(2):
+        strict.samples()
+        assert learn(strict.context) == "ended"
+    strict.samples()
+    assert learn(strict.context) == "idle"
+    with world.store.session() as session:
+        assert learning.read(session).frozen_by == "gate"
+        assert "frozen by gate" in (learnable.outlook(session, strict.settings).words or "")
+        learning.thaw(session, "someone")
+    assert learn(world.context) == "promoted"
+
+
+def test_a_freeze_during_an_update_ends_it_and_gives_everything_back(world: World) -> None:
+    world.samples()
+    freezing = threading.Thread(target=freeze_while_a_job_runs, args=(world,))
+    freezing.start()
+    outcome = learn(world.context)
+    freezing.join()
+    (job,) = world.jobs()
+    assert (outcome, job.status, job.fault) == ("ended", "cancelled", "operator")
+    assert (world.serving().version, set(world.reasons())) == (0, set())
+    assert learn(world.context) == "idle"
+
+
+def freeze_while_a_job_runs(world: World) -> None:
+    """Freeze learning as soon as a job is seen."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        with world.store.session() as session:
+            if jobs.running(session) is not None:
+                learning.freeze(session, "someone", "look first")
+                return
+        time.sleep(0.001)
+
+
+def test_a_rollback_during_an_update_stands(world: World) -> None:
+    world.samples()
+    assert learn(world.context) == "promoted"
+    ids = world.samples()
+    assignment = begin(world.context)
+    assert assignment is not None
+    with world.store.session() as session:
+        policy_life.rollback(session, "someone")
+        learning.thaw(session, "someone")  # even then: what it learned on serves no more
+    assert carry_out(world.context, assignment) == "ended"
+    job = world.jobs()[-1]
+    assert (job.status, job.verdict, job.fault) == ("cancelled", "overtaken", "operator")
+    assert world.serving().version == 0
+    assert not set(ids) & set(world.claims())
+    assert learn(world.context) == "promoted"
+    assert world.serving().version == 2
 
 
 @pytest.mark.parametrize(
@@ -137,10 +227,10 @@ def test_every_guard_keeps_the_policy_and_leaves_its_diagnosis_on_the_job(
 ) -> None:
     before = fingerprint(world.policy().model)
     guarded = world.with_settings(**bound)
-    guarded.lessons()
+    guarded.samples()
     assert learn(guarded.context) == "ended"
     (job,) = guarded.jobs()
-    assert (job.status, job.verdict) == ("failed", "rejected")
+    assert (job.status, job.verdict) == ("failed", "refused")
     assert job.diagnosis is not None
     assert job.diagnosis["reason"] == reason
     assert set(bound.values()) & set(job.diagnosis.values()), "the diagnosis states the bound"
@@ -149,7 +239,7 @@ def test_every_guard_keeps_the_policy_and_leaves_its_diagnosis_on_the_job(
 
 
 def test_numbers_that_are_none_keep_the_policy_and_leave_their_diagnosis(world: World) -> None:
-    world.lessons()
+    world.samples()
     assert learn(world.context) == "promoted"
     before = fingerprint(world.policy().model)
     overflowing = world.with_settings(kl_beta=1e300)  # float32 has no such number
@@ -157,24 +247,24 @@ def test_numbers_that_are_none_keep_the_policy_and_leave_their_diagnosis(world: 
         (overflowing, {"loss_not_finite", "gradient_not_finite"}),
         (world.with_settings(learning_rate=1e30), {"policy_moved_too_far"}),
     ):
-        broken.lessons()
+        broken.samples()
         assert learn(broken.context) == "ended"
         job = broken.jobs()[-1]
-        assert (job.status, job.verdict) == ("failed", "rejected")
+        assert (job.status, job.verdict) == ("failed", "refused")
         assert job.diagnosis is not None
         assert job.diagnosis["reason"] in reasons
         assert job.diagnosis["advice"]
     assert world.serving().version == 1
     assert fingerprint(world.policy().model) == before
-    world.lessons()
+    world.samples()
     assert learn(world.context) == "promoted"
 
 
 @pytest.mark.parametrize(("clip", "clipped"), [(0.0, True), (0.9, False)])
 def test_the_clip_of_the_service_clips_answers_of_an_older_version(world: World, clip: float, clipped: bool) -> None:
-    world = world.with_settings(clip_low=clip, clip_high=10 * clip, max_staleness=3)
+    world = world.with_settings(clip_low=clip, clip_high=10 * clip)
     older = world.ask([f"w{index} w3" for index in range(8)], choices=4)
-    world.lessons()
+    world.samples()
     assert learn(world.context) == "promoted"
     world.grade(older)
     assert learn(world.context) == "promoted"
@@ -184,11 +274,11 @@ def test_the_clip_of_the_service_clips_answers_of_an_older_version(world: World,
 
 
 def test_beta_holds_the_policy_near_the_first_checkpoint(world: World) -> None:
-    world.lessons()
+    world.samples()
     assert learn(world.context) == "promoted"
     drifts = {}
     for beta in (0.0, 100.0):
-        world.with_settings(kl_beta=beta, gate_no_signal="hold", learning_rate=0.002).lessons()
+        world.with_settings(kl_beta=beta, gate_no_signal="hold", learning_rate=0.002).samples()
         trial = world.with_settings(kl_beta=beta, gate_no_signal="hold", learning_rate=0.002)
         assert learn(trial.context) == "held"
         assert (trial.jobs()[-1].metrics["update"]["objective"]["reference_kl"] > 0) is (beta > 0)
@@ -213,7 +303,7 @@ def test_figures_go_to_tensorboard_when_asked(world: World, tmp_path: Path) -> N
     held = write_heldout(tmp_path / "held.jsonl", [f"question {index}" for index in range(6)], ALWAYS_RIGHT)
     for wish in (False, True):
         shown = world.with_settings(heldout=held, tensorboard=wish)
-        shown.lessons()
+        shown.samples()
         assert learn(shown.context) == "promoted"
         assert (shown.settings.var_dir / "tensorboard").exists() == wish
     read = EventAccumulator(str(world.settings.var_dir / "tensorboard"))
@@ -226,7 +316,7 @@ def test_figures_go_to_tensorboard_when_asked(world: World, tmp_path: Path) -> N
 
 def test_an_mlflow_server_out_of_reach_does_not_stop_learning(world: World, caplog: pytest.LogCaptureFixture) -> None:
     unreachable = world.with_settings(mlflow_uri="nonsense://nowhere")
-    unreachable.lessons()
+    unreachable.samples()
     assert learn(unreachable.context) == "promoted"
     assert "MLflow at nonsense://nowhere does not take records" in caplog.text
 
@@ -238,22 +328,24 @@ def test_the_gate_refuses_a_candidate_that_answers_worse_than_what_serves(world:
     with gated.store.session() as session:  # on record: the serving version got everything right
         serving = checkpoints.by_version(session, 0)
         record_marks(session, serving, "base", Marks((1.0,) * 20, paper_of(heldout, gated.settings)))
-    gated.lessons()
-    assert learn(gated.context) == "ended"
+    gated.samples()
+    assert learn(gated.context) == "refused"
     (job,) = gated.jobs()
-    assert (job.status, job.verdict) == ("succeeded", "rejected")
+    assert (job.status, job.verdict, job.fault) == ("succeeded", "refused", "policy")
     assert job.metrics["gate"]["decision"] == "reject"
     assert (job.metrics["gate"]["before"], job.metrics["gate"]["after"]) == (1.0, 0.0)
     assert gated.serving().version == 0
     assert "learned" not in gated.reasons()
-    assert not (gated.checkpoints_dir / "v00000001").exists()
+    assert verify(gated.checkpoints_dir / "v00000001").version == 1, "it is kept for a while, to be looked into"
+    with gated.store.session() as session:
+        assert checkpoints.by_version(session, 1).state == "refused"
 
 
 def test_each_version_sits_the_exam_once(world: World, tmp_path: Path) -> None:
     held = write_heldout(tmp_path / "held.jsonl", [f"question {index}" for index in range(6)], ALWAYS_RIGHT)
     gated = world.with_settings(heldout=held)
     for _ in range(2):
-        gated.lessons(groups=4)
+        gated.samples(groups=4)
         assert learn(gated.context) == "promoted"
     with gated.store.session() as session:
         rows = list(session.scalars(select(Evaluation).order_by(Evaluation.id)))
@@ -268,7 +360,7 @@ def test_a_gate_without_signal_does_what_the_operator_chose(
     world: World, policy: str, outcome: str, version: int
 ) -> None:
     chosen = world.with_settings(gate_no_signal=policy)
-    chosen.lessons()
+    chosen.samples()
     assert learn(chosen.context) == outcome
     assert chosen.jobs()[0].metrics["gate"]["decision"] == "no_signal"
     assert chosen.serving().version == version
@@ -279,37 +371,70 @@ def test_nobody_learns_from_a_held_out_prompt(world: World, tmp_path: Path) -> N
     held = write_heldout(tmp_path / "held.jsonl", ["a secret question"], ALWAYS_RIGHT)
     gated = world.with_settings(heldout=held)
     secret = gated.grade(gated.ask(["a secret question", "A  secret QUESTION "], choices=4))
-    gated.lessons()
+    gated.samples()
     assert learn(gated.context) == "promoted"
     claimed = gated.claims()
     assert {claimed[one] for one in secret} == {("skipped", "held_out")}
     assert gated.jobs()[0].metrics["skipped"]["held_out"] == 8
 
 
-def test_answers_too_old_are_skipped_and_counted_once(world: World) -> None:
-    fresh_only = world.with_settings(max_staleness=0)
-    old = fresh_only.ask(["an old question"], choices=4)
-    fresh_only.lessons()
-    assert learn(fresh_only.context) == "promoted"
-    fresh_only.grade(old)
-    fresh_only.lessons()
-    assert learn(fresh_only.context) == "promoted"
-    assert fresh_only.jobs()[1].metrics["skipped"]["stale"] == 4
-    assert {fresh_only.claims()[one] for one, _ in old} == {("skipped", "stale")}
+def test_answers_are_learned_from_by_how_far_they_are_and_not_by_their_age(world: World) -> None:
+    old = world.ask(["an old question"], choices=8)
+    for _ in range(4):
+        world.samples()
+        assert learn(world.context) == "promoted"
+    late = world.grade(old)
+    world.samples()
+    assert learn(world.context) == "promoted"
+    claims = measured(world)
+    assert {world.claims()[one][0] for one in late} == {"learned"}
+    assert all(claims[one].divergence > 0 and claims[one].weight != 1 for one in late), "they are of another policy"
+    fresh = [row for one, row in claims.items() if one not in set(late) and row.job_id == claims[late[0]].job_id]
+    assert max(row.divergence for row in fresh) < 1e-6
+    assert all(abs(row.weight - 1) < 1e-3 for row in fresh)
 
 
-def test_answers_of_a_version_that_was_rolled_back_are_not_learned_from(world: World) -> None:
-    world.lessons()
+def test_answers_further_than_the_bound_are_left_out_with_their_figure(world: World) -> None:
+    old = world.ask(["an old question"], choices=8)
+    near = world.with_settings(max_divergence=1e-5)
+    near.samples()
+    assert learn(near.context) == "promoted"
+    near.grade(old)
+    near.samples()
+    assert learn(near.context) == "promoted"
+    assert near.jobs()[1].metrics["skipped"]["diverged"] == 8
+    assert all(measured(near)[one].divergence > 1e-5 for one, _ in old)
+
+
+def measured(world: World) -> dict[UUID, Claim]:
+    with world.store.session() as session:
+        return {row.interaction_id: row for row in session.scalars(select(Claim))}
+
+
+def test_an_answer_of_an_abandoned_branch_teaches_by_its_distance_too(world: World) -> None:
+    world.samples()
     assert learn(world.context) == "promoted"
     answers = world.grade(world.ask(["after the update"], choices=4))
     with world.store.session() as session:
         policy_life.rollback(session, "someone")
-    world.lessons()
+        learning.thaw(session, "someone")
+    world.samples()
     assert learn(world.context) == "promoted"
-    assert {world.claims()[one] for one in answers} == {("skipped", "rolled_back")}
+    assert {world.claims()[one][0] for one in answers} <= {"learned", "skipped"}
+    assert {world.claims()[one][1] for one in answers} <= {None, "no_variance"}
     with world.store.session() as session:
         second = checkpoints.by_version(session, 2)
         assert second.parent_id == checkpoints.by_version(session, 0).id
+        inside, abandoned = lineage.count_learned(session, second.id)
+    assert abandoned > 0, "what version 1 learned is in no policy that serves"
+    assert inside == world.jobs()[-1].metrics["update"]["rollouts"]
+
+
+def test_greedy_answers_carry_no_information_and_say_so(world: World) -> None:
+    ids = world.grade(world.ask(["greedy one", "greedy two"], choices=4, temperature=0.0))
+    world.samples()
+    assert learn(world.context) == "promoted"
+    assert {world.claims()[one] for one in ids} == {("skipped", "no_exploration")}
 
 
 def test_single_grades_learn_by_a_tracker_that_remembers(world: World) -> None:
@@ -337,12 +462,12 @@ def test_a_key_that_floods_is_held_to_its_share(world: World, share: float, floo
             keyed=True,
         )
     assert learn(capped.context) == "promoted"
-    assert capped.jobs()[0].metrics["skipped"]["key_cap"] == 40 - flooded
     assert sum(capped.jobs()[0].metrics["keys"].values()) == 10 + flooded
+    assert len(capped.claims()) == 10 + flooded, "the rest waits"
 
 
 def test_an_operators_cancel_gives_the_claims_back(world: World) -> None:
-    ids = world.lessons()
+    ids = world.samples()
     cancelling = threading.Thread(target=cancel_the_running_job, args=(world,))
     cancelling.start()
     outcome = learn(world.context)
@@ -371,20 +496,20 @@ def test_a_cancel_is_honoured_between_micro_batches_and_leaves_the_weights_alone
     policy = world.policy()
     before = fingerprint(policy.model)
     rollouts = [finished.rollout for _, finished in world.ask(["a question"], choices=8, policy=policy)]
-    batch = Batch(rollouts, [1.0, -1.0] * 4, [], [], {}, {}, {}, {})
+    batch = Batch(rollouts, [1.0, -1.0] * 4, [], [], {}, {}, {}, [], {})
     learner = Learner(policy.model, update_config(world.with_settings(micro_batch_tokens=64).settings))
     with world.store.session() as session:
         jobs.request(session, trigger="admin", requested_by="someone")
-        job = jobs.start(session, "this worker")
+        job = jobs.start(session, "this worker", timedelta(minutes=1))
         assert job is not None
         assert job.fence is not None
     asked = threading.Event()
-    with Watchdog(asked.is_set, never, limit_s=60, every_s=0.001) as watch:
+    with Watchdog(lambda: "asked" if asked.is_set() else None, never, limit_s=60, every_s=0.001) as watchdog:
         asked.set()
-        while not watch.asked_to_end():
+        while not watchdog.asked_to_end():
             time.sleep(0.001)
-        with Run(world.store, job.id, job.fence, watch) as run:
-            update(run, learner, batch)
+        with RunningJob(world.store, job.id, job.fence, world.settings, watchdog) as running:
+            update(running, learner, batch)
     assert world.jobs()[0].status == "cancelled"
     assert fingerprint(policy.model) == before
 
@@ -394,7 +519,7 @@ def never(phase: str, doing: str) -> None:
 
 
 def test_a_worker_asked_to_stop_gives_back_what_it_was_learning_from(world: World) -> None:
-    world.lessons()
+    world.samples()
     world.context.stopping.set()
     assert learn(world.context) == "ended"
     (job,) = world.jobs()
@@ -407,43 +532,91 @@ def test_a_worker_asked_to_stop_gives_back_what_it_was_learning_from(world: Worl
 def test_a_job_that_was_taken_over_writes_nothing_more(world: World) -> None:
     with world.store.session() as session:
         jobs.request(session, trigger="admin", requested_by="someone")
-        job = jobs.start(session, "worker one")
+        job = jobs.start(session, "worker one", timedelta(0))
         assert job is not None
         assert job.fence is not None
+    assert end_lost_jobs(world.store) == 1
     with world.store.session() as session:
-        jobs.orphans(session)
-    watch = Watchdog(lambda: False, lambda *_: None, limit_s=60)
-    with Run(world.store, job.id, job.fence, watch) as run:
-        run.enter("batch")
+        before = session.scalar(select(func.count()).select_from(JobEvent))
+    watchdog = Watchdog(lambda: None, lambda *_: None, limit_s=60)
+    with RunningJob(world.store, job.id, job.fence, world.settings, watchdog) as running:
+        running.enter("batch")
         raise AssertionError("a fenced job went on")
     with world.store.session() as session:
         after = jobs.get_job(session, job.id)
         assert (after.status, after.phase, after.error) == ("failed", "start", "worker lost")
-        assert session.scalar(select(func.count()).select_from(JobEvent)) == 0
+        assert session.scalar(select(func.count()).select_from(JobEvent)) == before
 
 
-def test_data_that_fails_job_after_job_is_given_up(world: World) -> None:
-    ids = world.lessons()
+def test_what_always_fails_freezes_learning_and_costs_nothing(world: World) -> None:
+    ids = world.samples()
     broken = world.checkpoints_dir / "v00000000" / "model.safetensors"
     content = broken.read_bytes()
     broken.write_bytes(content[:-8])
-    for attempt in range(MOST_FAILURES):
-        assert world.claims() == {}, f"given up after {attempt} failures"
-        with pytest.raises(ValueError, match="is not what was published"):
-            learn(world.context)
-    assert {job.status for job in world.jobs()} == {"failed"}
+    for _ in range(MOST_FAILURES):
+        until(lambda: runs_and_fails(world))
+    assert {(job.status, job.fault) for job in world.jobs()} == {("failed", "infrastructure")}
     assert "BadCheckpoint" in (world.jobs()[0].error or "")
-    assert world.reasons() == {"failed_jobs": len(ids)}
+    assert world.claims() == {}, "every answer can still be learned from"
+    assert learn(world.context) == "idle"
+    with world.store.session() as session:
+        assert "BadCheckpoint" in (learning.read(session).frozen_reason or "")
+        learning.thaw(session, "someone")
+    broken.write_bytes(content)
+    until(lambda: learn(world.context) == "promoted")
+    assert set(world.claims()) == set(ids)
+
+
+def runs_and_fails(world: World) -> bool:
+    """Whether a look led to a job, which failed; after a failure there is a pause."""
+    try:
+        return learn(world.context) != "idle"
+    except BadCheckpoint:
+        return True
+
+
+def test_a_full_disk_costs_nothing_and_freezes_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = world.samples()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("training.checkpoint.save_file", full)
+        for _ in range(MOST_FAILURES + 1):
+            until(lambda: fails_for_space(world))
+    with world.store.session() as session:
+        assert learning.read(session).frozen_at is None
+        assert jobs.failures_in_a_row(session) == MOST_FAILURES + 1
+    assert {job.fault for job in world.jobs()} == {"infrastructure"}
+    with world.store.session() as session:
+        assert "jobs failed in a row" in (learnable.outlook(session, world.settings).words or "")
+    until(lambda: learn(world.context) == "promoted")
+    assert set(world.claims()) == set(ids)
+
+
+def fails_for_space(world: World) -> bool:
+    try:
+        return learn(world.context) != "idle"
+    except OSError:
+        return True
+
+
+def until(holds: Callable[[], bool], limit_s: float = 30.0) -> None:
+    end = time.monotonic() + limit_s
+    while not holds():
+        assert time.monotonic() < end, "it never came to that"
+        time.sleep(0.01)
 
 
 def test_old_checkpoints_leave_the_disk_and_those_that_matter_stay(world: World) -> None:
     few = world.with_settings(keep_checkpoints=2)
     for _ in range(4):
-        few.lessons(groups=2)
+        few.samples(groups=2)
         assert learn(few.context) == "promoted"
     assert sorted(path.name for path in few.checkpoints_dir.iterdir()) == ["v00000000", "v00000003", "v00000004"]
     with few.store.session() as session:
-        gone = [row.version for row in checkpoints.list_checkpoints(session) if row.metrics.get("deleted")]
+        gone = [row.version for row in checkpoints.list_checkpoints(session) if row.files_deleted_at]
         assert sorted(gone) == [1, 2]
         with pytest.raises(Conflict, match="deleted"):
             policy_life.rollback(session, "someone", to=checkpoints.by_version(session, 1).id)
@@ -454,7 +627,7 @@ def test_files_of_a_killed_publisher_are_replaced(world: World) -> None:
     leftover.mkdir()
     (leftover / "model.safetensors").write_bytes(b"half")
     (world.checkpoints_dir / ".unfinished-v00000001-00000000").mkdir()
-    world.lessons()
+    world.samples()
     assert learn(world.context) == "promoted"
     verify(leftover)
     assert sorted(path.name for path in world.checkpoints_dir.iterdir()) == ["v00000000", "v00000001"]

@@ -47,7 +47,7 @@ def test_a_job_may_choose_it_and_without_it_a_single_grade_has_another_baseline(
 
 def test_groups_and_answers_without_a_grader_stay_as_they_are(world: World) -> None:
     fresh = world.with_settings(resample=4)
-    fresh.lessons(groups=2, choices=4)
+    fresh.samples(groups=2, choices=4)
     client_graded = fresh.grade(fresh.ask([f"no grader {index}" for index in range(6)], task="sums"))
     singles(fresh, 3)
     assert learn(fresh.context) == "promoted"

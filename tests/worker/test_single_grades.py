@@ -44,7 +44,7 @@ def test_single_grades_teach_nothing_where_only_groups_may(world: World) -> None
 def test_single_grades_beside_a_group_say_that_they_have_none(world: World) -> None:
     grouped = world.with_settings(baseline="group")
     alone = singles(grouped, 4)
-    grouped.lessons()
+    grouped.samples()
     assert learn(grouped.context) == "promoted"
     assert {grouped.claims()[one] for one in alone} == {("skipped", "no_group")}
 

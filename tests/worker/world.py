@@ -108,13 +108,14 @@ class World:
         task: str | None = None,
         policy: Policy | None = None,
         altered: bool = False,
+        temperature: float = 1.0,
     ) -> list[tuple[UUID, Finished]]:
         """Have the serving policy (or another) answer, and remember the answers as the server does."""
         policy = policy or self.policy()
         requests = [
             Request(
                 prompt_ids=tuple(policy.tokenizer.encode(prompt)),
-                sampling=Sampling(latent_length=2, seed=next(self._seeds) * 1000),
+                sampling=Sampling(latent_length=2, temperature=temperature, seed=next(self._seeds) * 1000),
                 max_new=6,
                 choices=choices,
                 logit_bias={5: 1.0} if altered else {},
@@ -167,7 +168,7 @@ class World:
                 add_grade(session, interaction_id, Entry("client", grader, value=value(finished), api_key_id=key))
         return [interaction_id for interaction_id, _ in answers]
 
-    def lessons(self, groups: int = 8, choices: int = 4) -> list[UUID]:
+    def samples(self, groups: int = 8, choices: int = 4) -> list[UUID]:
         """Ask and grade groups with something to learn in them."""
         prompts = [f"w{2 + index % 28} w{3 + index % 7}" for index in range(groups)]
         return self.grade(self.ask(prompts, choices))
@@ -201,6 +202,10 @@ def make_world(store: Store, model: Path, var_dir: Path, redis_url: str = "redis
         min_grades=8,
         max_grades=64,
         group_grace=0,
+        learn_interval=0.05,
+        key_patience=0,
+        gate_no_signal="promote",
+        max_divergence=10,
         latent_length=2,
         max_completion_tokens=6,
         learning_rate=0.02,
