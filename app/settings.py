@@ -114,6 +114,8 @@ class Settings(BaseSettings):
         gt=0,
         description="Nats per step between who answered and who would learn, beyond which an answer is left out.",
     )
+    epochs: int = Field(1, ge=1, le=16, description="Passes over a batch in one update.")
+    minibatches: int = Field(1, ge=1, le=64, description="Optimizer steps in a pass.")
     max_weight: float = Field(2.0, ge=1, description="Largest importance weight of a step that another policy drew.")
     dual_clip: float = Field(3.0, gt=1, description="Ratio above which a token with a bad grade is pushed no further.")
     latent_off_policy: Literal["prefix", "step", "density", "omit"] = Field(

@@ -120,8 +120,10 @@ def choose_baseline(
     """Give every graded rollout an advantage and say where its baseline came from.
 
     "auto" takes the group where one has two or more graded answers under one policy version, else the key's tracker
-    where there is one, else the batch. Residuals of single grades are standardised together over the batch.
-    "tracker" starts unknown keys at the batch's mean. "group" leaves single grades at 0 with baseline "none".
+    where there is one, else the batch. Residuals of single grades are standardised together over the batch; one that
+    has no other beside it keeps its residual as it is, and has the baseline "none" where that could only be 0 (a batch
+    of one, measured by its own mean). "tracker" starts unknown keys at the batch's mean. "group" leaves single grades
+    at 0 with baseline "none".
 
     Args:
         graded: the batch, at least one.
@@ -147,8 +149,13 @@ def choose_baseline(
     for members in grouped:
         values_B[members] = group_advantages(rewards_B[members])
     single = [index for index, baseline in enumerate(baselines) if baseline in {"tracker", "batch"}]
+    residuals_B = _residuals(graded, rewards_B, baselines, known)
     if len(single) > 1:
-        values_B[single] = _standardised(_residuals(graded, rewards_B, baselines, known)[single])
+        values_B[single] = _standardised(residuals_B[single])
+    elif single and (len(graded) > 1 or graded[single[0]].key in known):
+        values_B[single] = residuals_B[single]
+    elif single:
+        baselines[single[0]] = "none"
     return Advantages(values_B, tuple(baselines), _tracked(graded, known, float(rewards_B.mean()), drift))
 
 

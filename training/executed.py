@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from training.latent import mix
 from training.rollout import Rollout
+from training.sampling import Target
 
 _MIX_ELEMENTS = 2**24  # largest N * K * D of embedding rows held at once while mixing
 
@@ -31,7 +32,7 @@ class Steps:
     step_N: Tensor  # int64 [N], 0-based among the rollout's steps of this kind
     predictor_N: Tensor  # int64 [N], executed position whose hidden state predicts the step
     ids_NK: Tensor  # int64 [N, K], kept candidates; K = 1 for tokens; 0 where weight is 0
-    temperature_N: Tensor | None  # float32 [N], what divides the logits; None: 1 everywhere
+    temperature_N: Tensor | None  # float32 [N], what divides the logits of the target; None: 1 everywhere
     width: int  # longest rollout in steps of this kind
 
     def padded(self, values: Tensor, rows: int, fill: float | bool = 0.0) -> Tensor:
@@ -48,8 +49,11 @@ class Executed:
     input_ids_BS: Tensor  # int64 [B, S], 0 at latents and padding
     latents: Steps
     latent_weights_NK: Tensor  # float32 [N, K], z; rows sum to 1
+    latent_recorded_NK: Tensor  # float32 [N, K], log mu of the kept ids, see `Replayed`; -inf outside the support
     tokens: Steps
-    token_logprobs_N: Tensor  # float32 [N], as recorded when sampling; NaN where nothing was recorded
+    token_recorded_N: Tensor  # float32 [N], log mu of the token; NaN where nothing was recorded
+    tau_B: Tensor  # float32 [B], of the mixtures
+    draws_B: Tensor  # int64 [B], samples averaged in a mixture
 
     def inputs(self, embedding: nn.Embedding) -> Tensor:
         """Embed the batch: token rows looked up, latent rows mixed again from ids and weights.
@@ -73,8 +77,13 @@ def executed_length(rollout: Rollout) -> int:
     return rollout.prompt_ids_P.shape[0] + rollout.latent_length + max(0, rollout.answer_length - 1)
 
 
-def collate(rollouts: Sequence[Rollout], device: torch.device) -> Executed:
+def collate(rollouts: Sequence[Rollout], device: torch.device, target: Target | None = None) -> Executed:
     """Batch rollouts of any prompt, latent and answer lengths.
+
+    Args:
+        rollouts: at least one.
+        device: where the tensors go.
+        target: whose sampling is scored; None: each rollout's own.
 
     Raises:
         ValueError: no rollout, or one that must not be learned from or has no prompt.
@@ -91,7 +100,9 @@ def collate(rollouts: Sequence[Rollout], device: torch.device) -> Executed:
             raise ValueError("a rollout needs at least one prompt id")
     prompts = [len(rollout.prompt_ids_P) for rollout in rollouts]
     latents = [rollout.latent_length for rollout in rollouts]
-    temperatures = torch.tensor([rollout.sampling.temperature or 1.0 for rollout in rollouts], dtype=torch.float32)
+    targets = [target or Target.of(rollout.sampling) for rollout in rollouts]
+    temperatures = torch.tensor([one.temperature for one in targets], dtype=torch.float32)
+    recorded = [_recorded(rollout, target) for rollout in rollouts]
     latent_steps = _steps(prompts, latents, temperatures, _stacked([r.latent_ids_LK for r in rollouts]).long())
     token_ids_N = torch.cat([rollout.token_ids_T for rollout in rollouts]).long()
     begins = [prompt + latent for prompt, latent in zip(prompts, latents, strict=True)]
@@ -102,9 +113,23 @@ def collate(rollouts: Sequence[Rollout], device: torch.device) -> Executed:
         input_ids_BS=_input_ids(rollouts).to(device),
         latents=_moved(latent_steps, device),
         latent_weights_NK=_stacked([rollout.latent_weights_LK for rollout in rollouts]).to(device),
+        latent_recorded_NK=_stacked([latents_LK for latents_LK, _ in recorded], fill=float("-inf")).to(device),
         tokens=_moved(token_steps, device),
-        token_logprobs_N=torch.cat([rollout.token_logprobs_T for rollout in rollouts]).to(device),
+        token_recorded_N=torch.cat([tokens_T for _, tokens_T in recorded]).to(device),
+        tau_B=torch.tensor([rollout.sampling.tau for rollout in rollouts], device=device),
+        draws_B=torch.tensor([rollout.sampling.draws for rollout in rollouts], device=device),
     )
+
+
+def _recorded(rollout: Rollout, target: Target | None) -> tuple[Tensor, Tensor]:
+    """Log mu of the kept ids [L, K] and of the tokens [T], to be compared with the target's over the whole vocabulary.
+
+    Drawn as the target draws, the filter hides the same probability on both sides: whole vocabulary against whole
+    vocabulary. Drawn otherwise, what was really drawn from counts: renormalised over the support, at its temperature.
+    """
+    if target is None or target.drew(rollout.sampling):
+        return rollout.latent_logprobs_LK + rollout.latent_log_mass_L[:, None], rollout.token_logprobs_T
+    return rollout.latent_logprobs_LK, rollout.token_logprobs_T - rollout.token_log_mass_T
 
 
 def _steps(begins: list[int], lengths: list[int], temperature_B: Tensor, ids_NK: Tensor) -> Steps:
@@ -129,10 +154,10 @@ def _moved(steps: Steps, device: torch.device) -> Steps:
     )
 
 
-def _stacked(parts: list[Tensor]) -> Tensor:
-    """[L_b, K_b] of every rollout as one [N, K], filled up with zeros."""
+def _stacked(parts: list[Tensor], fill: float = 0.0) -> Tensor:
+    """[L_b, K_b] of every rollout as one [N, K], filled up."""
     width = max(1, *(part.shape[1] for part in parts))
-    return torch.cat([nn.functional.pad(part, (0, width - part.shape[1])) for part in parts])
+    return torch.cat([nn.functional.pad(part, (0, width - part.shape[1]), value=fill) for part in parts])
 
 
 def _input_ids(rollouts: Sequence[Rollout]) -> Tensor:

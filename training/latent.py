@@ -140,8 +140,9 @@ def mixture_weights(scores_BK: Tensor, tau_B1: Tensor) -> Tensor:
 def averaged_weights(drawn: Drawn, controls: Controls, step_B1: Tensor, most: int) -> Tensor:
     """Latent readout z as the mean of several Gumbel-softmax samples: the same mean as one has, with less noise.
 
-    The first sample is the one that draws the token; sample j has the noise of `noise.step_key(key, j)`, so a row's z
-    does not depend on what the others want. Averaging is ours (docs/learning.md shows what it is worth).
+    The first sample is the one that draws the token; sample j has the noise of `noise.step_key(key, -j)`, which is no
+    token's noise of the first (ids count from 0), so a row's z does not depend on what the others want. Averaging is
+    ours (docs/learning.md shows what it is worth).
 
     Args:
         drawn: the step, with its first sample.
@@ -157,7 +158,7 @@ def averaged_weights(drawn: Drawn, controls: Controls, step_B1: Tensor, most: in
     if most == 1:
         return first_BK
     number_N1 = torch.arange(1, most, device=first_BK.device)[:, None]
-    key_BN = step_key(step_key(controls.stream_B1, step_B1), number_N1.T)
+    key_BN = step_key(step_key(controls.stream_B1, step_B1), -number_N1.T)
     noise_BNK = gumbel(key_BN[:, :, None], drawn.ids_BK[:, None])
     more_BNK = mixture_weights(drawn.logprobs_BK[:, None] + noise_BNK, controls.tau_B1[:, None])
     wanted_BNK = more_BNK.float() * (number_N1 < controls.draws_B1[:, None])

@@ -1,7 +1,7 @@
 """The unified objective of LEPO (arXiv:2604.17892): one advantage, latent steps and token steps, one number.
 
-    J = sum over latent steps of  A * sum_k z_k log pi(k)                       (no ratio, no clip)
-      + sum over token steps of   min(r A, clip(r, 1 - low, 1 + high) A)        (PPO, arXiv:1707.06347, equation 7)
+    J = sum over latent steps of  u * A * sum_k z_k log pi(k)
+      + sum over token steps of   w * min(r A, clip(r, 1 - low, 1 + high) A)    (PPO, arXiv:1707.06347, equation 7)
       - beta * sum over all steps of  KL(pi || pi_ref)
 
 `log pi` is over the whole vocabulary on the executed prefix; z is a constant. The loss is -J, each step weighted by
@@ -9,28 +9,48 @@ one of three normalisations: "grpo" (arXiv:2402.03300) takes the mean over a rol
 the mean over all steps of the batch; "dr_grpo" (arXiv:2503.20783) divides by rollouts times a constant length.
 With L = 0 this is GRPO.
 
-One thing is added to the paper: for A < 0 the latent term falls without bound as log pi(k) does, so a candidate
-below `negative_latent_floor` is pushed no further, and is counted. Leaves out baselines (`training.advantage`).
+r is taken against the policy at the start of the update, and the truncated weights w and u (`training.importance`) say
+what a step counts that another policy drew: decoupled PPO. Where the policy that learns drew the step itself, both are
+1 and this is the published objective; `old_logprobs="recorded"` is the published one whoever drew.
+
+Two bounds are added to the paper, both for A < 0: the latent term falls without bound as log pi(k) does, so a candidate
+below `negative_latent_floor` is pushed no further, and is counted; and a ratio above `dual_clip` has no gradient (Ye et
+al., arXiv:1912.09729). Leaves out baselines (`training.advantage`).
 
 Axes: B rollouts, L latent steps, K candidates, T answer tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
+from types import MappingProxyType
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from training.importance import LatentOffPolicy, latent_weights, token_weights
+from training.kl import MAX_LOG_RATIO, k3, kept_kl
 from training.ranks import Ranks
 from training.replay import Replayed
 
-_MAX_LOG_RATIO = 20.0  # keeps exp finite in float32; far outside every clip
+Normalization = Literal["grpo", "bnpo", "dr_grpo"]
+OldLogprobs = Literal[
+    "start",  # the policy at the start of the update; steps weigh what `training.importance` says
+    "recorded",  # the policy that drew, as published: the ratio is the weight, latent steps have none
+    "none",  # the policy as it is: ratio 1 with the gradient of log pi, no weights
+]
+_WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "normalization": get_args(Normalization),
+        "old_logprobs": get_args(OldLogprobs),
+        "latent_off_policy": get_args(LatentOffPolicy),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectiveConfig:
-    """Settings of the objective; the defaults are the released ones.
+    """Settings of the objective; on policy, the defaults are the released ones.
 
     Example: `ObjectiveConfig(beta=0.001, normalization="bnpo")`.
 
@@ -42,11 +62,14 @@ class ObjectiveConfig:
     beta: float = 0.0  # weight of KL(policy || reference), >= 0
     clip_low: float = 0.2  # the ratio is clipped at 1 - clip_low, in [0, 1]
     clip_high: float = 0.2  # and at 1 + clip_high, >= 0
-    normalization: Literal["grpo", "bnpo", "dr_grpo"] = "grpo"  # weight of a step
+    normalization: Normalization = "grpo"  # weight of a step
     max_steps: int = 256  # constant length of "dr_grpo", generated positions, > 0
     latent_gradient: bool = True  # False: only token steps learn (an ablation); KL stays
     negative_latent_floor: float = -20.0  # nats, < 0; -inf: unbounded, as published
-    old_logprobs: Literal["recorded", "none"] = "recorded"  # "none": ratio 1 with the gradient of log pi
+    old_logprobs: OldLogprobs = "start"  # what a token's ratio is taken against
+    max_weight: float = 2.0  # largest weight of a step that another policy drew, >= 1; inf: not truncated
+    dual_clip: float = 3.0  # ratio above which a token with A < 0 is pushed no further, > 1; inf: no bound
+    latent_off_policy: LatentOffPolicy = "prefix"  # weight of latent steps that another policy drew
 
     def __post_init__(self) -> None:
         if not self.beta >= 0:
@@ -55,23 +78,30 @@ class ObjectiveConfig:
             raise ValueError(f"clip_low must be in [0, 1], got {self.clip_low}")
         if not self.clip_high >= 0:
             raise ValueError(f"clip_high must be 0 or more, got {self.clip_high}")
-        if self.normalization not in {"grpo", "bnpo", "dr_grpo"}:
-            raise ValueError(f"normalization must be 'grpo', 'bnpo' or 'dr_grpo', got {self.normalization!r}")
         if self.max_steps < 1:
             raise ValueError(f"max_steps must be 1 or more, got {self.max_steps}")
         if not self.negative_latent_floor < 0:
             raise ValueError(f"negative_latent_floor must be below 0, got {self.negative_latent_floor}")
-        if self.old_logprobs not in {"recorded", "none"}:
-            raise ValueError(f"old_logprobs must be 'recorded' or 'none', got {self.old_logprobs!r}")
+        if not self.max_weight >= 1:
+            raise ValueError(f"max_weight must be 1 or more, got {self.max_weight}")
+        if not self.dual_clip > 1:
+            raise ValueError(f"dual_clip must be above 1, got {self.dual_clip}")
+        for name, known in _WORDS.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectiveMetrics:
     """What the objective saw, averaged over the steps it was given; a mean over nothing is 0."""
 
-    mean_ratio: float  # pi_theta / pi_old of tokens; 1 on policy
-    clip_fraction: float  # share of tokens whose gradient the clip cut
+    mean_ratio: float  # pi_theta / mu of tokens, before any clip or truncation; 1 on policy
+    mean_weight: float  # of tokens, truncated
+    latent_mean_weight: float  # of latent steps, truncated
+    truncated_fraction: float  # share of all steps that weigh `max_weight`
+    clip_fraction: float  # share of tokens whose gradient a clip cut
     sampler_kl: float  # nats per token, estimate of KL(sampler || policy) from recorded log-probabilities
+    latent_sampler_kl: float  # nats per latent step, KL(sampler || policy) over {each kept id, everything else}
     reference_kl: float  # nats per step, exact KL(policy || reference); 0 without a reference
     token_entropy: float  # nats, over the whole vocabulary at the rollout's temperature
     latent_step_entropy: float  # nats, of the policy at latent steps, over the whole vocabulary
@@ -86,8 +116,12 @@ class Tally:
     """Sums behind `ObjectiveMetrics`, float64 scalars on the device, so that micro-batches add up exactly."""
 
     ratio: Tensor
+    token_weight: Tensor
+    latent_weight: Tensor
+    truncated: Tensor
     clipped: Tensor
     sampler_kl: Tensor
+    latent_sampler_kl: Tensor
     reference_kl: Tensor
     token_entropy: Tensor
     latent_entropy: Tensor
@@ -113,8 +147,12 @@ class Tally:
         tokens, latents = max(1.0, float(self.tokens)), max(1.0, float(self.latents))
         return ObjectiveMetrics(
             mean_ratio=float(self.ratio) / tokens,
+            mean_weight=float(self.token_weight) / tokens,
+            latent_mean_weight=float(self.latent_weight) / latents,
+            truncated_fraction=float(self.truncated) / max(1.0, float(self.tokens + self.latents)),
             clip_fraction=float(self.clipped) / tokens,
             sampler_kl=float(self.sampler_kl) / tokens,
+            latent_sampler_kl=float(self.latent_sampler_kl) / latents,
             reference_kl=float(self.reference_kl) / max(1.0, float(self.tokens + self.latents)),
             token_entropy=float(self.token_entropy) / tokens,
             latent_step_entropy=float(self.latent_entropy) / latents,
@@ -144,8 +182,37 @@ def step_weights(lengths: Sequence[int], config: ObjectiveConfig) -> Tensor:
     return torch.ones_like(length_B) / (len(lengths) * config.max_steps)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Weights:
+    """What each step counts for; constants."""
+
+    token_BT: Tensor
+    latent_BL: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Clipped:
+    """The token steps: their loss, and where a clip cut the gradient."""
+
+    loss_BT: Tensor
+    clipped_BT: Tensor  # bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Latent:
+    """The latent steps: their loss, and how many candidates the floor stopped."""
+
+    loss_BL: Tensor
+    skipped: Tensor  # candidates under the floor
+    negative: Tensor  # candidates with A < 0
+
+
 def objective(
-    replayed: Replayed, advantages_B: Tensor, step_weights_B: Tensor, config: ObjectiveConfig
+    replayed: Replayed,
+    advantages_B: Tensor,
+    step_weights_B: Tensor,
+    config: ObjectiveConfig,
+    start_logprobs_BT: Tensor | None = None,
 ) -> tuple[Tensor, Tally]:
     """Return the loss (-J) of these rollouts, differentiable, and what it saw.
 
@@ -154,77 +221,98 @@ def objective(
         advantages_B: float [B], the same on every step of a rollout.
         step_weights_B: float [B] from `step_weights` over the whole batch, this micro-batch's part.
         config: settings.
+        start_logprobs_BT: log pi of the tokens at the start of the update; None: the policy has not moved since.
 
     """
-    dtype, device = replayed.token_logprobs_BT.dtype, replayed.token_logprobs_BT.device
+    now_BT = replayed.token_logprobs_BT
+    dtype, device = now_BT.dtype, now_BT.device
+    start_BT = (now_BT.detach() if start_logprobs_BT is None else start_logprobs_BT).to(device, dtype)
     advantages_B1 = advantages_B.to(device, dtype)[:, None]
-    weights_B1 = step_weights_B.to(device, dtype)[:, None]
-    latent_BL, skipped, negative = _latent_loss(replayed, advantages_B1, config)
-    token_BT, ratio_BT, clipped_BT = _token_loss(replayed, advantages_B1, config)
+    step_weights_B1 = step_weights_B.to(device, dtype)[:, None]
+    weights = _weights(replayed, start_BT, config)
+    latent = _latent_loss(replayed, advantages_B1, weights.latent_BL, config)
+    token = _token_loss(replayed, start_BT, advantages_B1, weights.token_BT, config)
+    latent_BL, token_BT = latent.loss_BL, token.loss_BT
     if config.beta:
         latent_BL = latent_BL + config.beta * replayed.latent_kl_BL
         token_BT = token_BT + config.beta * replayed.token_kl_BT
-    loss = (weights_B1 * latent_BL * replayed.latent_mask_BL).sum()
-    loss = loss + (weights_B1 * token_BT * replayed.token_mask_BT).sum()
-    return loss, _tally(replayed, ratio_BT, clipped_BT, skipped, negative)
+    loss = (step_weights_B1 * latent_BL * replayed.latent_mask_BL).sum()
+    loss = loss + (step_weights_B1 * token_BT * replayed.token_mask_BT).sum()
+    return loss, _tally(replayed, weights, latent, token, config)
 
 
-def _latent_loss(replayed: Replayed, advantages_B1: Tensor, config: ObjectiveConfig) -> tuple[Tensor, Tensor, Tensor]:
-    """J_latent with its sign turned, [B, L]; candidates under the floor; candidates with A < 0."""
+def _weights(replayed: Replayed, start_BT: Tensor, config: ObjectiveConfig) -> _Weights:
+    """Weigh each step; 1 unless the ratio is taken against the start."""
+    if config.old_logprobs != "start":
+        return _Weights(torch.ones_like(start_BT), torch.ones_like(replayed.latent_entropy_BL))
+    return _Weights(
+        token_weights(start_BT, replayed.recorded_logprobs_BT, config.max_weight),
+        latent_weights(replayed, config.latent_off_policy, config.max_weight),
+    )
+
+
+def _latent_loss(replayed: Replayed, advantages_B1: Tensor, importance_BL: Tensor, config: ObjectiveConfig) -> _Latent:
+    """J_latent with its sign turned."""
     logprobs_BLK, weights_BLK = replayed.latent_logprobs_BLK, replayed.latent_weights_BLK
     kept_BLK = weights_BLK > 0
     negative_BLK = kept_BLK & (advantages_B1[:, :, None] < 0)
     stopped_BLK = negative_BLK & (logprobs_BLK.detach() < config.negative_latent_floor)
     terms_BLK = torch.where(kept_BLK & ~stopped_BLK, weights_BLK.to(logprobs_BLK.dtype) * logprobs_BLK, 0.0)
-    loss_BL = -advantages_B1 * terms_BLK.sum(-1)
-    if not config.latent_gradient:
-        loss_BL = torch.zeros_like(loss_BL)
-    return loss_BL, stopped_BLK.sum(), negative_BLK.sum()
+    on = 1.0 if config.latent_gradient else 0.0
+    return _Latent(-(on * importance_BL * advantages_B1) * terms_BLK.sum(-1), stopped_BLK.sum(), negative_BLK.sum())
 
 
-def _token_loss(replayed: Replayed, advantages_B1: Tensor, config: ObjectiveConfig) -> tuple[Tensor, Tensor, Tensor]:
-    """J_discrete with its sign turned, the ratio, and where the clip cut the gradient; all [B, T]."""
-    ratio_BT = _log_ratio(replayed, config).clamp(max=_MAX_LOG_RATIO).exp()
-    low, high = 1.0 - config.clip_low, 1.0 + config.clip_high
-    loss_BT = -torch.minimum(ratio_BT * advantages_B1, ratio_BT.clamp(low, high) * advantages_B1)
-    clipped_BT = ((ratio_BT < low) & (advantages_B1 < 0)) | ((ratio_BT > high) & (advantages_B1 > 0))
-    return loss_BT, ratio_BT.detach(), clipped_BT
+def _token_loss(
+    replayed: Replayed, start_BT: Tensor, advantages_B1: Tensor, importance_BT: Tensor, config: ObjectiveConfig
+) -> _Clipped:
+    """J_discrete with its sign turned."""
+    ratio_BT = _ratio(replayed.token_logprobs_BT, _old(replayed, start_BT, config))
+    low, high, most = 1.0 - config.clip_low, 1.0 + config.clip_high, config.dual_clip
+    gain_BT = torch.minimum(ratio_BT * advantages_B1, ratio_BT.clamp(low, high) * advantages_B1)
+    beyond_BT = (ratio_BT > most) & (advantages_B1 < 0)
+    gain_BT = torch.where(beyond_BT, ratio_BT.detach().clamp(max=most) * advantages_B1, gain_BT)
+    clipped_BT = ((ratio_BT < low) & (advantages_B1 < 0)) | ((ratio_BT > high) & (advantages_B1 > 0)) | beyond_BT
+    return _Clipped(-(importance_BT * gain_BT), clipped_BT)
 
 
-def _log_ratio(replayed: Replayed, config: ObjectiveConfig) -> Tensor:
-    """Log pi_theta - log pi_old; 0 with the gradient of log pi_theta where nothing was recorded."""
-    now_BT, then_BT = replayed.token_logprobs_BT, replayed.recorded_logprobs_BT
-    missing_BT = then_BT.isnan()
+def _old(replayed: Replayed, start_BT: Tensor, config: ObjectiveConfig) -> Tensor:
+    """Log-probabilities that the ratio is taken against; the policy's own where nothing was recorded."""
+    now_BT, recorded_BT = replayed.token_logprobs_BT.detach(), replayed.recorded_logprobs_BT
+    if config.old_logprobs == "start":
+        return start_BT
     if config.old_logprobs == "none":
-        missing_BT = torch.ones_like(missing_BT)
-    return now_BT - torch.where(missing_BT, now_BT.detach(), then_BT.to(now_BT.dtype))
+        return now_BT
+    return torch.where(recorded_BT.isnan(), now_BT, recorded_BT.to(now_BT.dtype))
+
+
+def _ratio(now_BT: Tensor, old_BT: Tensor) -> Tensor:
+    return (now_BT - old_BT).clamp(max=MAX_LOG_RATIO).exp()
 
 
 @torch.no_grad()
-def _tally(replayed: Replayed, ratio_BT: Tensor, clipped_BT: Tensor, skipped: Tensor, negative: Tensor) -> Tally:
+def _tally(replayed: Replayed, weights: _Weights, latent: _Latent, token: _Clipped, config: ObjectiveConfig) -> Tally:
     token_BT, latent_BL = replayed.token_mask_BT, replayed.latent_mask_BL
-    recorded_BT = torch.where(replayed.recorded_logprobs_BT.isnan(), 0.0, 1.0) * token_BT
-    sampler_kl = k3(replayed.recorded_logprobs_BT.nan_to_num(), replayed.token_logprobs_BT) * recorded_BT
+    now_BT, recorded_BT = replayed.token_logprobs_BT, replayed.recorded_logprobs_BT
+    known_BT = token_BT & ~recorded_BT.isnan() & (config.old_logprobs != "none")
+    ratio_BT = torch.where(known_BT, _ratio(now_BT, recorded_BT.to(now_BT.dtype)), 1.0)
+    apart_BL = kept_kl(replayed.latent_recorded_BLK, replayed.latent_current_BLK, replayed.latent_weights_BLK > 0)
+    heaviest = (weights.token_BT >= config.max_weight)[token_BT].sum()
+    heaviest = heaviest + (weights.latent_BL >= config.max_weight)[latent_BL].sum()
     kl = (replayed.token_kl_BT * token_BT).sum() + (replayed.latent_kl_BL * latent_BL).sum()
     sums = (
         (ratio_BT * token_BT).sum(),
-        (clipped_BT & token_BT).sum(),
-        sampler_kl.sum(),
+        (weights.token_BT * token_BT).sum(),
+        (weights.latent_BL * latent_BL).sum(),
+        heaviest,
+        (token.clipped_BT & token_BT).sum(),
+        k3(recorded_BT.nan_to_num(), now_BT)[token_BT & ~recorded_BT.isnan()].sum(),
+        (apart_BL * latent_BL).sum(),
         kl,
         (replayed.token_entropy_BT * token_BT).sum(),
         (replayed.latent_entropy_BL * latent_BL).sum(),
-        skipped,
-        negative,
+        latent.skipped,
+        latent.negative,
         token_BT.sum(),
         latent_BL.sum(),
     )
     return Tally(*(value.detach().double() for value in sums))
-
-
-def k3(sampler_logprobs: Tensor, policy_logprobs: Tensor) -> Tensor:
-    """Estimate KL(sampler || policy) per sample: r - 1 - log r with r = policy / sampler; unbiased, never negative.
-
-    Source: Schulman, "Approximating KL Divergence" (2020), estimator k3.
-    """
-    log_ratio = (policy_logprobs - sampler_logprobs).clamp(max=_MAX_LOG_RATIO)
-    return log_ratio.expm1() - log_ratio

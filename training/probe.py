@@ -16,11 +16,9 @@ from torch import Tensor
 from training.batches import micro_batches
 from training.executed import executed_length
 from training.head import CausalLM
-from training.objective import k3
+from training.kl import k3, kept_kl
 from training.replay import ReplayConfig, Replayed, replay
 from training.rollout import Rollout
-
-_LEAST_MASS = 1e-7  # of everything outside the kept ids; keeps its logarithm finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +56,7 @@ def movement(before: Sequence[Replayed], after: Sequence[Replayed]) -> Movement:
 
 def _kept_kl(old: Replayed, new: Replayed) -> Tensor:
     """KL over {each kept id, everything else}, float64 [B, L]."""
-    kept_BLK = old.latent_weights_BLK > 0
-    p_BLK = old.latent_logprobs_BLK.double().exp() * kept_BLK
-    q_BLK = new.latent_logprobs_BLK.double().exp() * kept_BLK
-    rest_p_BL = (1.0 - p_BLK.sum(-1)).clamp(min=_LEAST_MASS)
-    rest_q_BL = (1.0 - q_BLK.sum(-1)).clamp(min=_LEAST_MASS)
-    ratio_BLK = old.latent_logprobs_BLK.double() - new.latent_logprobs_BLK.double()
-    return (p_BLK * ratio_BLK).sum(-1) + rest_p_BL * (rest_p_BL.log() - rest_q_BL.log())
+    return kept_kl(old.latent_logprobs_BLK, new.latent_logprobs_BLK, old.latent_weights_BLK > 0)
 
 
 def _entropy(looks: Sequence[Replayed]) -> float:

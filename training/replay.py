@@ -5,7 +5,9 @@ again from the recorded ids and weights by the function that mixed them when sam
 sampled, `replay(sample(x))` gives the recorded log-probabilities. Memory is one chunk of the head, never [B, T, V].
 
 A reference model embeds the same ids and weights with its own embedding: the sample is (ids, weights).
-Leaves out the objective (`training.objective`) and choosing batches (`training.update`).
+What was recorded comes along on the same footing: the log-probabilities of the policy that drew (mu), ready to be
+compared with those of the target, the sampling whose policy learns. Leaves out the objective (`training.objective`),
+what a step weighs that another policy drew (`training.importance`) and choosing batches (`training.update`).
 
 Axes: B rollouts, L latent steps (longest), K candidates (widest), T answer tokens (longest), S executed positions,
 D hidden size.
@@ -21,6 +23,7 @@ from torch import Tensor
 from training.executed import Executed, Steps, collate
 from training.head import CausalLM
 from training.rollout import Rollout
+from training.sampling import Target
 from training.scoring import Reader, Scores, score
 
 
@@ -50,7 +53,8 @@ class ReplayConfig:
 class Replayed:
     """Per-step scores of a batch, padded; masks are True on steps that were executed.
 
-    Log-probabilities and KL are differentiable, entropies are not. float32, or float64 for a float64 model.
+    Log-probabilities and KL are differentiable; entropies, `latent_current` and what was recorded are not. float32, or
+    float64 for a float64 model.
     """
 
     latent_logprobs_BLK: Tensor  # [B, L, K], log pi over the whole vocabulary at the kept ids
@@ -58,11 +62,15 @@ class Replayed:
     latent_kl_BL: Tensor  # [B, L], exact KL(policy || reference), nats; 0 without a reference
     latent_entropy_BL: Tensor  # [B, L], nats
     latent_mask_BL: Tensor  # bool [B, L]
-    token_logprobs_BT: Tensor  # [B, T], over the whole vocabulary at the rollout's temperature
-    recorded_logprobs_BT: Tensor  # float32 [B, T], as taken when sampling; NaN where nothing was recorded
+    latent_current_BLK: Tensor  # [B, L, K], log pi at the kept ids, at the target's temperature: against recorded
+    latent_recorded_BLK: Tensor  # float32 [B, L, K], log mu at the kept ids; -inf outside the support and in padding
+    token_logprobs_BT: Tensor  # [B, T], over the whole vocabulary at the target's temperature
+    recorded_logprobs_BT: Tensor  # float32 [B, T], log mu of the token; NaN where nothing was recorded
     token_kl_BT: Tensor  # [B, T]
     token_entropy_BT: Tensor  # [B, T]
     token_mask_BT: Tensor  # bool [B, T]
+    tau_B: Tensor  # float32 [B], of the mixtures
+    draws_B: Tensor  # int64 [B], samples averaged in a mixture
 
 
 def replay(
@@ -70,6 +78,7 @@ def replay(
     rollouts: Sequence[Rollout],
     config: ReplayConfig | None = None,
     reference: CausalLM | None = None,
+    target: Target | None = None,
 ) -> Replayed:
     """Run rollouts through the model once more and score each executed step.
 
@@ -80,13 +89,14 @@ def replay(
         reference: frozen model for the KL (LEPO's beta term); the KL is exact, over the whole vocabulary, because the
             head is at hand a chunk at a time anyway: unlike an estimate from the sampled token it is never negative,
             means the same on latent and token steps, and costs one more head product.
+        target: whose sampling is scored, and compared with what was recorded; None: each rollout's own.
 
     Raises:
         ValueError: a rollout cannot be learned from; see `training.executed.collate`.
 
     """
     config = config or ReplayConfig()
-    batch = collate(rollouts, model.device)
+    batch = collate(rollouts, model.device, target)
     hidden_BSD = model.hidden(_inputs(model, batch, config.embedding_gradient))
     frozen_BSD = None if reference is None else _frozen_hidden(reference, batch)
 
@@ -98,23 +108,42 @@ def replay(
     at_one = config.latent_temperature == "one"
     latents = scored(batch.latents, None if at_one else batch.latents.temperature_N)
     tokens = scored(batch.tokens, batch.tokens.temperature_N)
-    return padded(batch, latents, tokens)
+    if not at_one or batch.latents.temperature_N is None:
+        return padded(batch, latents, tokens)
+    with torch.no_grad():
+        where = (batch.latents.row_N, batch.latents.predictor_N)
+        current = score(
+            Reader(model, hidden_BSD[where]), batch.latents.ids_NK, batch.latents.temperature_N, config.chunk_elements
+        )
+    return padded(batch, latents, tokens, current)
 
 
-def padded(batch: Executed, latents: Scores, tokens: Scores) -> Replayed:
-    """Scores of steps in a row, laid out by rollout and step."""
-    rows = batch.rows
+def padded(batch: Executed, latents: Scores, tokens: Scores, current: Scores | None = None) -> Replayed:
+    """Scores of steps in a row, laid out by rollout and step.
+
+    Args:
+        batch: what was executed.
+        latents: of latent steps, at the temperature they learn at.
+        tokens: of token steps.
+        current: of latent steps at the target's temperature, where that is another one.
+
+    """
+    rows, current_NK = batch.rows, (current or latents).logprobs_NK.detach()
     return Replayed(
         latent_logprobs_BLK=batch.latents.padded(latents.logprobs_NK, rows),
         latent_weights_BLK=batch.latents.padded(batch.latent_weights_NK, rows),
         latent_kl_BL=batch.latents.padded(latents.kl_N, rows),
         latent_entropy_BL=batch.latents.padded(latents.entropy_N, rows),
         latent_mask_BL=batch.latents.padded(torch.ones_like(batch.latents.row_N, dtype=torch.bool), rows, fill=False),
+        latent_current_BLK=batch.latents.padded(current_NK, rows),
+        latent_recorded_BLK=batch.latents.padded(batch.latent_recorded_NK, rows, fill=float("-inf")),
         token_logprobs_BT=batch.tokens.padded(tokens.logprobs_NK.squeeze(1), rows),
-        recorded_logprobs_BT=batch.tokens.padded(batch.token_logprobs_N, rows, fill=float("nan")),
+        recorded_logprobs_BT=batch.tokens.padded(batch.token_recorded_N, rows, fill=float("nan")),
         token_kl_BT=batch.tokens.padded(tokens.kl_N, rows),
         token_entropy_BT=batch.tokens.padded(tokens.entropy_N, rows),
         token_mask_BT=batch.tokens.padded(torch.ones_like(batch.tokens.row_N, dtype=torch.bool), rows, fill=False),
+        tau_B=batch.tau_B,
+        draws_B=batch.draws_B,
     )
 
 

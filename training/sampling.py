@@ -45,3 +45,39 @@ class Sampling:
             raise ValueError(f"seed must be in [0, 2**63), got {self.seed}")
         if not 1 <= self.draws <= MOST_DRAWS:
             raise ValueError(f"draws must be in [1, {MOST_DRAWS}], got {self.draws}")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Whose sampling learns: how the service draws where a request does not say.
+
+    An answer asked otherwise (hotter, greedier, through another filter) was drawn by another policy, even on the same
+    weights. What it teaches is about the target.
+
+    Example: `Target(temperature=1.0, top_k=30, top_p=0.95)`.
+
+    Raises:
+        ValueError: a value is out of its range; the message names the field.
+
+    """
+
+    temperature: float = 1.0  # divides the logits, > 0
+    top_k: int = 30  # candidates kept; >= 1
+    top_p: float = 0.95  # nucleus kept, in (0, 1]
+
+    def __post_init__(self) -> None:
+        if not self.temperature >= _SMALLEST:
+            raise ValueError(f"temperature must be 1e-6 or more, got {self.temperature}: a greedy policy cannot learn")
+        if self.top_k < 1:
+            raise ValueError(f"top_k must be 1 or more, got {self.top_k}")
+        if not 0.0 < self.top_p <= 1.0:
+            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
+
+    @classmethod
+    def of(cls, sampling: Sampling) -> "Target":
+        """Take over the settings of an answer; where it is greedy, temperature 1, which its record is taken at."""
+        return cls(sampling.temperature or 1.0, sampling.top_k, sampling.top_p)
+
+    def drew(self, sampling: Sampling) -> bool:
+        """Whether an answer was drawn with the target's own settings."""
+        return (sampling.temperature, sampling.top_k, sampling.top_p) == (self.temperature, self.top_k, self.top_p)

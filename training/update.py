@@ -2,8 +2,9 @@
 
 The flow is meant to be read: look at the policy, take one step per minibatch (gradients of micro-batches add up to
 the gradient of the whole), look again, judge. A guard that refuses, a caller who cancels, or any error leaves the
-weights and the optimizer bit for bit as they were. By default each rollout is used for one on-policy step, because the
-latent term of LEPO has no importance ratio; `epochs` and `minibatches` reuse a batch as PPO does.
+weights and the optimizer bit for bit as they were. A gradient of zero takes no step: momentum of earlier batches must
+not move a policy that this batch says nothing about. By default each rollout is used for one step; `epochs` and
+`minibatches` reuse a batch as PPO does, clipped against the policy at the start of the update.
 
 Leaves out baselines (`training.advantage`), the held-out gate, publishing, and time: deadlines come in through
 `cancelled`.
@@ -14,9 +15,11 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from training.batches import micro_batches, minibatches
+from training.divergence import Divergence, Measuring, measure
 from training.executed import executed_length
 from training.head import take_apart
 from training.health import HealthConfig, UpdateCancelled, check_gradient, check_length, check_policy
@@ -27,6 +30,7 @@ from training.ranks import ALONE, Ranks
 from training.recompute import checkpointed_layers, recomputing
 from training.replay import ReplayConfig, replay
 from training.rollout import Rollout
+from training.sampling import Target
 from training.sharded import whole
 from training.traces import TraceStats, describe
 
@@ -49,6 +53,7 @@ class UpdateConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     health: HealthConfig = field(default_factory=HealthConfig)
+    target: Target | None = None  # whose sampling learns; None: each rollout's own, which a mixed batch must not have
     micro_batch_positions: int = 16_384  # padded positions per forward, > 0
     epochs: int = 1  # passes over the batch, > 0
     minibatches: int = 1  # optimizer steps per pass, > 0
@@ -78,7 +83,7 @@ class UpdateReport:
     traces: TraceStats  # over all rollouts
     rollouts: int  # rollouts given
     without_signal: int  # of these, rollouts with advantage 0: they pull nowhere and were not run with beta = 0
-    optimizer_steps: int
+    optimizer_steps: int  # 0: nothing in the batch pulled, and nothing moved
     micro_batches: int
     padding_share: float  # share of padded positions that held nothing, in [0, 1)
 
@@ -113,7 +118,7 @@ class Learner:
         self.config = config or UpdateConfig()
         if self.config.objective.beta > 0 and reference is None:
             raise ValueError("beta > 0 needs a reference model: load the first checkpoint, or set beta to 0")
-        self.updates = 0  # accepted so far
+        self.updates = 0  # that moved the weights and were accepted, so far
         model.train(mode=False)
         self._causal = take_apart(model)
         self._reference = None
@@ -162,8 +167,32 @@ class Learner:
         finally:
             if not accepted:
                 self._optimizer.rewind(before)
-        self.updates += 1
+        self.updates += report.optimizer_steps > 0
         return report
+
+    def measure(self, rollouts: Sequence[Rollout], *, cancelled: Cancelled | None = None) -> list[Divergence]:
+        """Measure how far rollouts are from the policy as it is, and what they would weigh in an update.
+
+        Args:
+            rollouts: any number; none of them altered.
+            cancelled: asked before every micro-batch.
+
+        Returns:
+            One per rollout, in their order; the same on every process.
+
+        Raises:
+            UpdateCancelled: `cancelled` said so.
+            ValueError: a rollout must not be learned from.
+
+        """
+
+        def check() -> None:
+            if self._ranks.agreed(cancelled is not None and cancelled()):
+                raise UpdateCancelled("measuring the rollouts was cancelled")
+
+        config = self.config
+        how = Measuring(config.target, config.replay, config.objective, config.micro_batch_positions)
+        return self._ranks.first(measure(self._causal, rollouts, how, check))
 
     def state(self) -> dict[str, Tensor]:
         """Copy what must go on after a restart beside the weights; contiguous CPU tensors for safetensors.
@@ -198,16 +227,18 @@ class Learner:
         probed = [rollouts[index] for index in spread(len(rollouts), config.probe_rollouts)]
         before = look(self._causal, probed, config.replay, config.micro_batch_positions)
         plan = list(self._plan(rollouts, advantages))
+        start = self._start(rollouts) if len(plan) > 1 else None
         watch.total = sum(len(self._ranks.dealt(step.buckets)) for step in plan)
         rate = config.optimizer.rate(self.updates)
-        steps = [self._step(step, rate, watch) for step in plan]
-        after = look(self._causal, probed, config.replay, config.micro_batch_positions)
+        passes = [self._step(step, rate, start, watch) for step in plan]
+        stepped = sum(taken.norm > 0 for taken in passes)
+        after = look(self._causal, probed, config.replay, config.micro_batch_positions) if stepped else before
         moved = self._ranks.first(movement(before, after))
         check_policy(moved.kl, moved.entropy_after, config.health)
-        tally = sum((taken.tally for taken in steps), start=Tally.empty())
+        tally = sum((taken.tally for taken in passes), start=Tally.empty())
         return UpdateReport(
-            loss=sum(taken.loss for taken in steps) / len(steps),
-            gradient_norm=max(taken.norm for taken in steps),
+            loss=sum(taken.loss for taken in passes) / len(passes),
+            gradient_norm=max(taken.norm for taken in passes),
             learning_rate=rate,
             kl=moved.kl,
             entropy_before=moved.entropy_before,
@@ -216,7 +247,7 @@ class Learner:
             traces=traces,
             rollouts=len(rollouts),
             without_signal=sum(advantage == 0 for advantage in advantages),
-            optimizer_steps=len(steps),
+            optimizer_steps=stepped,
             micro_batches=sum(len(step.buckets) for step in plan),
             padding_share=_padding_share(plan),
         )
@@ -231,12 +262,26 @@ class Learner:
                 steps = [rollout.latent_length + rollout.answer_length for rollout in chosen]
                 weights_B = step_weights(steps, config.objective)
                 advantages_B = torch.tensor([advantages[index] for index in part], dtype=torch.float64)
-                pulls = [index for index in range(len(part)) if config.objective.beta or advantages_B[index] != 0]
+                pulls = [
+                    index
+                    for index in range(len(part))
+                    if steps[index] and (config.objective.beta or advantages_B[index] != 0)
+                ]
                 lengths = [executed_length(chosen[index]) for index in pulls]
                 buckets = micro_batches(lengths, config.micro_batch_positions)
-                yield _Step(chosen, advantages_B, weights_B, [[pulls[index] for index in one] for one in buckets])
+                yield _Step(chosen, advantages_B, weights_B, [[pulls[index] for index in one] for one in buckets], part)
 
-    def _step(self, step: "_Step", rate: float, watch: "_Watch") -> "_Taken":
+    @torch.no_grad()
+    def _start(self, rollouts: Sequence[Rollout]) -> list[Tensor]:
+        """Score every rollout's tokens before the first step, [T] each: what the ratios are taken against."""
+        config, found = self.config, {}
+        for bucket in micro_batches([executed_length(rollout) for rollout in rollouts], config.micro_batch_positions):
+            replayed = replay(self._causal, [rollouts[index] for index in bucket], config.replay, target=config.target)
+            for row, index in enumerate(bucket):
+                found[index] = replayed.token_logprobs_BT[row, : rollouts[index].answer_length]
+        return [found[index] for index in range(len(rollouts))]
+
+    def _step(self, step: "_Step", rate: float, start: Sequence[Tensor] | None, watch: "_Watch") -> "_Taken":
         """Take one optimizer step; the gradient is that of all its micro-batches together."""
         self._optimizer.begin()
         loss, tally = torch.zeros((), dtype=torch.float64), Tally.empty()
@@ -246,21 +291,29 @@ class Learner:
                 if bucket is None:
                     self._go_along(step)
                 else:
-                    part_loss, part_tally = self._backward(step, bucket)
+                    part_loss, part_tally = self._backward(step, bucket, start)
                     loss, tally = loss + part_loss, tally + part_tally
                 watch.tell()
         loss, tally = self._ranks.total(loss), tally.over(self._ranks)
         self._optimizer.share()
         norm = self._optimizer.clip()
         check_gradient(float(loss), norm, self.config.health)
-        self._optimizer.step(rate)
+        if norm > 0:
+            self._optimizer.step(rate)
+        else:
+            self._optimizer.end()
         return _Taken(float(loss), norm, tally)
 
-    def _backward(self, step: "_Step", bucket: list[int]) -> tuple[Tensor, Tally]:
+    def _backward(self, step: "_Step", bucket: list[int], start: Sequence[Tensor] | None) -> tuple[Tensor, Tally]:
         """Add one micro-batch's gradient."""
+        config = self.config
         rollouts = [step.rollouts[index] for index in bucket]
-        replayed = replay(self._causal, rollouts, self.config.replay, self._reference)
-        loss, tally = objective(replayed, step.advantages_B[bucket], step.weights_B[bucket], self.config.objective)
+        replayed = replay(self._causal, rollouts, config.replay, self._reference, config.target)
+        start_BT = None
+        if start is not None:
+            start_BT = pad_sequence([start[step.places[index]] for index in bucket], batch_first=True)
+        pull = step.advantages_B[bucket], step.weights_B[bucket]
+        loss, tally = objective(replayed, *pull, config.objective, start_BT)
         (loss * self._ranks.size).backward()  # type: ignore[no-untyped-call]  # gradients are averaged, losses add up
         self._optimizer.gather()
         return loss.detach().double(), tally
@@ -268,7 +321,7 @@ class Learner:
     def _go_along(self, step: "_Step") -> None:
         """Put the layers together while others learn from one micro-batch more: forward, and backward with nothing."""
         [*_, least] = step.buckets[-1]
-        replayed = replay(self._causal, [step.rollouts[least]], self.config.replay)
+        replayed = replay(self._causal, [step.rollouts[least]], self.config.replay, target=self.config.target)
         nothing = 0.0 * (replayed.token_logprobs_BT.sum() + replayed.latent_logprobs_BLK.sum())
         nothing.backward()  # type: ignore[no-untyped-call]
         self._optimizer.gather()
@@ -282,6 +335,7 @@ class _Step:
     advantages_B: Tensor  # float64 [B]
     weights_B: Tensor  # float64 [B], from `step_weights`
     buckets: list[list[int]]  # indices of the rollouts that pull, by micro-batch; of all processes
+    places: list[int]  # where each rollout stands in the whole batch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -289,7 +343,7 @@ class _Taken:
     """One optimizer step, done."""
 
     loss: float
-    norm: float  # of the gradient, before clipping
+    norm: float  # of the gradient, before clipping; 0: no step was taken
     tally: Tally
 
 

@@ -59,7 +59,7 @@ def build(samples: Sequence[Sample], mode: Mode, trackers: Mapping[str, Tracker]
     left = [(samples[index].interaction_id, advantages.baselines[index]) for index in range(len(samples))]
     left = [left[index] for index in sorted(set(range(len(samples))).difference(kept))]
     spent = {one: Skipped("no_group" if baseline == "none" else "no_variance") for one, baseline in left}
-    waiting = [one for one, baseline in left if baseline in {"tracker", "batch"}]
+    waiting = [one for one, baseline in left if baseline in ({"tracker", "batch", "none"} if mode != "group" else ())]
     return Batch(
         rollouts=[samples[index].rollout for index in kept],
         advantages=[values[index] for index in kept],

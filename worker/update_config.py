@@ -52,6 +52,8 @@ def update_config(settings: Settings, rate_scale: float = 1.0) -> UpdateConfig:
             max_mean_tokens=settings.max_mean_tokens,
         ),
         target=Target(settings.temperature or 1.0, settings.top_k, settings.top_p),
+        epochs=settings.epochs,
+        minibatches=settings.minibatches,
         micro_batch_positions=settings.micro_batch_tokens,
         activation_checkpointing=settings.activation_checkpointing,
     )

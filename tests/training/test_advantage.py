@@ -110,10 +110,23 @@ def test_only_groups_leaves_single_grades_out_and_says_so() -> None:
     assert found.values_B[3:].tolist() == [0.0] * 4
 
 
-def test_a_lone_grade_has_no_signal() -> None:
-    """Centred over a batch of one it is 0, whatever the tracker thought."""
+def test_a_lone_tracked_grade_is_measured_by_its_tracker() -> None:
+    """There is no batch to standardise it over, so it keeps r - v; it was 0, and called "tracker" all the same."""
     found = choose_baseline([Graded(1.0, None, 0, "k")], trackers={"k": Tracker(1.0, 9.0, 0.0)})
-    assert (found.values_B.tolist(), found.baselines) == ([0.0], ("tracker",))
+    assert (found.values_B.tolist(), found.baselines) == ([pytest.approx(0.9)], ("tracker",))
+
+
+def test_a_lone_grade_beside_a_group_is_measured_by_the_batch() -> None:
+    pair = [Graded(1.0, "g", 0, "k"), Graded(0.0, "g", 0, "k")]
+    found = choose_baseline([*pair, Graded(1.0, None, 0, "k")])
+    assert found.baselines == ("group", "group", "batch")
+    assert found.values_B.tolist()[2] == pytest.approx(1 - 2 / 3)
+
+
+@pytest.mark.parametrize("mode", ["auto", "batch", "tracker"])
+def test_a_grade_with_nothing_to_be_measured_by_says_so(mode: Any) -> None:
+    found = choose_baseline([Graded(1.0, None, 0, "k")], mode)
+    assert (found.values_B.tolist(), found.baselines) == ([0.0], ("none",))
 
 
 def test_trackers_come_back_updated_and_are_not_changed_in_place() -> None:

@@ -21,8 +21,8 @@ from training.latent import (
     perturb,
     support,
 )
-from training.noise import gumbel, step_key
-from training.sampling import Sampling
+from training.noise import GOLDEN, _mix, gumbel, step_key, stream
+from training.sampling import MOST_DRAWS, Sampling
 
 CPU = torch.device("cpu")
 DRAWS = 100_000
@@ -206,6 +206,15 @@ def averaged(drawn: Drawn, controls: Controls, wanted: list[int]) -> Tensor:
     return averaged_weights(drawn, per_row, torch.zeros(len(wanted), 1, dtype=torch.int64), max(wanted))
 
 
+def test_no_sample_of_a_mean_is_keyed_by_the_noise_of_a_token() -> None:
+    """Bit for bit, a further sample's key was the first sample's random bits of the token with its number as id."""
+    key_B1 = step_key(stream(torch.tensor([[7]])), torch.tensor([[3]]))
+    bits_1V = _mix(key_B1 + GOLDEN + torch.arange(1000) * GOLDEN)  # what `gumbel` turns into noise
+    samples = step_key(key_B1, -torch.arange(1, MOST_DRAWS)[None])
+    assert not bool(torch.isin(samples, bits_1V).any())
+    assert bool(torch.isin(step_key(key_B1, torch.arange(1, MOST_DRAWS)[None]), bits_1V).all()), "as it was"
+
+
 def test_an_averaged_mixture_has_the_mean_of_a_sample_and_spreads_less() -> None:
     logits_BV = torch.tensor([[1.0, 0.5, 0.0, -0.5]]).expand(DRAWS, -1)
     controls = rows(DRAWS, Sampling(tau=1.0, top_k=4, top_p=1.0))
@@ -227,7 +236,7 @@ def test_a_row_averages_its_own_samples_whatever_the_others_want() -> None:
     assert not torch.allclose(mixed_BK[2], drawn.weights_BK[2], atol=1e-3)
     key_B1 = step_key(controls.stream_B1, torch.tensor(0))
     again = mixture_weights(
-        drawn.logprobs_BK + gumbel(step_key(key_B1, torch.tensor(1)), drawn.ids_BK), torch.ones(6, 1)
+        drawn.logprobs_BK + gumbel(step_key(key_B1, torch.tensor(-1)), drawn.ids_BK), torch.ones(6, 1)
     )
     torch.testing.assert_close(mixed_BK[1], (drawn.weights_BK[1] + again[1]) / 2)
     assert not mixed_BK[drawn.logprobs_BK == -math.inf].any()

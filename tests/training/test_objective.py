@@ -9,7 +9,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from training.head import take_apart
-from training.objective import ObjectiveConfig, ObjectiveMetrics, k3, objective, step_weights
+from training.kl import k3
+from training.objective import ObjectiveConfig, ObjectiveMetrics, objective, step_weights
 from training.replay import ReplayConfig, replay
 from training.rollout import Rollout
 from training.sampling import Sampling
@@ -17,6 +18,7 @@ from training.sampling import Sampling
 from .rollouts import backward, gradients, group, mixed_batch, moved, relative_difference, tiny
 
 UNBOUNDED = float("-inf")
+PUBLISHED = ObjectiveConfig(old_logprobs="recorded", dual_clip=float("inf"))  # GRPO's and LEPO's, whoever drew
 
 
 def steps_of(rollouts: list[Rollout]) -> list[int]:
@@ -86,7 +88,7 @@ def test_without_latents_it_is_grpo() -> None:
     rollouts = group(sampler, 6, Sampling(temperature=0.9), [5, 6, 7], 9)
     assert len({rollout.answer_length for rollout in rollouts}) > 1
     advantages = [1.3, -0.7, 0.4, -1.9, 0.0, 0.8]
-    loss, found, metrics = learn(model, rollouts, advantages, ObjectiveConfig())
+    loss, found, metrics = learn(model, rollouts, advantages, PUBLISHED)
     expected_loss, expected = plain_grpo(model, rollouts, advantages)
     assert 0.1 < metrics.clip_fraction < 0.9, "the clip must have been at work"
     assert metrics.clip_fraction == pytest.approx(clipped_share(model, rollouts, advantages))
@@ -112,7 +114,7 @@ def test_as_tau_falls_it_is_grpo_with_the_first_tokens_unclipped() -> None:
         for one in latent
     ]
     advantages = [1.3, -0.7, 0.4, -1.9, 0.5, 0.8]
-    config = ObjectiveConfig(negative_latent_floor=UNBOUNDED)
+    config = replace(PUBLISHED, negative_latent_floor=UNBOUNDED)
     _, found, metrics = learn(model, latent, advantages, config)
     _, expected = plain_grpo(model, as_tokens, advantages, unclipped=3)
     assert metrics.latent_steps == 18
@@ -153,7 +155,8 @@ def test_normalisations_weigh_steps_as_they_say() -> None:
     assert dr_grpo.tolist() == pytest.approx([1 / 60] * 3)
 
 
-BASE = ObjectiveConfig(beta=0.05, negative_latent_floor=-30.0)
+BASE = replace(PUBLISHED, beta=0.05, negative_latent_floor=-30.0)
+START = replace(BASE, old_logprobs="start", dual_clip=3.0)
 EFFECTS: dict[str, ObjectiveConfig] = {
     "beta": replace(BASE, beta=0.2),
     "clip_low": replace(BASE, clip_low=0.9),
@@ -163,6 +166,14 @@ EFFECTS: dict[str, ObjectiveConfig] = {
     "latent_gradient": replace(BASE, latent_gradient=False),
     "negative_latent_floor": replace(BASE, negative_latent_floor=-2.0),
     "old_logprobs": replace(BASE, old_logprobs="none"),
+    "old_logprobs_start": START,
+    "dual_clip": replace(BASE, dual_clip=1.3),
+}
+OFF_POLICY_EFFECTS: dict[str, ObjectiveConfig] = {
+    "max_weight": replace(START, max_weight=1.0),
+    "step": replace(START, latent_off_policy="step"),
+    "density": replace(START, latent_off_policy="density"),
+    "omit": replace(START, latent_off_policy="omit"),
 }
 
 
@@ -175,6 +186,19 @@ def test_every_setting_reaches_loss_and_gradient(name: str) -> None:
     other_loss, other, _ = learn(model, rollouts, advantages, EFFECTS[name], reference)
     assert abs(other_loss - loss) > 1e-3
     assert relative_difference(other, found) > 1e-2
+
+
+@pytest.mark.parametrize("name", OFF_POLICY_EFFECTS)
+def test_every_off_policy_setting_reaches_loss_and_gradient(name: str) -> None:
+    model, reference = moved(tiny(), 0.03), tiny(seed=4)
+    rollouts = group(tiny(), 6, Sampling(latent_length=2), [5, 6, 7], 9)
+    advantages = [1.3, -0.7, 0.4, -1.9, 0.5, 0.8]
+    loss, found, metrics = learn(model, rollouts, advantages, START, reference)
+    other_loss, other, changed = learn(model, rollouts, advantages, OFF_POLICY_EFFECTS[name], reference)
+    assert metrics.truncated_fraction > 0
+    assert abs(other_loss - loss) > 1e-3
+    assert relative_difference(other, found) > 1e-2
+    assert (changed.mean_weight, changed.latent_mean_weight) != (metrics.mean_weight, metrics.latent_mean_weight)
 
 
 def test_max_steps_scales_dr_grpo() -> None:
@@ -216,7 +240,7 @@ def test_the_latent_gradient_can_be_switched_off_alone() -> None:
     model = moved(tiny(dtype=torch.float64), 0.03)
     rollouts = group(tiny(), 4, Sampling(latent_length=3), [5, 6, 7], 9)
     advantages = [1.0, -1.0, 0.5, -0.5]
-    _, off, _ = learn(model, rollouts, advantages, ObjectiveConfig(latent_gradient=False))
+    _, off, _ = learn(model, rollouts, advantages, replace(PUBLISHED, latent_gradient=False))
     replayed = replay(take_apart(model), rollouts)
     ratio_BT = (replayed.token_logprobs_BT - replayed.recorded_logprobs_BT).exp()
     pull_B = torch.tensor(advantages, dtype=torch.float64)[:, None]
@@ -232,7 +256,7 @@ def test_a_negative_latent_below_the_floor_pushes_no_further() -> None:
     model = moved(tiny(dtype=torch.float64), 0.03)
     rollouts = group(tiny(), 2, Sampling(latent_length=3), [5, 6, 7], 3)
     advantages, floor = [1.0, -1.0], -3.0
-    loss, _, metrics = learn(model, rollouts, advantages, ObjectiveConfig(negative_latent_floor=floor))
+    loss, _, metrics = learn(model, rollouts, advantages, replace(PUBLISHED, negative_latent_floor=floor))
     with torch.no_grad():
         replayed = replay(take_apart(model), rollouts)
     expected, skipped, negative = 0.0, 0, 0
@@ -261,9 +285,9 @@ def test_missing_old_logprobs_mean_ratio_one() -> None:
     rollouts = group(tiny(), 3, Sampling(latent_length=1), [5, 6, 7], 8)
     unknown = [replace(one, token_logprobs_T=torch.full_like(one.token_logprobs_T, torch.nan)) for one in rollouts]
     advantages = [1.0, -1.0, 0.5]
-    loss, found, metrics = learn(model, unknown, advantages, ObjectiveConfig())
+    loss, found, metrics = learn(model, unknown, advantages, PUBLISHED)
     ignored_loss, ignored, _ = learn(model, rollouts, advantages, ObjectiveConfig(old_logprobs="none"))
-    _, recorded, with_ratio = learn(model, rollouts, advantages, ObjectiveConfig())
+    _, recorded, with_ratio = learn(model, rollouts, advantages, PUBLISHED)
     assert (metrics.mean_ratio, metrics.clip_fraction, metrics.sampler_kl) == (1.0, 0.0, 0.0)
     assert loss == ignored_loss
     assert relative_difference(found, ignored) == 0.0
@@ -312,6 +336,10 @@ def test_k3_estimates_the_kl() -> None:
         {"max_steps": 0},
         {"negative_latent_floor": 0.0},
         {"old_logprobs": "guessed"},
+        {"max_weight": 0.9},
+        {"max_weight": float("nan")},
+        {"dual_clip": 1.0},
+        {"latent_off_policy": "guessed"},
     ],
 )
 def test_settings_out_of_range_are_named(wrong: dict[str, Any]) -> None:

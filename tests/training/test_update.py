@@ -20,7 +20,7 @@ from training.optimizer import OptimizerConfig
 from training.replay import ReplayConfig
 from training.rollout import Rollout
 from training.sample import sample
-from training.sampling import Sampling
+from training.sampling import Sampling, Target
 from training.update import Learner, UpdateConfig
 
 from .rollouts import group, mixed_batch, moved, policy_of, relative_difference, tiny
@@ -98,34 +98,51 @@ def test_a_rollout_without_signal_is_not_run_and_changes_nothing() -> None:
     assert gap < 1e-5
 
 
-def test_without_any_signal_only_weight_decay_acts() -> None:
+def test_a_batch_without_signal_moves_nothing() -> None:
+    """Neither momentum of the batch before, nor weight decay; weights, moments and the count stay bit for bit."""
     rollouts = mixed_batch()
-    config = UpdateConfig(optimizer=OptimizerConfig(learning_rate=0.01, weight_decay=0.1))
-    learner = Learner(tiny(), config)
-    before = weights(learner.model)
+    learner = Learner(
+        tiny(), UpdateConfig(optimizer=OptimizerConfig(learning_rate=0.01, weight_decay=0.1), health=FREE)
+    )
+    learner.update(rollouts, ADVANTAGES)
+    before = everything(learner)
     report = learner.update(rollouts, [0.0] * 7)
-    assert (report.loss, report.gradient_norm, report.micro_batches) == (0.0, 0.0, 0)
-    for name, one in weights(learner.model).items():
-        kept = 1.0 - 0.01 * 0.1 if one.ndim > 1 else 1.0
-        torch.testing.assert_close(one, before[name] * kept, rtol=1e-6, atol=0)
-    still = Learner(tiny(), UpdateConfig(optimizer=OptimizerConfig(learning_rate=0.01, weight_decay=0.0)))
-    still.update(rollouts, [0.0] * 7)
-    assert same(weights(still.model), before)
+    assert (report.loss, report.gradient_norm, report.micro_batches, report.optimizer_steps) == (0.0, 0.0, 0, 0)
+    assert report.kl == 0.0
+    assert same(everything(learner), before)
+    assert learner.updates == 1
 
 
+def test_a_batch_whose_every_weight_is_zero_moves_nothing() -> None:
+    """Only latent steps, of another policy, with their weights omitted: advantages alone are no signal."""
+    sampler = moved(tiny(), 0.05)
+    rollouts = group(sampler, 4, Sampling(latent_length=3, tau=0.5), [5, 6, 7], 3)
+    assert not any(rollout.answer_length for rollout in rollouts)
+    moves = {}
+    for way in ("omit", "step"):
+        objective = ObjectiveConfig(latent_off_policy=way)
+        learner = Learner(tiny(), UpdateConfig(optimizer=FAST, health=FREE, objective=objective))
+        learner.update(mixed_batch(), ADVANTAGES)
+        before = everything(learner)
+        report = learner.update(rollouts, [1.0, -1.0, 0.5, -0.5])
+        moves[way] = (report.optimizer_steps, same(everything(learner), before))
+    assert moves == {"omit": (0, True), "step": (1, False)}
+
+
+PUBLISHED = ObjectiveConfig(beta=0.05, old_logprobs="recorded")
 BASE = UpdateConfig(
     optimizer=FAST,
     health=FREE,
-    objective=ObjectiveConfig(beta=0.05),
+    objective=PUBLISHED,
     seed=1,
 )
 EFFECTS: dict[str, UpdateConfig] = {
-    "beta": replace(BASE, objective=ObjectiveConfig(beta=5.0)),
-    "clip_low": replace(BASE, objective=ObjectiveConfig(beta=0.05, clip_low=0.9)),
-    "clip_high": replace(BASE, objective=ObjectiveConfig(beta=0.05, clip_high=2.0)),
-    "normalization": replace(BASE, objective=ObjectiveConfig(beta=0.05, normalization="bnpo")),
-    "latent_gradient": replace(BASE, objective=ObjectiveConfig(beta=0.05, latent_gradient=False)),
-    "negative_latent_floor": replace(BASE, objective=ObjectiveConfig(beta=0.05, negative_latent_floor=-2.0)),
+    "beta": replace(BASE, objective=replace(PUBLISHED, beta=5.0)),
+    "clip_low": replace(BASE, objective=replace(PUBLISHED, clip_low=0.9)),
+    "clip_high": replace(BASE, objective=replace(PUBLISHED, clip_high=2.0)),
+    "normalization": replace(BASE, objective=replace(PUBLISHED, normalization="bnpo")),
+    "latent_gradient": replace(BASE, objective=replace(PUBLISHED, latent_gradient=False)),
+    "negative_latent_floor": replace(BASE, objective=replace(PUBLISHED, negative_latent_floor=-2.0)),
     "embedding_gradient": replace(BASE, replay=ReplayConfig(embedding_gradient=True)),
     "latent_temperature": replace(BASE, replay=ReplayConfig(latent_temperature="sampling")),
     "learning_rate": replace(BASE, optimizer=replace(FAST, learning_rate=2e-3)),
@@ -144,6 +161,103 @@ def test_every_setting_reaches_the_weights(name: str) -> None:
     base, other = (after_update(config, rollouts, ADVANTAGES) for config in (BASE, EFFECTS[name]))
     steps = [{key: one - start[key] for key, one in end.items()} for end in (base, other)]
     assert relative_difference(steps[1], steps[0]) > 0.02
+
+
+START = UpdateConfig(optimizer=FAST, health=FREE)
+OFF_POLICY_EFFECTS: dict[str, UpdateConfig] = {
+    "old_logprobs": replace(START, objective=ObjectiveConfig(old_logprobs="recorded")),
+    "max_weight": replace(START, objective=ObjectiveConfig(max_weight=1.0)),
+    "latent_off_policy": replace(START, objective=ObjectiveConfig(latent_off_policy="omit")),
+    "target": replace(START, target=Target(0.8)),
+}
+
+
+@pytest.mark.parametrize("name", OFF_POLICY_EFFECTS)
+def test_every_off_policy_setting_reaches_the_weights(name: str) -> None:
+    rollouts = group(moved(tiny(), 0.03), 7, Sampling(latent_length=2, temperature=1.3, top_p=1.0), [5, 6, 7], 9)
+    start = weights(tiny(dtype=torch.float64))
+    base, other = (after_update(config, rollouts, ADVANTAGES) for config in (START, OFF_POLICY_EFFECTS[name]))
+    steps = [{key: one - start[key] for key, one in end.items()} for end in (base, other)]
+    assert relative_difference(steps[1], steps[0]) > 0.02
+
+
+def gradient_norm(rollouts: list[Rollout], advantages: list[float], config: UpdateConfig) -> float:
+    return Learner(tiny(), replace(config, health=FREE)).update(rollouts, advantages).gradient_norm
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_one_cold_answer_among_seven_is_not_the_update(seed: int) -> None:
+    """An answer at temperature 0.01 to 0.2 teaches about the target: its gradient is not divided by its temperature."""
+    asked = Sampling(latent_length=2, seed=100 * seed)
+    warm = group(tiny(), 8, asked, [5, 6, 7], 9)
+    on_target = gradient_norm(warm, [*ADVANTAGES, -0.3], replace(START, target=Target()))
+    own = gradient_norm(warm, [*ADVANTAGES, -0.3], START)
+    assert on_target == pytest.approx(own, rel=1e-6), "asked as the target asks, nothing changes"
+    for temperature in (0.01, 0.05, 0.2):
+        cold = group(tiny(), 1, replace(asked, temperature=temperature, seed=7), [5, 6, 7], 9)
+        mixed = gradient_norm([*warm[:7], *cold], [*ADVANTAGES, -0.3], replace(START, target=Target()))
+        assert mixed < 1.5 * on_target
+
+
+def test_a_token_of_long_ago_weighs_no_more_than_the_bound() -> None:
+    """With A < 0 its published ratio has no bound: one such token was the whole batch."""
+    fresh = group(tiny(), 4, Sampling(), [5, 6, 7], 9)
+    late = [replace(one, token_logprobs_T=one.token_logprobs_T - 15.0) for one in fresh]
+    pulls = [-1.0, -0.5, -0.7, -0.2]
+    one, late_norm = gradient_norm(fresh, pulls, START), gradient_norm(late, pulls, START)
+    assert late_norm == pytest.approx(START.objective.max_weight * one, rel=1e-4)
+    published = replace(START, objective=ObjectiveConfig(old_logprobs="recorded", dual_clip=math.inf))
+    assert gradient_norm(late, pulls, published) > 1e6 * one
+    assert gradient_norm(late, pulls, replace(START, objective=ObjectiveConfig(old_logprobs="recorded"))) == 0.0
+
+
+@pytest.mark.parametrize("reuse", [{"epochs": 3}, {"minibatches": 3}])
+def test_reused_fresh_batches_learn_as_published(reuse: dict[str, Any]) -> None:
+    """With fresh tokens the start of the update is what drew them: PPO's clip, to the last step."""
+    rollouts = group(tiny(dtype=torch.float64), 7, Sampling(temperature=1.3, top_p=1.0), [5, 6, 7], 9)
+    quick = replace(FAST, learning_rate=1e-2)
+    ends, reports = [], []
+    for old in ("start", "recorded"):
+        config = replace(START, optimizer=quick, objective=ObjectiveConfig(old_logprobs=old), **reuse)
+        learner = Learner(tiny(dtype=torch.float64), config)
+        reports.append(learner.update(rollouts, ADVANTAGES))
+        ends.append(weights(learner.model))
+    assert min(one.objective.clip_fraction for one in reports) > 0.05, "the clip must have been at work"
+    before = weights(tiny(dtype=torch.float64))
+    steps = [{name: one - before[name] for name, one in end.items()} for end in ends]
+    assert relative_difference(*steps) < 1e-2  # recorded in float32, and Adam magnifies
+
+
+def test_reused_late_batches_are_clipped_against_the_start() -> None:
+    """The first step clips nothing however late the batch is; later ones clip what moved within this update."""
+    rollouts = group(moved(tiny(), 0.05), 7, Sampling(), [5, 6, 7], 9)
+    once = Learner(tiny(), START).update(rollouts, ADVANTAGES)
+    assert once.objective.clip_fraction == 0.0
+    assert abs(once.objective.mean_ratio - 1) > 0.05
+    quick = replace(START, optimizer=replace(FAST, learning_rate=1e-2), epochs=2)
+    assert Learner(tiny(), quick).update(rollouts, ADVANTAGES).objective.clip_fraction > 0.05
+
+
+def test_a_micro_batch_without_a_gradient_is_no_error() -> None:
+    """Latent steps alone with their gradient off, and a rollout without any step, beside one that learns."""
+    [full] = group(tiny(), 1, Sampling(latent_length=3), [5, 6, 7], 8)
+    only_latents = replace(
+        full,
+        token_ids_T=full.token_ids_T[:0],
+        token_logprobs_T=full.token_logprobs_T[:0],
+        token_log_mass_T=full.token_log_mass_T[:0],
+    )
+    empty = replace(
+        only_latents,
+        latent_ids_LK=full.latent_ids_LK[:0],
+        latent_weights_LK=full.latent_weights_LK[:0],
+        latent_logprobs_LK=full.latent_logprobs_LK[:0],
+        latent_log_mass_L=full.latent_log_mass_L[:0],
+    )
+    tokens_only = replace(START, objective=ObjectiveConfig(latent_gradient=False), micro_batch_positions=1)
+    learner = Learner(tiny(), tokens_only)
+    assert learner.update([full, only_latents, empty], [1.0, -1.0, 0.5]).optimizer_steps == 1
+    assert learner.update([only_latents, empty], [-1.0, 0.5]).optimizer_steps == 0
 
 
 def test_clipping_the_gradient_bounds_it() -> None:

@@ -73,7 +73,7 @@ def test_the_policy_gets_better_update_by_update(world: World) -> None:
         rates.append(sum(even(one) for _, one in answers) / len(answers))
         world.grade(answers)
         outcome = learn(world.context)
-    assert outcome == ("nothing_to_learn" if rates[-1] == 1.0 else "promoted"), "only perfection stops it"
+    assert outcome == ("idle" if rates[-1] == 1.0 else "promoted"), "only perfection stops it"
     assert rates[0] < 0.7
     assert rates[-1] > rates[0] + 0.2
 
@@ -133,7 +133,7 @@ def test_a_job_that_asks_for_what_is_not_its_own_is_refused(world: World) -> Non
 
 
 def test_a_guards_refusal_tries_the_grades_once_more_smaller_and_slower_before_they_are_spent(world: World) -> None:
-    strict = world.with_settings(max_kl=1e-9)
+    strict = world.with_settings(max_kl=1e-9, max_grades=32)
     ids = strict.samples()
     assert learn(strict.context) == "ended"
     (job,) = strict.jobs()
@@ -145,11 +145,9 @@ def test_a_guards_refusal_tries_the_grades_once_more_smaller_and_slower_before_t
     with strict.store.session() as session:
         control = learning.read(session)
         assert (control.refusals, control.rate_scale, control.batch_scale) == (1, 0.5, 0.5)
-    halves = [learn(strict.context) for _ in range(2)]
-    assert halves == ["ended", "ended"]
-    assert [len(job.metrics["update"]) if "update" in job.metrics else 0 for job in strict.jobs()] == [0, 0, 0]
-    assert set(strict.claims()) <= set(ids)
-    assert set(strict.reasons()) == {"refused"}
+    assert learn(strict.context) == "ended"
+    assert strict.jobs()[1].metrics["rollouts"] == len(ids) // 2
+    assert strict.reasons() == {"refused": len(ids) // 2}
     world.samples()
     assert learn(world.context) == "promoted"
     with world.store.session() as session:
@@ -261,8 +259,18 @@ def test_numbers_that_are_none_keep_the_policy_and_leave_their_diagnosis(world: 
 
 
 @pytest.mark.parametrize(("clip", "clipped"), [(0.0, True), (0.9, False)])
-def test_the_clip_of_the_service_clips_answers_of_an_older_version(world: World, clip: float, clipped: bool) -> None:
-    world = world.with_settings(clip_low=clip, clip_high=10 * clip)
+def test_the_clip_of_the_service_clips_what_moved_within_an_update(world: World, clip: float, clipped: bool) -> None:
+    world = world.with_settings(clip_low=clip, clip_high=10 * clip, epochs=3)
+    world.samples()
+    assert learn(world.context) == "promoted"
+    report = world.jobs()[-1].metrics["update"]
+    assert report["optimizer_steps"] == 3
+    assert (report["objective"]["clip_fraction"] > 0.1) is clipped
+
+
+def test_answers_of_an_older_version_are_weighed_and_not_clipped(world: World) -> None:
+    """The clip holds what moves within an update; what was drawn before it has truncated weights."""
+    world = world.with_settings(clip_low=0.0, clip_high=0.0)
     older = world.ask([f"w{index} w3" for index in range(8)], choices=4)
     world.samples()
     assert learn(world.context) == "promoted"
@@ -270,7 +278,9 @@ def test_the_clip_of_the_service_clips_answers_of_an_older_version(world: World,
     assert learn(world.context) == "promoted"
     seen = world.jobs()[-1].metrics["update"]["objective"]
     assert seen["mean_ratio"] != pytest.approx(1.0, abs=1e-3), "the answers are of another policy"
-    assert (seen["clip_fraction"] > 0.1) is clipped
+    assert seen["mean_weight"] != pytest.approx(1.0, abs=1e-3)
+    assert seen["latent_sampler_kl"] > 1e-4
+    assert seen["clip_fraction"] == 0.0
 
 
 def test_beta_holds_the_policy_near_the_first_checkpoint(world: World) -> None:
@@ -284,6 +294,7 @@ def test_beta_holds_the_policy_near_the_first_checkpoint(world: World) -> None:
         assert (trial.jobs()[-1].metrics["update"]["objective"]["reference_kl"] > 0) is (beta > 0)
         with world.store.session() as session:
             made = checkpoints.by_version(session, checkpoints.next_version(session) - 1)
+            policy_life.move(session, made.id, "discard", "only a trial", "test")
         drifts[beta] = distance(Path(made.path), world.checkpoints_dir / "v00000000")
     serving = distance(Path(world.serving().path), world.checkpoints_dir / "v00000000")
     assert drifts[100.0] < serving
