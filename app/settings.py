@@ -133,7 +133,7 @@ class Settings(BaseSettings):
         5, ge=1, description="Candidates refused in a row after which learning is frozen until somebody thaws it."
     )
     learner_lease: float = Field(
-        20.0, gt=2, description="Seconds without a sign of life after which another worker ends a running update."
+        20.0, ge=2, description="Seconds without a sign of life after which another worker ends a running update."
     )
     resample: int = Field(
         0,

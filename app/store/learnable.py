@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session, aliased
 
 from app.settings import Settings
 from app.store import jobs, learning, policy_life
-from app.store.claims import fresh
+from app.store.claims import any_of, fresh
 from app.store.grades import graded_by, rewards
 from app.store.key_quota import Group, choose
 from app.store.tables import Interaction, Job
@@ -115,7 +115,8 @@ def offer(session: Session, settings: Settings, *, anything: bool = False) -> Ou
             f"(LEPO_KEY_SHARE={settings.key_share:g}); any key fills up after LEPO_KEY_PATIENCE",
             waiting=waiting,
         )
-    if not anything and len(set(values_of(session, found).values())) < 2:
+    contrast = len(set(values_of(session, found).values())) > 1 or (settings.resample > 1 and gradable(session, found))
+    if not anything and not contrast:
         return Outlook(f"no contrast: all of {total} answers have the same reward", waiting=waiting)
     return Outlook(None, {one.group.name: one.ids for one in found}, waiting, keys)
 
@@ -139,6 +140,13 @@ def with_contrast(session: Session, ready: Sequence[_Ready], most: int, share: f
 def values_of(session: Session, found: Sequence[_Ready]) -> dict[UUID, float]:
     """Read the rewards of answers."""
     return {name: one.value for name, one in rewards(session, [each for ready in found for each in ready.ids]).items()}
+
+
+def gradable(session: Session, found: Sequence[_Ready]) -> bool:
+    """Whether a request among these named a grader, so that the worker can make a contrast by answering anew."""
+    ids = [each for one in found for each in one.ids]
+    query = select(Interaction.id).where(Interaction.id == any_of(ids), Interaction.grader.is_not(None)).limit(1)
+    return session.scalar(query) is not None
 
 
 def overdue(

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import redis
-from worker.promote import CHANNEL
 
 from app.stack.redis import client_url
 from app.store.connect import Store
 from tests.worker.test_celery_app import Bell, until
 from tests.worker.world import World, make_world
+from worker.publish import CHANNEL
 
 NE = {"type": "string_check", "reference": "no byte soup is this", "operation": "ne"}
 
@@ -36,7 +36,7 @@ def deployed(store: Store, model_dir: Path, tmp_path: Path, bell: Bell) -> World
 def command(name: str, world: World, bell: Bell, database_url: str) -> subprocess.Popen[bytes]:
     """Start `lepo worker` or `lepo beat` with the world's settings in its environment."""
     names = ("var_dir", "min_grades", "max_grades", "group_grace", "latent_length", "max_completion_tokens")
-    more = ("learning_rate", "weight_decay", "max_length", "slots")
+    more = ("learning_rate", "weight_decay", "max_length", "slots", "gate_no_signal", "max_divergence")
     env = {f"LEPO_{field.upper()}": str(getattr(world.settings, field)) for field in (*names, *more)}
     env |= {
         "LEPO_DATABASE_URL": database_url,

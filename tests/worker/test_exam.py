@@ -1,14 +1,15 @@
 """Marks: a grader that fails leaves a question out of the pair, and the same policy sits the same exam the same way."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from worker.run import GateRefused, Run
 
 from app.settings import Settings
 from tests.worker.world import World, write_heldout
 from worker.exam import Marks, pairs, question_request, sampling_of, sit
 from worker.heldout import Question, read_heldout
+from worker.job import RunningJob
 from worker.learn import gate
 from worker.watchdog import Watchdog
 
@@ -66,39 +67,40 @@ def test_a_question_too_long_for_the_engine_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "no_signal", "serve"),
+    ("before", "after", "no_signal", "fate"),
     [
-        ([1.0] * 50, [1.0] * 50, "hold", True),
-        ([0.0] * 50, [0.0] * 50, "hold", False),
-        ([0.0] * 50, [0.0] * 50, "promote", True),
-        ([0.0] * 25 + [1.0] * 25, [1.0] * 50, "hold", True),
+        ([1.0] * 50, [1.0] * 50, "hold", "promote"),
+        ([0.0] * 50, [0.0] * 50, "hold", "hold"),
+        ([0.0] * 50, [0.0] * 50, "promote", "promote"),
+        ([0.0] * 25 + [1.0] * 25, [1.0] * 50, "hold", "promote"),
     ],
 )
 def test_what_the_gate_lets_through(
-    before: list[float], after: list[float], no_signal: str, serve: bool, noting: Run
+    before: list[float], after: list[float], no_signal: str, fate: str, noting: RunningJob
 ) -> None:
     settings = Settings.model_validate({"gate_no_signal": no_signal})
-    assert gate(noting, settings, Marks(tuple(before), {}), Marks(tuple(after), {})) is serve
+    assert gate(noting, settings, Marks(tuple(before), {}), Marks(tuple(after), {})).fate == fate
 
 
-def test_the_margin_decides_over_a_small_fall(noting: Run) -> None:
+def test_the_margin_decides_over_a_small_fall(noting: RunningJob) -> None:
     before, after = Marks((1.0,) * 100, {}), Marks((1.0,) * 97 + (0.0,) * 3, {})
     wide, narrow = Settings(gate_margin=0.2), Settings(gate_margin=0.02)
     tie = Marks((1.0,) * 99 + (0.0,), {})
-    assert gate(noting, wide, before, tie)
-    with pytest.raises(GateRefused, match=r"1\.000 before, 0\.970 after on 100"):
-        gate(noting, narrow, before, after)
+    assert gate(noting, wide, before, tie).fate == "promote"
+    refused = gate(noting, narrow, before, after)
+    assert (refused.fate, "1.000 before, 0.970 after on 100" in refused.words) == ("refuse", True)
     assert noting.metrics["gate"]["left_out"] == 0
 
 
 @pytest.fixture
-def noting(world: World) -> Run:
+def noting(world: World) -> RunningJob:
     """A running job that can take notes."""
     from app.store import jobs
 
     with world.store.session() as session:
         jobs.request(session, trigger="admin", requested_by="someone")
-        job = jobs.start(session, "this worker")
+        job = jobs.start(session, "this worker", timedelta(minutes=1))
         assert job is not None
         assert job.fence is not None
-    return Run(world.store, job.id, job.fence, Watchdog(lambda: False, lambda *_: None, limit_s=60))
+    watchdog = Watchdog(lambda: None, lambda *_: None, limit_s=60)
+    return RunningJob(world.store, job.id, job.fence, world.settings, watchdog)

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, text
 
 from app.settings import Settings
 from app.store.connect import open_store
-from tests.worker.test_watch import until
+from tests.worker.test_watchdog import until
 from tests.worker.world import World
 from training.checkpoint import verify
 from training.policy import fingerprint
@@ -39,7 +39,7 @@ MOMENTS = {
     "update": LEAVING.format("update"),
     "gate": LEAVING.format("gate"),
     "publish": LEAVING.format("publish"),
-    "promote, before its commit": "BEFORE INSERT ON promotions FOR EACH ROW",
+    "settle, before its commit": "BEFORE INSERT ON transitions FOR EACH ROW",
 }
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from worker.plan import update_config
 
 from app.job_settings import of_job
 from app.settings import Settings
@@ -17,6 +16,7 @@ from training.checkpoint import BadCheckpoint, load_tensors, publish, verify
 from training.policy import fingerprint
 from training.rollout import Rollout
 from worker.resident import Resident, Source
+from worker.update_config import update_config
 
 ADVANTAGES = [1.0, -1.0, 0.5, -0.5]
 

@@ -5,14 +5,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
 
 import pytest
 import torch
-from worker.lessons import Rules, Sifted, charge, sift, tracker_key
 
 from app.identifiers import uuid7
-from app.store.claims import Claimed
+from app.store.claims import Claimed, Skipped
 from app.store.grades import Reward
 from app.store.tables import Interaction
 from training.advantage import Mode, Tracker
@@ -20,23 +18,24 @@ from training.codec import CODEC_VERSION, encode
 from training.rollout import Rollout
 from training.sampling import Sampling
 from worker.batch import build
+from worker.samples import Filtered, Rules, filter_samples, tracker_key
 
-RULES = Rules(serving_version=5, baseline="auto", key_share=1.0)
+RULES = Rules(vocabulary=10, baseline="auto")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def rollout(version: int = 5, tokens: int = 3, *, altered: bool = False) -> Rollout:
+def rollout(tokens: int = 3, *, altered: bool = False, token: int = 9, logprob: float = -0.5) -> Rollout:
     return Rollout(
         prompt_ids_P=torch.tensor([7, 8], dtype=torch.int32),
         latent_ids_LK=torch.empty(0, 1, dtype=torch.int32),
         latent_weights_LK=torch.empty(0, 1),
         latent_logprobs_LK=torch.empty(0, 1),
         latent_log_mass_L=torch.empty(0),
-        token_ids_T=torch.full((tokens,), 9, dtype=torch.int32),
-        token_logprobs_T=torch.full((tokens,), -0.5),
+        token_ids_T=torch.full((tokens,), token, dtype=torch.int32),
+        token_logprobs_T=torch.full((tokens,), logprob),
         token_log_mass_T=torch.zeros(tokens),
         sampling=Sampling(),
-        policy_version=version,
+        policy_version=5,
         stop_reason="stop",
         altered=altered,
     )
@@ -66,32 +65,35 @@ def claimed(
     return Claimed(row, Reward(reward, 1, NOW, NOW), graders, CODEC_VERSION, payload or encode(trace))
 
 
-def sifted(claims: list[Claimed], rules: Rules = RULES) -> Sifted:
-    return sift(claims, rules, None, random.Random(0))
+def filtered(claims: list[Claimed], rules: Rules = RULES) -> Filtered:
+    return filter_samples(claims, {}, rules, None)
+
+
+def reasons(found: Mapping[Any, Skipped]) -> list[str]:
+    return [one.reason for one in found.values()]
 
 
 @pytest.mark.parametrize(
     ("one", "reason"),
     [
         (claimed(payload=b"LEPOxxxx"), "unreadable"),
-        (claimed(trace=rollout(version=6)), "rolled_back"),
+        (claimed(trace=rollout(token=10)), "unreadable"),
+        (claimed(trace=rollout(logprob=float("nan"))), "unreadable"),
         (claimed(trace=rollout(altered=True)), "altered"),
         (claimed(trace=rollout(tokens=0)), "empty"),
     ],
 )
 def test_what_cannot_be_learned_from_says_why(one: Claimed, reason: str) -> None:
     good = claimed()
-    found = sifted([one, good])
-    assert found.skipped == {one.interaction.id: reason}
-    assert [lesson.interaction_id for lesson in found.lessons] == [good.interaction.id]
+    found = filtered([one, good])
+    assert found.skipped == {one.interaction.id: Skipped(reason)}
+    assert [sample.interaction_id for sample in found.samples] == [good.interaction.id]
 
 
 def test_a_tracker_takes_no_reward_outside_its_range_and_other_baselines_do() -> None:
     five_stars = claimed(5.0)
-    assert sifted([five_stars]).skipped == {}
-    assert sifted([five_stars], replace(RULES, baseline="tracker")).skipped == {
-        five_stars.interaction.id: "reward_out_of_range"
-    }
+    assert filtered([five_stars]).skipped == {}
+    assert reasons(filtered([five_stars], replace(RULES, baseline="tracker")).skipped) == ["reward_out_of_range"]
 
 
 def test_every_claim_ends_in_one_place() -> None:
@@ -100,27 +102,16 @@ def test_every_claim_ends_in_one_place() -> None:
         claimed(
             float(rng.random() < 0.5),
             group=f"group {rng.randrange(12)}",
-            trace=rollout(version=rng.randrange(3, 7), tokens=rng.randrange(3), altered=rng.random() < 0.1),
+            trace=rollout(tokens=rng.randrange(3), altered=rng.random() < 0.1, token=rng.choice([9, 9, 9, 10])),
             graders=frozenset({rng.choice("abc")}),
         )
         for _ in range(80)
     ]
-    found = sifted(claims, replace(RULES, key_share=0.4))
-    batch = build(found.lessons, "auto", {}, 0.0)
-    ids = [*found.skipped, *batch.skipped, *batch.ids]
+    found = filtered(claims)
+    batch = build(found.samples, "auto", {}, 0.0)
+    ids = [*found.skipped, *batch.skipped, *batch.waiting, *batch.ids]
     assert sorted(ids) == sorted(one.interaction.id for one in claims)
-    assert {"altered", "empty", "rolled_back"} <= set(found.skipped.values())
-
-
-def test_a_grade_is_charged_to_the_grader_not_the_asker() -> None:
-    asked, graded, alone = claimed(asker="asker"), claimed(asker="asker", graders=frozenset({"g"})), claimed()
-    assert list(charge([asked, graded, alone]).values()) == ["asker", "g", ""]
-
-
-def test_a_flood_cannot_hide_behind_an_answer_somebody_else_graded_too() -> None:
-    shared = claimed(graders=frozenset({"aaa", "flood"}))
-    flood = [claimed(graders=frozenset({"flood"})) for _ in range(5)]
-    assert charge([shared, *flood])[shared.interaction.id] == "flood"
+    assert {"altered", "empty", "unreadable"} <= set(reasons(found.skipped))
 
 
 def test_the_tracker_is_kept_by_who_asks_for_what_judged_by_what() -> None:
@@ -143,26 +134,33 @@ def test_the_baseline_of_each_is_counted_and_what_has_none_is_left_out(
     mixed = [claimed(1.0, group="a"), claimed(0.0, group="a")]
     same = [claimed(1.0, group="b"), claimed(1.0, group="b")]
     single = [claimed(1.0, group="c"), claimed(0.0, group="d")]
-    batch = build(sifted([*mixed, *same, *single]).lessons, mode, {}, 0.0)
+    batch = build(filtered([*mixed, *same, *single]).samples, mode, {}, 0.0)
     assert batch.baselines == baselines
     assert sum(batch.advantages) == pytest.approx(0.0, abs=1e-9)
-    assert (left_out in batch.skipped.values()) is (left_out is not None)
+    assert reasons(batch.skipped) == ([] if left_out is None else [left_out] * 2)
 
 
 def test_groups_that_agree_weigh_in_the_mean_but_alone_they_are_no_batch() -> None:
     agreeing = [claimed(1.0, group="b"), claimed(1.0, group="b")]
-    batch = build(sifted([claimed(1.0, group="a"), claimed(0.0, group="a"), *agreeing]).lessons, "group", {}, 0.0)
+    batch = build(filtered([claimed(1.0, group="a"), claimed(0.0, group="a"), *agreeing]).samples, "group", {}, 0.0)
     assert sorted(advantage != 0 for advantage in batch.advantages) == [False, False, True, True]
-    alone = build(sifted(agreeing).lessons, "group", {}, 0.0)
+    alone = build(filtered(agreeing).samples, "group", {}, 0.0)
     assert alone.rollouts == []
-    assert set(alone.skipped.values()) == {"no_variance"}
+    assert reasons(alone.skipped) == ["no_variance"] * 2
+
+
+def test_single_answers_that_agree_wait_for_others_to_be_compared_with() -> None:
+    liked = [claimed(1.0, group=str(index)) for index in range(3)]
+    batch = build(filtered(liked).samples, "auto", {}, 0.0)
+    assert (batch.rollouts, batch.skipped) == ([], {})
+    assert batch.waiting == [one.interaction.id for one in liked]
 
 
 def test_a_known_tracker_is_used_and_moves_with_the_grades() -> None:
     singles = [claimed(float(index % 2), group=str(index), task="sums") for index in range(4)]
-    lessons = sifted(singles).lessons
+    samples = filtered(singles).samples
     known = {"/sums/client": Tracker(6.0, 2.0, 0.0)}
-    batch = build(lessons, "auto", known, 0.01)
+    batch = build(samples, "auto", known, 0.01)
     assert batch.baselines == {"tracker": 4}
     after = batch.trackers["/sums/client"]
     assert after.drift == 0.01
@@ -172,16 +170,3 @@ def test_a_known_tracker_is_used_and_moves_with_the_grades() -> None:
 def test_nothing_claimed_is_an_empty_batch() -> None:
     batch = build([], "auto", {}, 0.0)
     assert (batch.rollouts, batch.skipped, batch.trackers) == ([], {}, {})
-
-
-def test_which_surplus_of_a_key_stays_out_is_drawn_by_the_seed() -> None:
-    claims = [claimed(group=str(index), graders=frozenset({"flood"})) for index in range(30)]
-    claims += [claimed(group=f"h{index}", graders=frozenset({"honest"})) for index in range(5)]
-
-    def kept(seed: int) -> set[UUID]:
-        found = sift(claims, replace(RULES, key_share=0.5), None, random.Random(seed))
-        assert list(found.skipped.values()) == ["key_cap"] * 25
-        return {lesson.interaction_id for lesson in found.lessons}
-
-    assert kept(1) == kept(1)
-    assert kept(1) != kept(2)

@@ -68,11 +68,11 @@ def test_a_grade_that_changes_too_late_is_kept_and_teaches_nothing_more(world: W
     assert world.jobs()[0].metrics["reward_mean"] == before
 
 
-@pytest.mark.parametrize(("bound", "outcome"), [(0, "stale"), (1, "learned")])
+@pytest.mark.parametrize(("bound", "outcome"), [(1e-6, "diverged"), (10, "learned")])
 def test_a_grade_that_comes_after_an_update_counts_within_the_bound_and_not_beyond(
-    world: World, bound: int, outcome: str
+    world: World, bound: float, outcome: str
 ) -> None:
-    bounded = world.with_settings(max_staleness=bound)
+    bounded = world.with_settings(max_divergence=bound)
     late = bounded.ask([f"late {index}" for index in range(8)], task="sums")
     singles(bounded)
     assert learn(bounded.context) == "promoted"

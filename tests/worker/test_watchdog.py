@@ -1,4 +1,4 @@
-"""The watch: an overrun is reported with what hung and ends the process; cancel and fence reach the learning thread."""
+"""The watchdog: an overrun is reported with what hung and ends the process; a cancel and a fence reach the learner."""
 
 import subprocess
 import sys
@@ -35,8 +35,8 @@ def test_a_hung_phase_ends_the_process_and_says_where_it_hung() -> None:
         def report(phase, doing):
             print(phase, "hang_here" in doing, flush=True)
 
-        with Watchdog(lambda: False, report, limit_s=0.3, every_s=0.05) as watch:
-            watch.enter("update")
+        with Watchdog(lambda: None, report, limit_s=0.3, every_s=0.05) as watchdog:
+            watchdog.enter("update")
             hang_here()
     """
     began = time.monotonic()
@@ -56,7 +56,7 @@ def test_a_report_that_fails_ends_the_process_all_the_same() -> None:
         def report(phase, doing):
             raise RuntimeError("no database")
 
-        with Watchdog(lambda: False, report, limit_s=0.1, every_s=0.05):
+        with Watchdog(lambda: None, report, limit_s=0.1, every_s=0.05):
             time.sleep(60)
     """
     ended = subprocess.run(
@@ -70,14 +70,13 @@ def test_a_heartbeat_that_hangs_does_not_hold_up_the_deadline() -> None:
     reported: list[str] = []
     ended = threading.Event()
 
-    def beat() -> bool:
+    def beat() -> None:
         ended.wait(10)
-        return False
 
     with Watchdog(
         beat, lambda phase, doing: reported.append(phase), limit_s=0.1, every_s=0.01, leave=left.append
-    ) as watch:
-        watch.enter("gate")
+    ) as watchdog:
+        watchdog.enter("gate")
         until(lambda: left == [EXIT_CODE])
         ended.set()
     assert reported == ["gate"]
@@ -85,44 +84,43 @@ def test_a_heartbeat_that_hangs_does_not_hold_up_the_deadline() -> None:
 
 def test_each_phase_has_a_deadline_of_its_own() -> None:
     left: list[int] = []
-    with Watchdog(lambda: False, never, limit_s=0.4, every_s=0.02, leave=left.append) as watch:
+    with Watchdog(lambda: None, never, limit_s=0.4, every_s=0.02, leave=left.append) as watchdog:
         for phase in ("claim", "batch", "update"):
-            watch.enter(phase)
+            watchdog.enter(phase)
             time.sleep(0.25)
-            watch.check()
+            watchdog.check()
     assert left == []
 
 
 def test_the_operators_cancel_reaches_the_next_check() -> None:
-    asked: list[bool] = []
-    with Watchdog(lambda: bool(asked), never, limit_s=60, every_s=0.01) as watch:
-        watch.enter("update")
-        watch.check()
-        asked.append(True)
-        until(watch.asked_to_end)
-        with pytest.raises(Cancelled, match="during update"):
-            watch.check()
+    asked: list[str] = []
+    with Watchdog(lambda: asked[0] if asked else None, never, limit_s=60, every_s=0.01) as watchdog:
+        watchdog.enter("update")
+        watchdog.check()
+        asked.append("somebody cancelled it")
+        until(watchdog.asked_to_end)
+        with pytest.raises(Cancelled, match=r"somebody cancelled it \(during update\)"):
+            watchdog.check()
 
 
 def test_a_job_taken_over_ends_at_the_next_check() -> None:
-    def beat() -> bool:
+    def beat() -> None:
         raise Fenced("taken over")
 
-    with Watchdog(beat, never, limit_s=60, every_s=0.01) as watch:
-        until(watch.asked_to_end)
+    with Watchdog(beat, never, limit_s=60, every_s=0.01) as watchdog:
+        until(watchdog.asked_to_end)
         with pytest.raises(Fenced):
-            watch.check()
+            watchdog.check()
 
 
 def test_a_database_that_is_away_for_a_moment_costs_a_beat_and_not_the_job() -> None:
     beats: list[int] = []
 
-    def beat() -> bool:
+    def beat() -> None:
         beats.append(1)
         if len(beats) < 3:
             raise Unavailable("away")
-        return False
 
-    with Watchdog(beat, never, limit_s=60, every_s=0.01) as watch:
+    with Watchdog(beat, never, limit_s=60, every_s=0.01) as watchdog:
         until(lambda: len(beats) > 4)
-        watch.check()
+        watchdog.check()

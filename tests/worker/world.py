@@ -203,6 +203,7 @@ def make_world(store: Store, model: Path, var_dir: Path, redis_url: str = "redis
         max_grades=64,
         group_grace=0,
         learn_interval=0.05,
+        learner_lease=2,
         key_patience=0,
         gate_no_signal="promote",
         max_divergence=10,

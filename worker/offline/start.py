@@ -13,8 +13,8 @@ from training.policy import Policy
 from training.ranks import Ranks
 from training.sharded import Sharded
 from training.update import Learner
-from worker.offline.problem_set import ProblemSet, split
 from worker.offline.models import open_model
+from worker.offline.problem_set import ProblemSet, split
 from worker.offline.processes import told_once
 from worker.offline.recipe import Recipe
 from worker.offline.run_directory import Place, RunDirectory

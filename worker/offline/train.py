@@ -27,8 +27,8 @@ from worker.offline.answers import Asking, Mark, answer, mark
 from worker.offline.evaluate import evaluate
 from worker.offline.problem_set import ProblemSet, batch, noise_seeds
 from worker.offline.recipe import Recipe
-from worker.offline.scores import Estimate, Marked, score
 from worker.offline.run_directory import Best, Place, RunDirectory
+from worker.offline.scores import Estimate, Marked, score
 
 T = TypeVar("T")
 Record = Callable[[int, Mapping[str, Any]], None]  # told (step, figures) after each update and each validation
