@@ -70,6 +70,7 @@ def test_one_failing_grader_does_not_hold_up_the_others(world: World) -> None:
 
 
 def test_two_workers_share_the_work_and_grade_nothing_twice(world: World) -> None:
+    world = world.with_settings(learn_interval=10)
     ids = asked(world, NE, count=24)
     with world.store.engine.begin() as connection:  # one answer is in another worker's hands
         connection.execute(text("SELECT 1 FROM interactions WHERE id = :id FOR NO KEY UPDATE"), {"id": ids[0]})

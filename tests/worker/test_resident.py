@@ -118,7 +118,7 @@ def test_adapters_that_cannot_go_on_begin_anew_on_the_versions_weights(
         case _:
             made = base
     resident = Resident(world.with_settings(**wishes).settings)
-    learner = resident.learner(made, base, update_config(world.settings))
+    learner = resident.learner(made, base, update_config(world.with_settings(max_kl=100).settings))
     start = load_tensors(Path(made.path))
     assert learner.updates == 0
     assert all(torch.equal(one, start[name]) for name, one in resident.policy(made).model.named_parameters())
@@ -165,7 +165,7 @@ def test_another_version_is_read_anew_and_a_damaged_one_is_refused(world: World,
 def test_the_kl_term_has_the_first_checkpoint_as_its_reference(
     world: World, rollouts: list[Rollout], base: Source
 ) -> None:
-    settings = world.with_settings(kl_beta=0.5).settings
+    settings = world.with_settings(kl_beta=0.5, max_kl=100).settings
     resident = Resident(settings)
     learner = resident.learner(base, base, update_config(settings))
     first = learner.update(rollouts, ADVANTAGES)
