@@ -92,7 +92,7 @@ class Engine:
 
     @property
     def packed(self) -> bool:
-        """Whether steps run on packed weights; see `app.decoder.packed`."""
+        """Whether steps run by a quicker view than the stock forward; see `app.engine.lane.quicker`."""
         return self._lanes.serving.packed
 
     def start(self) -> None:
