@@ -12,9 +12,9 @@ import torch
 
 from app.decoder.anatomy import examine
 from app.decoder.cache import KVPool
-from app.engine.lane import quicker
 from app.decoder.length import Lengths
 from app.decoder.masks import Masks
+from app.engine.lane import quicker
 from app.engine.rows import Rows
 from training.policy import Policy
 

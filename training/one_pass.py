@@ -26,7 +26,9 @@ from training import noise
 try:
     from numba import njit
 except ImportError:  # the GPU script runs where there is none
-    njit = None
+    _COMPILES = False
+else:
+    _COMPILES = True
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -51,7 +53,7 @@ _SIGNATURE = (
 
 def fits(logits_BV: Tensor) -> bool:
     """Whether logits are drawn from here: on a CPU with numba, and not in a precision that float32 would lose."""
-    return njit is not None and logits_BV.device.type == "cpu" and logits_BV.dtype != torch.float64
+    return _COMPILES and logits_BV.device.type == "cpu" and logits_BV.dtype != torch.float64
 
 
 def draw_rows(
@@ -99,7 +101,7 @@ def compiled_draw() -> Callable[..., None]:
 
 def _compiled(function: F, *signature: Any, **options: Any) -> F:
     """Compile a function that takes numbers and arrays; without a signature, when it is first called."""
-    if njit is None:
+    if not _COMPILES:
         return function  # never called: nothing `fits`
     compiler = njit(*signature, nogil=True, error_model="numpy", **options)
     return cast("F", compiler(function))

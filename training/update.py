@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from training.backends import settle
 from training.batches import micro_batches, minibatches
 from training.executed import executed_length
 from training.head import take_apart
@@ -115,6 +116,7 @@ class Learner:
             raise ValueError("beta > 0 needs a reference model: load the first checkpoint, or set beta to 0")
         self.updates = 0  # accepted so far
         model.train(mode=False)
+        settle(next(model.parameters()).device)
         self._causal = take_apart(model)
         self._reference = None
         if reference is not None and self.config.objective.beta > 0:

@@ -13,7 +13,7 @@ Axes: B rows, C positions per forward, D hidden size, G query heads, H key-value
 S head size, N outputs, K inputs, I inner size.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -138,22 +138,20 @@ class Joined:
         return functional.linear(input, self._weight_NK, self._bias_N)
 
 
+@torch.inference_mode(mode=False)  # a buffer of inference could never learn
 @torch.no_grad()
-def join(parameters: list[nn.Parameter]) -> Tensor:
+def join(parameters: Sequence[Tensor]) -> Tensor:
     """Make parameters slices of one buffer, in their order, and give the buffer; those that are so already stay."""
-    first, width = parameters[0], parameters[0].shape[1:]
     joined = _as_one(parameters)
     if joined is None:
         joined = torch.cat([parameter.detach() for parameter in parameters])
-        parts = joined.split([len(parameter) for parameter in parameters])
+        parts = joined.split_with_sizes([len(parameter) for parameter in parameters])
         for parameter, part in zip(parameters, parts, strict=True):
             parameter.data = part
-    assert joined.shape[1:] == width
-    assert joined.data_ptr() == first.data_ptr()
     return joined
 
 
-def _as_one(parameters: list[nn.Parameter]) -> Tensor | None:
+def _as_one(parameters: Sequence[Tensor]) -> Tensor | None:
     """View of parameters that lie behind one another in one storage; None when they do not."""
     first = parameters[0].detach()
     at = first.storage_offset()

@@ -61,6 +61,12 @@ class Totals:
     prompt_tokens: int = 0  # prompt positions asked for
 
 
+def can_graph(model: PreTrainedModel) -> bool:
+    """Whether a model lies on one CUDA device: a graph is of one."""
+    devices = {parameter.device for parameter in model.parameters()}
+    return len(devices) == 1 and devices.pop().type == "cuda"
+
+
 def quicker(model: PreTrainedModel) -> LeanDecoder | PackedModel | FusedDecoder | None:
     """Make a view of a model that steps faster where it lies; None where there is none."""
     if can_fuse(model):
@@ -78,8 +84,7 @@ class Lane:
         self.fingerprint: str | None = None  # of the live weights, once it was computed
         self.running: list[Running | None] = []  # by row; None is a hole until the next `place`
         self.totals = Totals()
-        graphed = {parameter.device.type for parameter in policy.model.parameters()} == {"cuda"}
-        graphed &= len({parameter.device for parameter in policy.model.parameters()}) == 1  # a graph is of one device
+        graphed = can_graph(policy.model)
         self._lengths = Lengths(max_length, graphed=graphed)
         masks = Masks(anatomy.kinds, anatomy.window, max_length, policy.dtype, policy.device)
         self._view = quicker(policy.model) if config.packing == "auto" else None
