@@ -12,10 +12,9 @@ import torch
 
 from app.decoder.anatomy import examine
 from app.decoder.cache import KVPool
-from app.decoder.lean import view_of
 from app.decoder.length import Lengths
 from app.decoder.masks import Masks
-from app.decoder.packed import can_pack
+from app.engine.lane import quicker
 from app.engine.rows import Rows
 from training.policy import Policy
 
@@ -29,7 +28,7 @@ class BareForward:
         longest = first + steps + 1
         lengths = Lengths(longest, graphed=policy.device.type == "cuda")
         masks = Masks(anatomy.kinds, anatomy.window, longest, policy.dtype, policy.device)
-        model = view_of(policy.model) if can_pack(policy.model) else policy.model  # the engine's own forward
+        model = quicker(policy.model) or policy.model  # the engine's own forward
         self._rows = Rows(policy, model, KVPool(anatomy.layers, batch, longest), masks, width=1)
         self._inputs_B1D = self._rows.embedding(torch.arange(batch, device=policy.device)[:, None]).clone()
         self._steps = []

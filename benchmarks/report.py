@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import click
-
 
 @dataclass(frozen=True, slots=True)
 class Bound:
@@ -52,12 +50,11 @@ def find(report: Mapping[str, Any], path: str) -> float | None:
 
 def finish(report: Mapping[str, Any], *, as_json: bool, out: Path | None = None) -> None:
     """Print a report, and write it to a file too when one is named."""
-    line = json.dumps(report, allow_nan=False)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     if as_json:
-        click.echo(line)
+        print(json.dumps(report, allow_nan=False))  # noqa: T201 - the result of a command
     else:
         show(report)
 

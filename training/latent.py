@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from training import one_pass
+from training.backends import settle
 from training.candidates import top_candidates
 from training.noise import gumbel, step_key, stream
 from training.sampling import Sampling
@@ -194,7 +195,8 @@ def mix(embedding: nn.Module, ids_BK: Tensor, weights_BK: Tensor) -> Tensor:
 
 
 def prepare(device: torch.device) -> None:
-    """Do now what the first draw on a device would have to wait for."""
+    """Do now what the first draw on a device would have to wait for, and settle what its forwards run by."""
+    settle(device)
     if device.type == "cpu":
         one_pass.compiled_draw()
 

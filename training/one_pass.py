@@ -4,6 +4,7 @@ On a CPU the draw of a small model is fifty operations, each dearer to start tha
 three passes over the vocabulary. Here a row is selected, normalised, filtered and perturbed while its logits are in
 the cache. The definition stays `training.latent.draw_by_parts`, which is also the way of a GPU and of float64;
 tests/training/test_one_pass.py holds the two together: same candidates, same noise, the same numbers but for rounding.
+Where numba cannot be imported nothing fits, and the definition draws.
 
 Candidates come in their order of ids, and a later one must be larger to get in: so of equal logits the lower id is
 first, as everywhere. A logit that is not a number makes its row's log-probabilities NaN, and nothing else.
@@ -18,10 +19,16 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
 from training import noise
+
+try:
+    from numba import njit
+except ImportError:  # the GPU script runs where there is none
+    _COMPILES = False
+else:
+    _COMPILES = True
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -45,8 +52,8 @@ _SIGNATURE = (
 
 
 def fits(logits_BV: Tensor) -> bool:
-    """Whether logits are drawn from here: on a CPU, and not in a precision that float32 would lose."""
-    return logits_BV.device.type == "cpu" and logits_BV.dtype != torch.float64
+    """Whether logits are drawn from here: on a CPU with numba, and not in a precision that float32 would lose."""
+    return _COMPILES and logits_BV.device.type == "cpu" and logits_BV.dtype != torch.float64
 
 
 def draw_rows(
@@ -94,6 +101,8 @@ def compiled_draw() -> Callable[..., None]:
 
 def _compiled(function: F, *signature: Any, **options: Any) -> F:
     """Compile a function that takes numbers and arrays; without a signature, when it is first called."""
+    if not _COMPILES:
+        return function  # never called: nothing `fits`
     compiler = njit(*signature, nogil=True, error_model="numpy", **options)
     return cast("F", compiler(function))
 

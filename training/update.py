@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
+from training.backends import settle
 from training.batches import micro_batches, minibatches
 from training.divergence import Divergence, Measuring, measure
 from training.executed import executed_length
@@ -120,6 +121,7 @@ class Learner:
             raise ValueError("beta > 0 needs a reference model: load the first checkpoint, or set beta to 0")
         self.updates = 0  # that moved the weights and were accepted, so far
         model.train(mode=False)
+        settle(next(model.parameters()).device)
         self._causal = take_apart(model)
         self._reference = None
         if reference is not None and self.config.objective.beta > 0:

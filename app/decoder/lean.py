@@ -53,8 +53,9 @@ def can_lean(model: PreTrainedModel) -> bool:
     if config._attn_implementation not in ("sdpa", "eager"):
         return False
     body: Any = model.base_model
-    probe_11D = torch.zeros(1, 1, config.hidden_size)
-    cos_11S, _ = body.rotary_emb(probe_11D, torch.zeros(1, 1, dtype=torch.long))
+    device = next(model.parameters()).device
+    probe_11D = torch.zeros(1, 1, config.hidden_size, device=device)
+    cos_11S, _ = body.rotary_emb(probe_11D, torch.zeros(1, 1, dtype=torch.long, device=device))
     return all(layer.self_attn.head_dim == cos_11S.shape[-1] for layer in body.layers)
 
 
@@ -81,7 +82,7 @@ class LeanBody:
 
     def __init__(self, stock: Any) -> None:
         self._rotary = stock.rotary_emb
-        self._layers = [LeanLayer(layer, kind) for layer, kind in zip(stock.layers, _kinds(stock.config), strict=True)]
+        self._layers = [LeanLayer(layer, kind) for layer, kind in zip(stock.layers, kinds(stock.config), strict=True)]
         self._norm = stock.norm
 
     def repack(self) -> None:
@@ -134,7 +135,7 @@ class LeanLayer:
     def __call__(self, hidden_BCD: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor, cache: SlotCache) -> Tensor:
         """Hidden states [B, C, D] -> [B, C, D]."""
         heads_BCNS = self._project(_normed(hidden_BCD, self._before)).view(*hidden_BCD.shape[:2], -1, self._size)
-        turned_BCNS = _rotated(self._head_normed(heads_BCNS[:, :, : self._turned]), *turn)
+        turned_BCNS = rotated(self._head_normed(heads_BCNS[:, :, : self._turned]), *turn)
         queries_BCGS = turned_BCNS[:, :, : -self._keys]
         keys_BCHS, values_BCHS = turned_BCNS[:, :, -self._keys :], heads_BCNS[:, :, self._turned :]
         keys_BHMS, values_BHMS = cache.update(keys_BCHS.transpose(1, 2), values_BCHS.transpose(1, 2), self._index)
@@ -170,7 +171,7 @@ def _attended(
     return seen_NRS.view(rows, 1, -1)
 
 
-def _rotated(heads_BCNS: Tensor, cos_BC1S: Tensor, sin_BC1S: Tensor) -> Tensor:
+def rotated(heads_BCNS: Tensor, cos_BC1S: Tensor, sin_BC1S: Tensor) -> Tensor:
     """Rotary embedding (Su et al., arXiv:2104.09864); the sine carries the sign of the swapped halves."""
     low, high = heads_BCNS.chunk(2, dim=-1)
     return torch.addcmul(heads_BCNS * cos_BC1S, torch.cat((high, low), dim=-1), sin_BC1S)
@@ -184,6 +185,6 @@ def _normed(hidden: Tensor, norm: Any) -> Tensor:
     return normed
 
 
-def _kinds(config: Any) -> list[str]:
+def kinds(config: Any) -> list[str]:
     """Kind of attention of each layer."""
     return list(getattr(config, "layer_types", None) or [FULL] * config.num_hidden_layers)

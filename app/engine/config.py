@@ -4,9 +4,10 @@ Leaves out what belongs to one request (`app.engine.request`) and what belongs t
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from app.settings import Settings
+if TYPE_CHECKING:
+    from app.settings import Settings
 
 SwapMode = Literal["two_versions", "drain", "in_place"]
 Attention = Literal["auto", "sdpa", "flash"]
@@ -32,7 +33,7 @@ class EngineConfig:
     max_waiting: int = 256  # choices that may wait for a slot
     swap_mode: SwapMode = "two_versions"  # see `app.engine.swap`
     attention: Attention = "auto"  # see `app.decoder.flash`; auto is flash-attn where it can be had
-    packing: Packing = "auto"  # see `app.decoder.packed`; auto packs float32 weights on a CPU
+    packing: Packing = "auto"  # see `app.engine.lane.quicker`; off: the stock forward
     threads: int = 0  # torch threads of a started engine's thread; 0: as many as the thread that makes it has
 
     def __post_init__(self) -> None:
@@ -45,7 +46,7 @@ class EngineConfig:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> "EngineConfig":
+    def from_settings(cls, settings: "Settings") -> "EngineConfig":
         """Take the engine's fields from the settings of the process."""
         return cls(
             slots=settings.slots,

@@ -55,6 +55,7 @@ class Engine:
     """
 
     def __init__(self, policy: Policy, config: EngineConfig) -> None:
+        prepare(policy.device)
         anatomy = examine(policy)
         self.config = config
         self.flash = flash.choose(policy, anatomy, config.attention)  # whether decode steps run by flash-attn
@@ -62,7 +63,6 @@ class Engine:
         self.failure: BaseException | None = None  # what crashed the engine
         self._lanes = Lanes(policy, anatomy, config, self.max_length)
         self._lanes.serving.prove()
-        prepare(policy.device)
         self._reader = Reader(decoder(policy.tokenizer), pieces(policy.tokenizer), policy.eos_ids)
         self._bounds = admission.Bounds(
             vocabulary=anatomy.vocabulary,
@@ -92,7 +92,7 @@ class Engine:
 
     @property
     def packed(self) -> bool:
-        """Whether steps run on packed weights; see `app.decoder.packed`."""
+        """Whether steps run by a quicker view than the stock forward; see `app.engine.lane.quicker`."""
         return self._lanes.serving.packed
 
     def start(self) -> None:

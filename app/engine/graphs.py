@@ -56,6 +56,11 @@ class StepGraphs:
         self._stream: Any = None  # that all captures run on: each stream has workspaces of its own
         self._pool: Any = None  # memory that the graphs share
 
+    @property
+    def captured(self) -> int:
+        """How many graphs there are."""
+        return len(self._graphs)
+
     def step(
         self, rows: int, length: int, width: int, *, draws: int, bias: Bias | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -97,7 +102,7 @@ class StepGraphs:
         try:
             self._graphs[bucket] = self.capture(bucket, before)
         except RuntimeError as error:
-            _LOG.warning("CUDA graphs are off, steps run one operation at a time: %s", error)
+            _LOG.warning("CUDA graphs are off, steps run one operation at a time: %s", error, exc_info=error)
             self.captures = False
             self._graphs.clear()
             if self._rows.device.type == "cuda":

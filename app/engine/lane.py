@@ -15,13 +15,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from app.decoder.anatomy import Anatomy, UnsupportedModel, probe_ids
 from app.decoder.cache import KVPool
-from app.decoder.lean import view_of
+from app.decoder.fused import FusedDecoder, can_fuse
+from app.decoder.lean import LeanDecoder, view_of
 from app.decoder.length import Lengths
 from app.decoder.masks import Masks
-from app.decoder.packed import can_pack
+from app.decoder.packed import PackedModel, can_pack
 from app.engine.answer import Answer
 from app.engine.config import EngineConfig
 from app.engine.graphs import StepGraphs
@@ -59,6 +61,19 @@ class Totals:
     prompt_tokens: int = 0  # prompt positions asked for
 
 
+def can_graph(model: PreTrainedModel) -> bool:
+    """Whether a model lies on one CUDA device: a graph is of one."""
+    devices = {parameter.device for parameter in model.parameters()}
+    return len(devices) == 1 and devices.pop().type == "cuda"
+
+
+def quicker(model: PreTrainedModel) -> LeanDecoder | PackedModel | FusedDecoder | None:
+    """Make a view of a model that steps faster where it lies; None where there is none."""
+    if can_fuse(model):
+        return FusedDecoder(model)
+    return view_of(model) if can_pack(model) else None
+
+
 class Lane:
     """One policy version and its answers; belongs to the engine's thread while it serves."""
 
@@ -69,11 +84,10 @@ class Lane:
         self.fingerprint: str | None = None  # of the live weights, once it was computed
         self.running: list[Running | None] = []  # by row; None is a hole until the next `place`
         self.totals = Totals()
-        graphed = {parameter.device.type for parameter in policy.model.parameters()} == {"cuda"}
-        graphed &= len({parameter.device for parameter in policy.model.parameters()}) == 1  # a graph is of one device
+        graphed = can_graph(policy.model)
         self._lengths = Lengths(max_length, graphed=graphed)
         masks = Masks(anatomy.kinds, anatomy.window, max_length, policy.dtype, policy.device)
-        self._view = view_of(policy.model) if config.packing == "auto" and can_pack(policy.model) else None
+        self._view = quicker(policy.model) if config.packing == "auto" else None
         served = self._view or policy.model
         pool = KVPool(anatomy.layers, config.slots, max_length)
         self.rows = Rows(policy, served, pool, masks, config.max_top_k)
@@ -155,7 +169,7 @@ class Lane:
 
     @property
     def packed(self) -> bool:
-        """Whether steps run on packed weights."""
+        """Whether steps run by a quicker view than the stock forward."""
         return self._view is not None
 
     def repack(self) -> None:

@@ -1,0 +1,94 @@
+"""Steps by graphs, shown on a CPU: a capture takes no step and asks nothing that CUDA forbids, a replay is a step."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from app.decoder.fused import FusedDecoder
+from app.engine import lane as lanes
+from app.engine.config import EngineConfig
+from app.engine.engine import Engine
+from app.engine.graphs import StepGraphs
+from tests.app.engine.recorded import RecordedGraph, emulate
+from tests.app.engine.test_reference import assert_same, in_double, mixed_requests
+from tests.app.engine.test_swap import Cold, request
+from training import one_pass
+from training.policy import Policy
+from training.sample import sample
+
+
+@pytest.fixture(autouse=True)
+def _graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines step by recorded graphs, and draw by parts, as on a GPU."""
+    emulate(monkeypatch)
+    monkeypatch.setattr(one_pass, "fits", lambda _logits: False)
+
+
+def graphs_of(engine: Engine) -> StepGraphs:
+    graphs = engine._lanes.serving._graphs
+    assert graphs is not None
+    assert graphs.captures
+    return graphs
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen2_mixed", "gemma3"])
+def test_replays_answer_as_the_reference_does(policies: Mapping[str, Policy], family: str) -> None:
+    policy = in_double(policies[family])
+    requests = mixed_requests(9)
+    engine = Engine(policy, EngineConfig(slots=5, max_length=128, prefill_chunk=16))
+    for asked, (finished,) in zip(requests, engine.generate(requests), strict=True):
+        assert_same(finished.rollout, sample(policy, asked.prompt_ids, asked.sampling, asked.max_new), 1e-5)
+    graphs = [captured.graph for captured in graphs_of(engine)._graphs.values()]
+    assert all(isinstance(graph, RecordedGraph) and graph.replays for graph in graphs)
+    assert sum(graph.replays for graph in graphs if isinstance(graph, RecordedGraph)) > 2 * len(graphs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_forward_for_a_gpu_can_be_captured(cold: Cold, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    monkeypatch.setattr(lanes, "can_fuse", lambda _model: True)
+    policy = cold(3)
+    for parameter in policy.model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    engine = Engine(policy, EngineConfig(slots=5, max_length=128, prefill_chunk=16))
+    assert isinstance(engine._lanes.serving._view, FusedDecoder)
+    engine.generate(mixed_requests(5, most_latents=2))
+    assert graphs_of(engine).captured > 3
+
+
+def test_replays_read_weights_that_a_swap_wrote(
+    cold: Cold, checkpoints: Mapping[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes, "can_fuse", lambda _model: True)
+    config = EngineConfig(slots=2, max_length=128, swap_mode="in_place")
+    warm, fresh = Engine(cold(3), config), Engine(cold(4), config)
+    asked = [request(seed) for seed in range(3)]
+    warm.generate(asked)
+    captured = graphs_of(warm).captured
+    done = warm.swap(checkpoints[4], 4)
+    while not done.done():
+        warm._turn()
+    for one, other in zip(warm.generate(asked), fresh.generate(asked), strict=True):
+        assert_same(one[0].rollout, other[0].rollout, 1e-5)
+    assert graphs_of(warm).captured == captured, "a swap needs no new capture"
+
+
+@pytest.mark.parametrize("asking", [lambda x: x.sum().item(), lambda x: x.nonzero(), lambda _x: torch.tensor([1.0])])
+def test_what_a_capture_forbids_is_refused(asking: Any) -> None:
+    graph = RecordedGraph()
+    numbers: Tensor = torch.ones(3)
+    with pytest.raises(RuntimeError, match="capturing"), graph.recorder:
+        asking(numbers)
+
+
+def test_a_capture_takes_no_step() -> None:
+    graph, numbers = RecordedGraph(), torch.ones(3)
+    with torch.cuda.graph(graph):  # type: ignore[arg-type]
+        numbers.add_(1)
+    assert numbers.tolist() == [1, 1, 1]
+    graph.replay()
+    graph.replay()
+    assert numbers.tolist() == [3, 3, 3]
