@@ -52,6 +52,7 @@ def serve(settings: "Settings") -> None:
     from app.store.connect import open_store
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGINT, leave)
     require_held_out(settings)
