@@ -83,10 +83,12 @@ def settings_errors(error: ValueError) -> list[str]:
     """Say in one line per setting what is wrong with it; nothing when the error is not about settings."""
     from pydantic import ValidationError
 
+    from app.commands.settings import shown
+
     if not isinstance(error, ValidationError) or error.title != "Settings":
         return []
     return [
-        f"LEPO_{'_'.join(str(part) for part in item['loc']).upper()}: {item['msg']}, got {item['input']!r}"
+        f"LEPO_{'_'.join(str(part) for part in item['loc']).upper()}: {item['msg']}, got {shown(item['input'])!r}"
         if item["loc"]
         else f"LEPO_*: {item['msg']}"
         for item in error.errors()

@@ -4,15 +4,38 @@ The one reader of the environment. Nothing heavy is imported here, so `lepo --he
 Leaves out what belongs to one request (see `app.api`) and what the hyperparameters mean (see `training.objective`).
 """
 
+import logging
+import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from pydantic import Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 SECRETS = Path("/run/secrets")
+PREFIX: Final = "LEPO_"
+# What Kubernetes puts into a container for each Service it finds: for one called `lepo`, LEPO_PORT=tcp://10.0.0.7:8000.
+SERVICE_LINK: Final = re.compile(r"(?:tcp|udp|sctp)://\S+:\d+")
+POSTGRES: Final = ("postgresql", "postgres", "postgresql+psycopg")
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+log = logging.getLogger("lepo.settings")
+
+
+class Environment(EnvSettingsSource):
+    """The environment without Kubernetes' service links, which nobody meant as settings."""
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        """Read the variables."""
+        return {name: value for name, value in super()._load_env_vars().items() if not is_service_link(value)}
+
+
+def is_service_link(value: str | None) -> bool:
+    """Tell whether a value has the form that Kubernetes injects."""
+    return value is not None and SERVICE_LINK.fullmatch(value) is not None
 
 
 class Settings(BaseSettings):
@@ -215,8 +238,30 @@ class Settings(BaseSettings):
 
     # Secrets
     admin_key: SecretStr | None = Field(
-        None, description="A fixed admin key (lepo-<id>-<secret>); unset: made and printed once."
+        None,
+        description="A fixed admin key (lepo-<id>-<secret>); another one revokes it. Unset: `lepo up` makes one and "
+        "prints it once, `lepo serve` says how to make one.",
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - replaced
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - there is no such file
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments first, then the environment, then secrets mounted as files."""
+        return init_settings, Environment(settings_cls), file_secret_settings
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgres(cls, url: str | None) -> str | None:
+        """Refuse the address of anything else before a process depends on it."""
+        if url is not None and urlsplit(url).scheme not in POSTGRES:
+            raise ValueError("must read postgresql+psycopg://user:password@host:port/database")
+        return url
 
     @model_validator(mode="before")
     @classmethod
@@ -240,4 +285,15 @@ def read_settings() -> Settings:
         pydantic.ValidationError: a value is out of range; the message names the field.
 
     """
+    linked = [name for name in named() if is_service_link(os.environ.get(name))]
+    if linked:
+        log.warning(
+            "ignoring %s: Kubernetes put the address of a Service there (enableServiceLinks: false stops that)",
+            ", ".join(f"{name}={os.environ[name]}" for name in linked),
+        )
     return Settings(_secrets_dir=SECRETS if SECRETS.is_dir() else None)
+
+
+def named() -> list[str]:
+    """Name the environment variable of every setting."""
+    return [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]

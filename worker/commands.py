@@ -41,6 +41,7 @@ def worker(tasks: tuple[str, ...]) -> None:
     import torch
     from celery import signals
 
+    from app.held_out import require_held_out
     from app.settings import read_settings
     from app.stack.addresses import database_address, redis_address
     from app.store.connect import open_store
@@ -51,6 +52,7 @@ def worker(tasks: tuple[str, ...]) -> None:
 
     log_plainly()
     settings = read_settings()
+    require_held_out(settings)
     torch.set_num_threads(settings.threads)
     redis_url = redis_address(settings)
     context = Context(settings, open_store(database_address(settings)), redis_url, Resident(settings))

@@ -23,7 +23,7 @@ from app.errors import Forbidden, LepoError, Unauthorized
 from app.store import keys
 from app.store.tables import ApiKey
 
-OPEN: Final = frozenset({"/health", "/ready", "/version", "/metrics", "/openapi.json", "/docs", "/dashboard"})
+OPEN: Final = frozenset({"/", "/health", "/ready", "/version", "/metrics", "/openapi.json", "/docs", "/dashboard"})
 
 
 class Door:

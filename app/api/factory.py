@@ -1,7 +1,8 @@
 """The application: its layers, its routes, and its life from start to drain.
 
-From outside in: request ids and the bound on bodies, CORS, the door, then the routes. Every dependency comes in through
-`Parts`; nothing is read from the environment here. Leaves out making the parts (`app.api.serve`).
+From outside in: request ids and the bound on bodies, CORS, the door, HEAD as GET, then the routes. Every
+dependency comes in through `Parts`; nothing is read from the environment here. Leaves out making the parts
+(`app.api.serve`).
 """
 
 import asyncio
@@ -32,6 +33,7 @@ from app.api import (
     tokenize,
 )
 from app.api.auth import Door
+from app.api.heads import Heads
 from app.api.limits import Limits
 from app.api.policy_bell import listen
 from app.api.policy_watch import PolicyWatch
@@ -66,6 +68,7 @@ def create_app(parts: Parts) -> FastAPI:
             # Keys travel in a header that browsers never add by themselves, so any origin may ask.
             Middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"]),
             Middleware(Door, server=lambda: app.state.server),
+            Middleware(Heads),
         ],
     )
     errors.install(app)

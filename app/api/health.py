@@ -1,4 +1,4 @@
-"""`/health`, `/ready`, `/version`: is this process alive, should it get traffic, what is it.
+"""`/health`, `/ready`, `/version`, `/`: is this process alive, should it get traffic, what is it, where is the rest.
 
 Open to everyone, so they say little. Leaves out numbers (`app.api.metrics`).
 """
@@ -42,6 +42,20 @@ async def ready(server: ServerDep) -> dict[str, Any]:
 async def show_version(server: ServerDep) -> dict[str, Any]:
     """Name the release and the policy that new answers start on."""
     return {"version": version("lepo-service"), "policy_version": server.engine.version}
+
+
+@router.get("/", include_in_schema=False)
+async def show_the_way(server: ServerDep) -> dict[str, Any]:
+    """Tell whoever comes to the front door what this is and where to go on."""
+    return {
+        "service": "lepo",
+        "version": version("lepo-service"),
+        "model": server.settings.served_name,
+        "api": "/v1",
+        "documentation": "/docs",
+        "dashboard": "/dashboard",
+        "ready": "/ready",
+    }
 
 
 def migrated(session: Session) -> bool:

@@ -4,15 +4,20 @@ Light at import. On SIGTERM it stops listening, lets answers under way finish fo
 as cancelled, and ends. Leaves out Postgres, Redis and migrations (`lepo up`, `lepo migrate`).
 """
 
+import logging
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 if TYPE_CHECKING:
+    from socket import socket
     from types import FrameType
 
     from app.settings import Settings
     from app.store.connect import Store
+
+log = logging.getLogger("lepo.api")
 
 
 @click.command("serve", short_help="Run the HTTP server.")
@@ -35,31 +40,43 @@ def serve(settings: "Settings") -> None:
 
     Raises:
         Unavailable: the database is away.
-        click.ClickException: it is not migrated, or the model cannot be served.
+        BadRequest: the held-out file cannot be used.
+        click.ClickException: the port is taken, the database is not migrated, or the model cannot be served; or the
+            engine failed under way.
 
     """
-    import logging
     import signal
 
+    from app.held_out import require_held_out
     from app.stack.addresses import database_address
     from app.store.connect import open_store
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGINT, leave)
+    require_held_out(settings)
+    listener = bound(settings.host, settings.port)
     url = database_address(settings)
     traffic, control = open_store(url, settings.database_pool), open_store(url, settings.control_pool)
     try:
         require_migrated(control)
         admit_an_administrator(settings, control)
-        answer(settings, traffic, control)
+        answer(settings, traffic, control, listener)
     finally:
         traffic.close()
         control.close()
+        listener.close()
 
 
-def answer(settings: "Settings", traffic: "Store", control: "Store") -> None:
-    """Load the model, then listen until a signal comes and the drain is over."""
+def answer(settings: "Settings", traffic: "Store", control: "Store", listener: "socket") -> None:
+    """Load the model, then listen until a signal comes and the drain is over.
+
+    Raises:
+        click.ClickException: the model cannot be served, or the server broke under way: a process that can answer
+            nothing ends, so that whoever runs it starts another.
+
+    """
     import torch
 
     from app.api.draining import DrainingServer
@@ -76,7 +93,10 @@ def answer(settings: "Settings", traffic: "Store", control: "Store") -> None:
     except ValueError as error:
         raise click.ClickException(str(error)) from error
     parts = Parts(settings, engine, policy.tokenizer, traffic, control, bell_address(settings))
-    DrainingServer.of(create_app(parts), engine, settings).run()
+    server = DrainingServer.of(create_app(parts), engine, settings)
+    server.run([listener])
+    if server.failure is not None:
+        raise click.ClickException(server.failure)
 
 
 def leave(_signal: int, _frame: "FrameType | None") -> NoReturn:
@@ -84,23 +104,52 @@ def leave(_signal: int, _frame: "FrameType | None") -> NoReturn:
     raise SystemExit(0)
 
 
-def admit_an_administrator(settings: "Settings", store: "Store") -> None:
-    """Keep LEPO_ADMIN_KEY, or, when it is unset and nobody holds an admin key, make one and print it, this once.
+def bound(host: str, port: int) -> "socket":
+    """Take the address before a model is loaded for it; connections are refused until the server listens.
 
     Raises:
-        click.ClickException: LEPO_ADMIN_KEY is not a key, or its id is taken by another secret.
+        click.ClickException: it is taken, or not this machine's.
 
     """
-    from app.store.keys import first_admin_key
+    import socket
 
-    chosen = None if settings.admin_key is None else settings.admin_key.get_secret_value()
     try:
-        with store.session() as session:
-            key = first_admin_key(session, chosen)
-    except ValueError as error:
-        raise click.ClickException(f"LEPO_ADMIN_KEY: {error}") from error
-    if chosen is None and key is not None:
-        click.echo(f"Admin key, shown this once: {key}")
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with ExitStack() as unless_bound:
+            listener = unless_bound.enter_context(socket.socket(family, kind, protocol))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            unless_bound.pop_all()
+    except OSError as error:
+        why = f"Cannot listen on {host}:{port}: {error.strerror}. Set LEPO_HOST or LEPO_PORT."
+        raise click.ClickException(why) from error
+    return listener
+
+
+def admit_an_administrator(settings: "Settings", store: "Store") -> None:
+    """Keep LEPO_ADMIN_KEY; where it is unset and nobody holds an admin key, say how to make one.
+
+    A key is never printed here: what a server prints is kept in logs.
+
+    Raises:
+        click.ClickException: LEPO_ADMIN_KEY is not a key, or its id is taken.
+
+    """
+    from app.store.keys import fix_admin_key, has_admin
+
+    with store.session() as session:
+        if settings.admin_key is None:
+            if not has_admin(session):
+                log.warning("nobody holds an admin key; make one: lepo keys create NAME --scope admin")
+            return
+        try:
+            key, replaced = fix_admin_key(session, settings.admin_key.get_secret_value())
+        except ValueError as error:
+            raise click.ClickException(f"LEPO_ADMIN_KEY: {error}") from error
+    if key.revoked_at is not None:
+        log.error("LEPO_ADMIN_KEY opens nothing: key %s was revoked on %s; set another", key.id, key.revoked_at.date())
+    if replaced:
+        log.warning("LEPO_ADMIN_KEY is now key %s; revoked: %s", key.id, ", ".join(replaced))
 
 
 def require_migrated(store: "Store") -> None:

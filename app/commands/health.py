@@ -4,21 +4,21 @@ Each check looks at what the part leaves behind (an answer, hints read, hints se
 that is the container's own business. Leaves out repairing anything.
 """
 
+import re
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from contextlib import closing
 from typing import TYPE_CHECKING
 
 import click
 
-if TYPE_CHECKING:
-    from redis import Redis
+from app.stack.redis_question import ask
 
+if TYPE_CHECKING:
     from app.settings import Settings
 
 QUEUES = ("lepo-learn", "lepo-grade")  # where `worker.celery_app` rings
+PUSHES = re.compile(r"cmdstat_lpush:calls=(\d+)")
 PATIENCE_SECONDS = 20.0
 LOOK_SECONDS = 0.5
 HEARTBEAT_SECONDS = 30.0  # an update beats once a second
@@ -33,6 +33,7 @@ def command(part: str, patience: float) -> None:
     The server must answer /ready. The worker must read its hints, or run an update with a fresh heartbeat. Beat must
     send hints, or have left some that nobody has read yet.
     """
+    from app.errors import Unavailable
     from app.settings import read_settings
 
     checks: dict[str, tuple[Callable[[Settings], Callable[[], bool]], str]] = {
@@ -41,17 +42,25 @@ def command(part: str, patience: float) -> None:
         "beat": (hints_are_sent, "no hint was sent"),
     }
     prepare, trouble = checks[part]
-    is_well = prepare(read_settings())
     deadline = time.monotonic() + patience
-    while not is_well():
+    is_well = prepare(read_settings())
+    while True:
+        try:
+            if is_well():
+                click.echo(f"{part} is well")
+                return
+        except Unavailable as error:
+            trouble = error.message
         if time.monotonic() > deadline:
             raise click.ClickException(f"{part} is not well: {trouble} (waited {patience:.0f} s)")
         time.sleep(LOOK_SECONDS)
-    click.echo(f"{part} is well")
 
 
 def server_answers(settings: "Settings") -> Callable[[], bool]:
     """Ask the server on this host."""
+    import urllib.error
+    import urllib.request
+
     host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104 - not bound
 
     def look() -> bool:
@@ -66,15 +75,15 @@ def server_answers(settings: "Settings") -> Callable[[], bool]:
 
 def hints_are_read(settings: "Settings") -> Callable[[], bool]:
     """Look at the queues, and at the running update."""
-    from app.stack.addresses import database_address
-    from app.store import jobs
-    from app.store.connect import open_store
-
-    client = bell(settings)
+    bell = bell_address(settings)
 
     def look() -> bool:
-        if not waiting(client):
+        if not waiting(bell):
             return True
+        from app.stack.addresses import database_address
+        from app.store import jobs
+        from app.store.connect import open_store
+
         with closing(open_store(database_address(settings), pool=1)) as store, store.session() as session:
             job = jobs.running(session)
             if job is None or job.heartbeat_at is None:
@@ -85,28 +94,33 @@ def hints_are_read(settings: "Settings") -> Callable[[], bool]:
 
 
 def hints_are_sent(settings: "Settings") -> Callable[[], bool]:
-    """Look at the queues, and at how often anything was pushed."""
-    client = bell(settings)
-    before = pushes(client)
-    return lambda: waiting(client) or pushes(client) > before
+    """Look at the queues, and at how often anything was pushed since the first look."""
+    bell = bell_address(settings)
+    seen: list[int] = []
+
+    def look() -> bool:
+        seen.append(pushes(bell))
+        return waiting(bell) or seen[-1] > seen[0]
+
+    return look
 
 
-def bell(settings: "Settings") -> "Redis":
-    """Open the Redis that carries the hints."""
-    import redis
-
+def bell_address(settings: "Settings") -> str:
+    """Find the Redis that carries the hints."""
+    if settings.redis_url is not None:
+        return settings.redis_url
     from app.stack.addresses import redis_address
-    from app.stack.redis import client_url
 
-    return redis.Redis.from_url(client_url(redis_address(settings)), socket_timeout=3.0)
+    return redis_address(settings)
 
 
-def waiting(client: "Redis") -> bool:
+def waiting(bell: str) -> bool:
     """Tell whether a hint lies unread."""
-    return any(client.llen(queue) for queue in QUEUES)
+    return any(ask(bell, *(("LLEN", queue) for queue in QUEUES)))
 
 
-def pushes(client: "Redis") -> int:
+def pushes(bell: str) -> int:
     """Count what was ever pushed to a list of this Redis."""
-    pushed: dict[str, int] = client.info("commandstats").get("cmdstat_lpush", {"calls": 0})
-    return int(pushed["calls"])
+    [stats] = ask(bell, ("INFO", "commandstats"))
+    found = PUSHES.search(str(stats))
+    return int(found[1]) if found else 0

@@ -30,8 +30,12 @@ def command(markdown: bool) -> None:
     for name, field in type(settings).model_fields.items():
         value = getattr(settings, name)
         mark = " " if value == field.default else "*"
-        shown = "" if value is None else PASSWORD.sub(r"\1:***@", str(value))
-        click.echo(f"{mark} LEPO_{name.upper()}={shown}\n      {field.description}")
+        click.echo(f"{mark} LEPO_{name.upper()}={shown(value)}\n      {field.description}")
+
+
+def shown(value: object) -> str:
+    """Write a value without the password that an address may hold."""
+    return "" if value is None else PASSWORD.sub(r"\1:***@", str(value))
 
 
 def page() -> str:

@@ -16,6 +16,7 @@ def command() -> None:
     """
     import logging
 
+    from app.held_out import require_held_out
     from app.settings import read_settings
     from app.stack.stack import Stack
     from app.stack.supervisor import AlreadyRunning, ChildFailed
@@ -24,6 +25,7 @@ def command() -> None:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, stop)
     settings = read_settings()
+    require_held_out(settings)
     click.echo(f"Starting; logs are in {settings.var_dir / 'logs'} ...")
     try:
         with Stack(settings.var_dir) as stack:

@@ -20,9 +20,9 @@ from app.settings import SECRETS, Settings
 from app.stack.child import Child
 from app.stack.postgres import EmbeddedPostgres
 from app.stack.redis import EmbeddedRedis
-from app.stack.supervisor import Supervisor
+from app.stack.supervisor import ChildFailed, Supervisor
 from app.store.connect import open_store
-from app.store.keys import create_key, first_admin_key
+from app.store.keys import create_key, first_admin_key, fix_admin_key
 from app.store.migrate import upgrade
 
 EVERY_PART: Final = ("api", "worker", "beat")
@@ -115,6 +115,8 @@ class Stack:
             self.redis_url = self._start_redis()
             upgrade(self.database_url)
             self.admin_key = self._first_admin_key()
+            if "api" in self._commands:
+                require_free(self.settings.host, self.port)
             for part in self._commands:
                 self.supervisor.start(self._child(part), wait=False)
             for part in self._commands:
@@ -187,7 +189,10 @@ class Stack:
     def _first_admin_key(self) -> str | None:
         chosen = self.settings.admin_key
         with closing(open_store(self.database_url, pool=1)) as store, store.session() as session:
-            return first_admin_key(session, None if chosen is None else chosen.get_secret_value())
+            if chosen is None:
+                return first_admin_key(session)
+            fix_admin_key(session, chosen.get_secret_value())
+            return chosen.get_secret_value()
 
     def _child(self, part: str) -> Child:
         """Describe one of our processes: the command that a deployment runs, told where the others are."""
@@ -224,6 +229,22 @@ def settings_over(env: Mapping[str, str]) -> Settings:
         name.removeprefix("LEPO_").lower(): value for name, value in env.items() if name.startswith("LEPO_")
     }
     return Settings(_secrets_dir=SECRETS if SECRETS.is_dir() else None, **over)
+
+
+def require_free(host: str, port: int) -> None:
+    """Refuse a port on which somebody listens: a stranger's answer would be taken for our server's.
+
+    Raises:
+        ChildFailed: it is taken.
+
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            why = f"port {port} of {host} cannot be had ({error.strerror}); stop who has it, or set LEPO_PORT"
+            raise ChildFailed(why) from error
 
 
 def free_port(host: str) -> int:

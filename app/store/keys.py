@@ -15,12 +15,13 @@ from typing import Final, Literal
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from app.errors import Forbidden, NotFound, Unauthorized
+from app.errors import BadRequest, Forbidden, NotFound, Unauthorized
 from app.store.locks import Lock, hold
 from app.store.tables import SCOPES, ApiKey
 
 Scope = Literal["infer", "grade", "admin"]
 
+FIXED: Final = "LEPO_ADMIN_KEY"  # name of the key that the setting of this name keeps; nobody else may use it
 FORM: Final = re.compile(r"lepo-([0-9a-z]{4,32})-([0-9A-Za-z_]{16,128})")
 ALPHABET: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
 NOBODY: Final = bytes(32)  # compared with when there is no such key, so that both cases take as long
@@ -36,8 +37,11 @@ def create_key(
 
     Raises:
         ValueError: no scope, or one that does not exist.
+        BadRequest: the name is the fixed admin key's.
 
     """
+    if name == FIXED:
+        raise BadRequest(f"The name {FIXED} belongs to the key that this setting keeps; choose another.", param="name")
     public = "".join(secrets.choice(ALPHABET) for _ in range(10))
     text = f"lepo-{public}-{secrets.token_hex(32)}"
     return keep_key(session, text, name, scopes, expires_at=expires_at), text
@@ -126,27 +130,48 @@ def list_keys(session: Session) -> list[ApiKey]:
     return list(session.scalars(select(ApiKey).order_by(ApiKey.created_at, ApiKey.id)))
 
 
-def first_admin_key(session: Session, chosen: str | None = None) -> str | None:
+def first_admin_key(session: Session) -> str | None:
     """See to it that somebody can administer a new service.
 
     Args:
         session: a transaction; processes that start together take turns.
-        chosen: a key set by the operator (`LEPO_ADMIN_KEY`); kept if it is new.
 
     Returns:
-        `chosen`; or the text of a new key if there was no admin key that opens, to be shown once; else None.
-
-    Raises:
-        ValueError: `chosen` is not a key, or its id is taken by another secret.
+        the text of a new key, to be shown once, if there was no admin key that opens; else None.
 
     """
     hold(session, Lock.FIRST_KEY)
-    if chosen is not None:
-        keep_key(session, chosen, "admin", ["admin"])
-        return chosen
-    if has_admin(session):
-        return None
-    return create_key(session, "admin", ["admin"])[1]
+    return None if has_admin(session) else create_key(session, "admin", ["admin"])[1]
+
+
+def fix_admin_key(session: Session, text: str) -> tuple[ApiKey, list[str]]:
+    """Keep the operator's own admin key (`LEPO_ADMIN_KEY`), and close the one that this setting kept before.
+
+    A key that was revoked stays revoked, and closes no other: a server that comes back with yesterday's key must not
+    undo today's rotation.
+
+    Args:
+        session: a transaction; processes that start together take turns.
+        text: the key.
+
+    Returns:
+        The key's row (look at `revoked_at`), and the ids of the keys that it replaced.
+
+    Raises:
+        ValueError: not a key, its id is taken by another secret, or it is known as a key that may not administer.
+
+    """
+    hold(session, Lock.FIRST_KEY)
+    key = keep_key(session, text, FIXED, ["admin"])
+    if "admin" not in key.scopes:
+        raise ValueError(f"key {key.id} exists without the scope 'admin'; choose another")
+    if key.revoked_at is not None:
+        return key, []
+    key.name = FIXED
+    replaced = session.scalars(
+        select(ApiKey).where(ApiKey.name == FIXED, ApiKey.id != key.id, ApiKey.revoked_at.is_(None))
+    ).all()
+    return key, [revoke(session, old.id).id for old in replaced]
 
 
 def has_admin(session: Session) -> bool:

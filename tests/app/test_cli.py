@@ -1,5 +1,6 @@
 """The command line: quick, light, and helpful about mistakes."""
 
+import os
 import subprocess
 import sys
 import time
@@ -7,8 +8,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from sqlalchemy import make_url, text
 
 from app.cli import build
+from app.store.connect import open_store
 
 HEAVY = {"torch", "transformers", "sqlalchemy", "fastapi", "celery", "psycopg"}
 
@@ -77,9 +80,44 @@ def test_keys_from_birth_to_end(database_url: str) -> None:
     assert f"{public}" in lepo("keys", "list", LEPO_DATABASE_URL=database_url)[1]
     assert lepo("keys", "revoke", public, LEPO_DATABASE_URL=database_url)[0] == 0
     assert "revoked" in lepo("keys", "list", LEPO_DATABASE_URL=database_url)[1]
+    assert lepo("keys", "create", "LEPO_ADMIN_KEY", LEPO_DATABASE_URL=database_url)[0] == 1, "a reserved name"
     code, output = lepo("keys", "revoke", "nobody", LEPO_DATABASE_URL=database_url)
     assert code == 1
     assert "lepo keys list" in output
+
+
+def test_an_address_of_another_database_is_refused_without_its_password() -> None:
+    code, output = lepo("migrate", LEPO_DATABASE_URL="mysql://lepo:topsecret@db/lepo")
+    assert code == 2
+    assert output.startswith("LEPO_DATABASE_URL: ")
+    assert "topsecret" not in output
+
+
+@pytest.mark.parametrize("fault", ["nobody listens", "wrong user", "no such revision", "a step fails"])
+def test_a_migration_that_fails_is_told_in_a_line(database_url: str, tmp_path: Path, fault: str) -> None:
+    """In a process of its own: what an operator reads is all that it wrote."""
+    if fault == "nobody listens":
+        database_url = "postgresql+psycopg://lepo@127.0.0.1:1/lepo"
+    elif fault == "wrong user":
+        database_url = make_url(database_url).set(username="stranger").render_as_string(hide_password=False)
+    elif fault == "a step fails":
+        assert lepo("migrate", "--down", "--to", "base", LEPO_DATABASE_URL=database_url)[0] == 0
+        store = open_store(database_url, pool=1)
+        with store.session() as session:
+            session.execute(text("CREATE TABLE interactions (id integer)"))
+        store.close()
+    to = ["--to", "nowhere"] if fault == "no such revision" else []
+    done = subprocess.run(
+        [sys.executable, "-m", "app.cli", "migrate", *to],
+        env={**os.environ, "LEPO_DATABASE_URL": database_url},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert line.startswith("Error: The database was not migrated and is as it was: ")
+    assert done.stdout == ""
 
 
 def test_migrate_down_and_up(database_url: str) -> None:

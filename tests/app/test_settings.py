@@ -37,6 +37,34 @@ def test_out_of_range_names_the_setting(monkeypatch: pytest.MonkeyPatch) -> None
         read_settings()
 
 
+def test_the_address_of_a_kubernetes_service_is_no_setting(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a pod finds in its environment beside a Service called `lepo`, and one called `lepo-model`."""
+    for name, value in {
+        "LEPO_SERVICE_HOST": "10.0.0.7",
+        "LEPO_SERVICE_PORT": "8000",
+        "LEPO_PORT": "tcp://10.0.0.7:8000",
+        "LEPO_PORT_8000_TCP": "tcp://10.0.0.7:8000",
+        "LEPO_MODEL_PORT": "tcp://[fd00::7]:80",
+        "LEPO_REDIS_URL": "udp://10.0.0.9:6379",
+        "LEPO_DATABASE_URL": "postgresql+psycopg://lepo@10.0.0.8:5432/lepo",
+    }.items():
+        monkeypatch.setenv(name, value)
+    settings = read_settings()
+    assert (settings.port, settings.redis_url) == (8000, None)
+    assert settings.database_url == "postgresql+psycopg://lepo@10.0.0.8:5432/lepo", "an address that was meant"
+    [warning] = caplog.messages
+    assert "LEPO_PORT=tcp://10.0.0.7:8000" in warning
+    assert "LEPO_REDIS_URL" in warning
+    assert "LEPO_DATABASE_URL" not in warning
+
+
+def test_an_environment_without_service_links_warns_of_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    read_settings()
+    assert caplog.messages == []
+
+
 def test_the_command_shows_what_is_in_force_and_hides_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LEPO_SLOTS", "7")
     monkeypatch.setenv("LEPO_ADMIN_KEY", "lepo-abc-topsecret")

@@ -28,8 +28,12 @@ class ProblemFileError(ValueError):
 
 def write_problems(path: Path, problems: Iterable[Problem]) -> None:
     """Write one line per problem."""
-    lines = (json.dumps(asdict(problem), ensure_ascii=False) + "\n" for problem in problems)
-    path.write_text("".join(lines), encoding="utf-8")
+    path.write_text(as_lines(problems), encoding="utf-8")
+
+
+def as_lines(problems: Iterable[Problem]) -> str:
+    """Give the text of such a file."""
+    return "".join(json.dumps(asdict(problem), ensure_ascii=False) + "\n" for problem in problems)
 
 
 def read_problems(path: Path) -> list[Problem]:

@@ -6,7 +6,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import psutil  # type: ignore[import-untyped]
 import pytest
@@ -20,7 +22,7 @@ from app.stack.postgres import EmbeddedPostgres
 from app.stack.redis import EmbeddedRedis, client_url
 from app.stack.sockets import LONGEST, socket_directory
 from app.stack.stack import Stack, settings_over
-from app.stack.supervisor import AlreadyRunning
+from app.stack.supervisor import AlreadyRunning, ChildFailed
 from app.store.connect import open_store
 from app.store.keys import authenticate
 
@@ -98,6 +100,27 @@ def test_a_second_stack_in_the_same_directory_is_refused(stack: Stack, var_dir: 
         Stack(var_dir, parts=()).start()
     with closing(open_store(stack.database_url)) as store:
         store.ping()
+
+
+def test_a_taken_port_is_refused_although_somebody_answers_there(tmp_path: Path) -> None:
+    """A stranger who says 200 to /ready must not be taken for our server."""
+
+    class Stranger(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+    with HTTPServer(("127.0.0.1", 0), Stranger) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        stack = Stack(tmp_path, {"LEPO_PORT": str(server.server_port)}, parts=("api",))
+        try:
+            with pytest.raises(ChildFailed, match=f"port {server.server_port} .* set LEPO_PORT"):
+                stack.start()
+        finally:
+            server.shutdown()
+            thread.join()
+    assert stack._supervisor is None, "what was started is stopped again"
 
 
 def test_a_stack_whose_supervisor_was_killed_starts_again_with_its_data() -> None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import text
 
-from app.errors import Forbidden, NotFound, Unauthorized
+from app.errors import BadRequest, Forbidden, NotFound, Unauthorized
 from app.store import keys
 from app.store.connect import Store
 from app.store.signing import shared_secret
@@ -79,16 +79,44 @@ def test_the_first_admin_key_is_made_once_by_many(store: Store) -> None:
         assert keys.first_admin_key(session) is not None, "nobody could get in otherwise"
 
 
-def test_a_chosen_admin_key_is_kept_as_it_is(store: Store) -> None:
+def test_a_fixed_admin_key_is_kept_as_it_is(store: Store) -> None:
     chosen = "lepo-ops1-" + "s" * 32
     for _ in range(2):
         with store.session() as session:
-            assert keys.first_admin_key(session, chosen) == chosen
+            key, replaced = keys.fix_admin_key(session, chosen)
+            assert (key.id, key.revoked_at, replaced) == ("ops1", None, [])
             keys.authenticate(session, chosen, NOW, "admin")
     with pytest.raises(ValueError, match="another secret"), store.session() as session:
-        keys.first_admin_key(session, "lepo-ops1-" + "t" * 32)
+        keys.fix_admin_key(session, "lepo-ops1-" + "t" * 32)
     with pytest.raises(ValueError, match="lepo-<id>-<secret>"), store.session() as session:
-        keys.first_admin_key(session, "password")
+        keys.fix_admin_key(session, "password")
+    with store.session() as session:
+        _, phone = keys.create_key(session, "phone", ["infer"])
+        with pytest.raises(ValueError, match="without the scope 'admin'"):
+            keys.fix_admin_key(session, phone)
+
+
+def test_another_fixed_admin_key_closes_the_one_before_and_no_other(store: Store) -> None:
+    old, new = "lepo-ops1-" + "s" * 32, "lepo-ops2-" + "t" * 32
+    with store.session() as session:
+        keys.fix_admin_key(session, old)
+        _, colleague = keys.create_key(session, "colleague", ["admin"])
+    with store.session() as session:
+        assert keys.fix_admin_key(session, new)[1] == ["ops1"]
+        with pytest.raises(Unauthorized):
+            keys.authenticate(session, old, NOW)
+        for open_key in (new, colleague):
+            keys.authenticate(session, open_key, NOW, "admin")
+    with store.session() as session:
+        late, replaced = keys.fix_admin_key(session, old)
+        assert late.revoked_at is not None, "a replica that still has yesterday's key does not bring it back"
+        assert replaced == []
+        keys.authenticate(session, new, NOW, "admin")
+
+
+def test_the_name_of_the_fixed_key_is_nobody_elses(store: Store) -> None:
+    with store.session() as session, pytest.raises(BadRequest, match="choose another"):
+        keys.create_key(session, keys.FIXED, ["admin"])
 
 
 def test_a_shared_secret_is_made_once_by_many(store: Store) -> None:

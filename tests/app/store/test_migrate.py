@@ -1,9 +1,11 @@
 """The schema of the models is the schema of the migrations, and every step can be undone."""
 
+import logging
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
@@ -39,6 +41,29 @@ def test_check_constraints_agree_which_alembic_does_not_compare(store: Store) ->
     with store.engine.begin() as connection:
         Base.metadata.create_all(connection)
     assert checks(store) == migrated
+
+
+def test_asking_again_reads_no_files_and_logs_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Health checks ask this all day."""
+    caplog.set_level(logging.DEBUG)
+    with store.engine.connect() as connection:
+        assert is_current(connection)
+        monkeypatch.setattr("app.store.migrate.script_config", None)
+        assert is_current(connection)
+    assert [record for record in caplog.records if record.name.startswith("alembic")] == []
+
+
+def test_what_alembic_wrote_is_what_is_read(store: Store, database_url: str) -> None:
+    with store.engine.connect() as connection:
+        assert current(connection) == MigrationContext.configure(connection).get_current_revision()
+    downgrade(database_url, "base")
+    with store.engine.begin() as connection:
+        assert current(connection) is None
+        connection.execute(text("DROP TABLE alembic_version"))
+        assert current(connection) is None
+        assert not is_current(connection)
 
 
 def test_down_to_nothing_and_up_again(database_url: str, store: Store) -> None:

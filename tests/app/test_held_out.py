@@ -1,0 +1,74 @@
+"""A held-out file that cannot be used is refused before anything depends on it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.errors import BadRequest
+from app.held_out import require_held_out
+from app.settings import Settings
+from worker.heldout import read_heldout
+
+GRADER = {"type": "string_check", "operation": "eq", "reference": "5"}
+LINE = json.dumps({"prompt": "2 + 3", "grader": GRADER})
+
+
+def test_what_the_exam_reads_is_let_through(tmp_path: Path, tokenizer: Any) -> None:
+    file = tmp_path / "heldout.jsonl"
+    asked = [{"role": "user", "content": "2 + 3"}]
+    file.write_text(f"{LINE}\n\n{json.dumps({'messages': asked, 'grader': GRADER})}\nbeyond the size, never read\n")
+    require_held_out(Settings(heldout=file, heldout_size=2))
+    assert len(read_heldout(file, 2, tokenizer).questions) == 2
+    require_held_out(Settings(heldout=None))
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("", "is empty"),
+        ("\n\n", "is empty"),
+        (f"{LINE}\nnot json\n", ":2 is not a prompt"),
+        (json.dumps({"prompt": "2 + 3"}), ":1 is not a prompt"),
+        (json.dumps({"prompt": "2 + 3", "grader": {"type": "oracle"}}), ":1 is not a prompt"),
+        (json.dumps({"prompt": "", "grader": GRADER}), ":1 asks nothing"),
+        (json.dumps([LINE]), ":1 is not a prompt"),
+        (json.dumps(LINE), ":1 is not a prompt"),
+        (b"\xff\xfe".decode("latin-1"), ":1 is not a prompt"),
+    ],
+)
+def test_what_no_exam_can_be_made_of_is_not(tmp_path: Path, text: str, word: str) -> None:
+    file = tmp_path / "heldout.jsonl"
+    file.write_text(text)
+    with pytest.raises(BadRequest, match=word):
+        require_held_out(Settings(heldout=file))
+
+
+@pytest.mark.parametrize("kind", ["missing", "a folder", "binary"])
+def test_what_cannot_be_read_is_named(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "heldout.jsonl"
+    if kind == "a folder":  # what an engine makes of a mount whose source is not there
+        file.mkdir()
+    elif kind == "binary":
+        file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BadRequest, match="LEPO_HELDOUT"):
+        require_held_out(Settings(heldout=file))
+
+
+@pytest.mark.parametrize("command", ["serve", "worker", "up"])
+def test_server_and_worker_do_not_start_on_a_missing_file(tmp_path: Path, command: str) -> None:
+    missing = tmp_path / "nowhere.jsonl"
+    addresses = {"LEPO_DATABASE_URL": "postgresql://lepo@127.0.0.1:1/lepo", "LEPO_REDIS_URL": "redis://127.0.0.1:1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "app.cli", command],
+        env={**os.environ, **addresses, "LEPO_HELDOUT": str(missing), "LEPO_VAR_DIR": str(tmp_path / "var")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith(f"LEPO_HELDOUT={missing} cannot be read: No such file or directory")
