@@ -43,6 +43,7 @@ def worker(tasks: tuple[str, ...]) -> None:
 
     from app.settings import read_settings
     from app.stack.addresses import database_address, redis_address
+    from app.store.budgets import WORKER as PATIENCE
     from app.store.connect import open_store
     from worker.celery_app import QUEUES, build
     from worker.resident import Resident
@@ -53,7 +54,7 @@ def worker(tasks: tuple[str, ...]) -> None:
     settings = read_settings()
     torch.set_num_threads(settings.threads)
     redis_url = redis_address(settings)
-    shop = Workshop(settings, open_store(database_address(settings)), redis_url, Resident(settings))
+    shop = Workshop(settings, open_store(database_address(settings), budget=PATIENCE), redis_url, Resident(settings))
     celery = build(settings, redis_url)
     register(celery, shop)
 

@@ -42,13 +42,15 @@ def serve(settings: "Settings") -> None:
     import signal
 
     from app.stack.addresses import database_address
+    from app.store.budgets import CONTROL, requests
     from app.store.connect import open_store
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGINT, leave)
     url = database_address(settings)
-    traffic, control = open_store(url, settings.database_pool), open_store(url, settings.control_pool)
+    traffic = open_store(url, settings.database_pool, requests(settings.database_timeout))
+    control = open_store(url, settings.control_pool, CONTROL)
     try:
         require_migrated(control)
         admit_an_administrator(settings, control)
