@@ -191,7 +191,7 @@ def test_behind_a_pooler_in_transaction_mode_bounds_hold_and_nothing_stays(datab
         store.close()
         with psycopg.connect(url.replace("+psycopg", ""), autocommit=True, prepare_threshold=None) as plain:
             bounds = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
-            assert [plain.execute(f"SHOW {name}").fetchone() for name in bounds] == [("0",)] * 3  # type: ignore[arg-type]
+            assert [plain.execute(f"SHOW {name}").fetchone() for name in bounds] == [("0",)] * 3
 
 
 def keep(name: str) -> Callable[[Session], str]:
