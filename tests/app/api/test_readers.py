@@ -98,13 +98,13 @@ def test_a_dead_reader_is_hung_up_on(live: Live, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_slow_reader_gets_all_of_it(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "UNREAD_S", 1.0)
+    monkeypatch.setattr(wire, "UNREAD_S", 3.0)
     monkeypatch.setattr(stream, "MOST_UNREAD", 64 << 20)
     with asked(live, "slow", n=48, max_tokens=150) as connection:
         began = time.monotonic()
         response = read_all(connection, pause_s=0.002)
     assert response.endswith(END)
-    assert time.monotonic() - began > 3 * wire.UNREAD_S, "slower than the bound, and reading"
+    assert time.monotonic() - began > wire.UNREAD_S, "slower than the bound, and reading"
 
 
 def test_a_reader_that_resets_leaves_its_answers_stored(live: Live) -> None:
