@@ -57,6 +57,9 @@ class Settings(BaseSettings):
     database_pool: int = Field(
         8, ge=1, le=200, description="Connections for answering; control traffic has its own pool."
     )
+    database_timeout: float = Field(
+        5.0, ge=0.5, le=300, description="Seconds a request may wait for Postgres before it is told to come back (503)."
+    )
     control_pool: int = Field(4, ge=1, le=50, description="Connections for admin routes, policy polling and health.")
 
     # The model

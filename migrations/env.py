@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 import app.store.tables  # noqa: F401 - fills the metadata
 from app.settings import read_settings
 from app.store.base import Base
+from app.store.budgets import MIGRATION
 from app.store.connect import open_store
 
 
@@ -28,7 +29,7 @@ def main() -> None:
     url = read_settings().database_url
     if url is None:
         raise ValueError("Set LEPO_DATABASE_URL to the database to compare with")
-    store = open_store(url, pool=1)
+    store = open_store(url, pool=1, budget=MIGRATION)
     with store.engine.begin() as opened:
         run(opened)
     store.close()

@@ -1,8 +1,10 @@
 """The Celery application: a bell that says "look now", and the clock that rings it.
 
 A message carries nothing: whether there is something to learn or to grade stands in Postgres, so a lost, doubled or
-late message costs at most one interval. That is why acknowledgement, results and retries of Celery are left unused.
-Leaves out what the tasks do (`worker.learn`, `worker.grade`) and how they are bound to a process (`worker.tasks`).
+late message costs at most one interval. A hint has no expiry, since that would compare beat's clock with the worker's:
+there is one of its kind at most, and reading it late is looking once. That is why acknowledgement, results and retries
+of Celery are left unused. Leaves out what the tasks do (`worker.learn`, `worker.grade`) and how they are bound to a
+process (`worker.tasks`).
 """
 
 from typing import Any, Final
@@ -92,6 +94,6 @@ def queue(task: str, channel: Any = None) -> Any:
 def _schedule(settings: Settings) -> dict[str, dict[str, Any]]:
     intervals = {LEARN: settings.learn_interval, GRADE: settings.grade_interval}
     return {
-        task: {"task": task, "schedule": interval, "options": {"expires": interval, "queue": QUEUES[task]}}
+        task: {"task": task, "schedule": interval, "options": {"queue": QUEUES[task]}}
         for task, interval in intervals.items()
     }

@@ -44,6 +44,7 @@ def worker(tasks: tuple[str, ...]) -> None:
     from app.held_out import require_held_out
     from app.settings import read_settings
     from app.stack.addresses import database_address, redis_address
+    from app.store.budgets import WORKER as PATIENCE
     from app.store.connect import open_store
     from worker.celery_app import QUEUES, build
     from worker.context import Context
@@ -55,7 +56,8 @@ def worker(tasks: tuple[str, ...]) -> None:
     require_held_out(settings)
     torch.set_num_threads(settings.threads)
     redis_url = redis_address(settings)
-    context = Context(settings, open_store(database_address(settings)), redis_url, Resident(settings))
+    store = open_store(database_address(settings), budget=PATIENCE)
+    context = Context(settings, store, redis_url, Resident(settings))
     celery = build(settings, redis_url)
     register(celery, context)
 

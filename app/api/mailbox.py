@@ -1,7 +1,7 @@
 """The way of engine events onto the event loop: one wake-up for all that came since the last one.
 
-The engine's thread appends and goes on; it never waits for a client. A slow client's events pile up here, bounded by
-the length of its answers. Leaves out what the events become (`app.api.answers`).
+The engine's thread appends and goes on; it never waits for a client, and nor does whoever takes: what a slow client has
+not read waits behind it (`app.api.outbox`). Leaves out what the events become (`app.api.answers`).
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """Applying a request once, however often it is sent: the `Idempotency-Key` header in front of one transaction.
 
-The key's row and the effect commit together, so there is no state in between to clean up: a second request with the
-same key waits for the first and gets its answer; one that comes while the row is held elsewhere gets 409. Leaves out
-the rules themselves (`app.store.idempotency`).
+A key stands for one request: its method, path, query string and body. The key's row and the effect commit together, so
+there is no state in between to clean up: a second request with the same key waits for the first and gets its answer;
+one that comes while the row is held elsewhere gets 409. Leaves out the rules themselves (`app.store.idempotency`).
 """
 
 import hashlib
@@ -39,10 +39,11 @@ async def once(
     if not 1 <= len(key) <= LONGEST_KEY:
         raise BadRequest(f"Idempotency-Key must have 1 to {LONGEST_KEY} characters.", param="Idempotency-Key")
     owner = caller.key_id if caller.only is None else f"{caller.key_id}/{caller.only.hex}"
+    asked = f"{request.method} {request.url.path}?{request.url.query}"  # as sent: which grade a DELETE means is there
     digest = hashlib.sha256(await request.body()).digest()
 
     def apply(session: Session) -> Outcome:
-        begun = begin(session, owner, key, f"{request.method} {request.url.path}", digest)
+        begun = begin(session, owner, key, asked, digest)
         if not isinstance(begun, Begun):
             return begun.status, begun.response
         outcome = work(session)

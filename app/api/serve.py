@@ -49,6 +49,7 @@ def serve(settings: "Settings") -> None:
 
     from app.held_out import require_held_out
     from app.stack.addresses import database_address
+    from app.store.budgets import CONTROL, requests
     from app.store.connect import open_store
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
@@ -58,7 +59,8 @@ def serve(settings: "Settings") -> None:
     require_held_out(settings)
     listener = bound(settings.host, settings.port)
     url = database_address(settings)
-    traffic, control = open_store(url, settings.database_pool), open_store(url, settings.control_pool)
+    traffic = open_store(url, settings.database_pool, requests(settings.database_timeout))
+    control = open_store(url, settings.control_pool, CONTROL)
     try:
         require_migrated(control)
         admit_an_administrator(settings, control)

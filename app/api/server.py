@@ -26,6 +26,7 @@ from app.store.connect import Store
 from app.store.signing import shared_secret
 
 GRADER_TRIALS = 2
+CONTROL_S = 15.0  # an operator waits for counts over large tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +47,9 @@ class Server:
     def __init__(self, parts: Parts) -> None:
         self.settings = parts.settings
         self.engine = parts.engine
-        self.traffic = Transactions(parts.traffic, parts.settings.database_pool)
-        self.control = Transactions(parts.control, parts.settings.control_pool)
+        patience = parts.settings.database_timeout
+        self.traffic = Transactions(parts.traffic, parts.settings.database_pool, patience, "traffic")
+        self.control = Transactions(parts.control, parts.settings.control_pool, CONTROL_S, "control")
         self.redis_url = parts.redis_url
         self.prompts = PromptReader(parts.tokenizer)
         self.names = TokenNames(parts.tokenizer)
@@ -60,6 +62,11 @@ class Server:
         self.started_at = int(time.time())  # Unix seconds
         self.background: set[asyncio.Task[None]] = set()  # what must live as long as the server
         self._grading_secret: bytes | None = None
+
+    def close(self) -> None:
+        """Let go of the threads."""
+        self.traffic.close()
+        self.control.close()
 
     async def grading_secret(self) -> bytes:
         """Give the secret behind grading tokens; the store is asked once."""

@@ -1,12 +1,14 @@
 """A streamed response: news of the answers in, server-sent events out, a choice's end only after its commit.
 
-The status line leaves with the first news, so that what goes wrong before it is an ordinary error response. After a
-client has left, every choice is still seen into the store. Leaves out how a chunk is written (`chat_chunks`,
-`completion_chunks`).
+Two tasks, so that no reader holds up a commit: one follows the answers and writes their events down, the other hands
+them to the client as fast as it reads. The status line leaves with the first news, so that what goes wrong before it is
+an ordinary error response. After a client has left, every choice is still seen into the store. Leaves out how a chunk
+is written (`chat_chunks`, `completion_chunks`), and ending a connection that nobody reads (`app.api.wire`).
 """
 
+import asyncio
 import json
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -14,10 +16,13 @@ from starlette.types import Receive, Scope, Send
 from app.api.answers import Answers, Said, Stored
 from app.api.disconnect import watched
 from app.api.errors import error_event, error_response
+from app.api.outbox import Outbox
 from app.api.usage import Usage
 from app.engine.request import Delta, TokenInfo
+from app.errors import LepoError
 
 DONE = "data: [DONE]\n\n"
+MOST_UNREAD: Final = 4 << 20  # bytes written for a client that has not taken them yet
 
 
 class Chunks(Protocol):
@@ -55,41 +60,60 @@ class AnswerStream(Response):
         self._answers = answers
         self._chunks = chunks
         self._usage = Usage(answers.ask.prompt_tokens, answers.ask.choices)
-        self._started = False
+        self._outbox = Outbox()
         options = answers.ask.fields.stream_options
         self._include_usage = options is not None and options.include_usage
         self._continuous_usage = self._include_usage and options is not None and options.continuous_usage_stats
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        sending = asyncio.create_task(self._send(send))
         try:
             async with watched(receive, self._answers.cancel):
-                await self._run(send)
-                if self._answers.failure is not None and not self._started:
+                await self._follow()
+                if self._answers.failure is not None and not self._outbox.used:
                     await error_response(self._answers.failure)(scope, receive, send)
+                await self._answers.finish()  # all is stored, however far the client has read
+                self._outbox.close()
+                await sending
         finally:
+            sending.cancel()
             await self._answers.finish()
 
-    async def _run(self, send: Send) -> None:
-        """Send events until every choice has ended, or one could not."""
-        while self._answers.open and self._answers.failure is None:
-            text = "".join([self._written(item) for item in await self._answers.take()])
-            if self._answers.failure is None and (text or not self._started):
-                await self._send(send, text.encode())
-        if self._answers.failure is None:
+    async def _follow(self) -> None:
+        """Write events until every choice has ended, or one could not; never waits for the client."""
+        answers = self._answers
+        while answers.open and answers.failure is None:
+            text = "".join([self._written(item) for item in await answers.take()])
+            if answers.failure is None and (text or not self._outbox.used):
+                self._put(text)
+            if self._outbox.unread > MOST_UNREAD:
+                self._outbox.clear()
+                words = f"The client is more than {MOST_UNREAD >> 20} MiB behind; read faster, or ask for less."
+                answers.fail(LepoError(words, code="client_too_slow"))
+        if answers.failure is None:
             total = self._chunks.total(json.dumps(self._usage.as_json())) if self._include_usage else ""
-            await self._send(send, (total + DONE).encode(), last=True)
-        elif self._started:
-            await self._send(send, error_event(self._answers.failure) + DONE.encode(), last=True)
+            self._put(total + DONE)
+        elif self._outbox.used:
+            self._outbox.put(error_event(answers.failure) + DONE.encode())
 
-    async def _send(self, send: Send, body: bytes, *, last: bool = False) -> None:
-        """Send a piece of the body; before the first, the status line and each choice's opening."""
-        if not self._started:
-            self._started = True
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+    def _put(self, text: str) -> None:
+        """Write events for the client; before the first, each choice's opening."""
+        if not self._outbox.used:
             choices = range(self._answers.ask.choices)
-            body = "".join([self._chunks.opening(choice, self._shown_usage()) for choice in choices]).encode() + body
+            text = "".join([self._chunks.opening(choice, self._shown_usage()) for choice in choices]) + text
+        self._outbox.put(text.encode())
+
+    async def _send(self, send: Send) -> None:
+        """Hand to the client what was written for it, as fast as it reads."""
+        body, last = await self._outbox.take()
+        if not self._outbox.used:
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": body, "more_body": not last})
+        while not last:
+            body, last = await self._outbox.take()
+            await send({"type": "http.response.body", "body": body, "more_body": not last})
 
     def _written(self, item: Said | Stored) -> str:
         """Write one piece of news; nothing for text that is not there yet."""

@@ -1,7 +1,8 @@
-"""The wire under the application: bounds on what may arrive before a request is one, and refusals in OpenAI's shape.
+"""The wire under the application: bounds on what may arrive before a request is one, and on what may stay unread.
 
-uvicorn's parser takes headers without end, waits for the rest of a request for ever, and answers what is not HTTP in
-plain text; a stranger without a key could use each against the server. Leaves out bodies (`app.api.limits`), and how
+uvicorn's parser takes headers without end, waits for the rest of a request for ever, keeps a response for a client that
+does not read it, and answers what is not HTTP in plain text; a stranger without a key could use each against the
+server. Refusals are in OpenAI's shape. Leaves out bodies (`app.api.limits`), and how
 many connections there may be: that is the proxy's, or `ulimit`'s.
 """
 
@@ -17,6 +18,8 @@ from app.errors import BadRequest, LepoError
 
 LONGEST_HEAD: Final = 65_536  # bytes of request line and headers
 ARRIVAL_S: Final = 60.0  # from a request's first byte to its last
+UNREAD_S: Final = 60.0  # within which a client must take some more of what waits for it
+LEAST_READ: Final = 1024  # bytes that are "some more"
 
 
 class HeadTooLarge(LepoError):
@@ -41,6 +44,8 @@ class Wire(HttpToolsProtocol):
         self._head = 0  # bytes read in a row without the end of a head
         self._in_body = False
         self._deadline: asyncio.TimerHandle | None = None  # of the request that is arriving
+        self._reading: asyncio.TimerHandle | None = None  # of the client, while something waits for it
+        self._unread = 0  # bytes that waited when it was last looked at
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as the parent does
         """Start waiting for a request."""
@@ -50,6 +55,7 @@ class Wire(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
         self._arrived()
+        self._read()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -77,6 +83,22 @@ class Wire(HttpToolsProtocol):
         self._arrived()
         super().on_message_complete()
 
+    def pause_writing(self) -> None:
+        """Wait for the client to read."""
+        super().pause_writing()
+        self._await_reader()
+
+    def resume_writing(self) -> None:
+        """Go on writing."""
+        self._read()
+        super().resume_writing()
+
+    def on_response_complete(self) -> None:
+        """End a response; what the client has not taken of it may stay for a while only."""
+        super().on_response_complete()
+        if self.transport.get_write_buffer_size():
+            self._await_reader()
+
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not HTTP."""
         self._refuse(BadRequest(msg, code="invalid_http"))
@@ -89,6 +111,25 @@ class Wire(HttpToolsProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    def _await_reader(self) -> None:
+        if self._reading is None:
+            self._unread = self.transport.get_write_buffer_size()
+            self._reading = self.loop.call_later(UNREAD_S, self._not_read)
+
+    def _read(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
+
+    def _not_read(self) -> None:
+        """Hang up on a client that does not read; one that reads slowly has as long again."""
+        self._reading = None
+        waits = self.transport.get_write_buffer_size()
+        if waits > self._unread - LEAST_READ and waits:
+            self.transport.abort()
+        elif waits:
+            self._await_reader()
 
     def _too_slow(self) -> None:
         """Give up a request whose end has not come; an answer under way is left alone."""

@@ -15,6 +15,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, func, select, text
 
 import migrations
+from app.store.budgets import MIGRATION
 from app.store.connect import open_store
 from app.store.locks import Lock
 
@@ -69,7 +70,7 @@ def script_config() -> Config:
 @contextmanager
 def configured(url: str) -> Iterator[Config]:
     """Open a transaction under the migration lock and hand it to Alembic."""
-    store = open_store(url, pool=1)
+    store = open_store(url, pool=1, budget=MIGRATION)
     try:
         with store.engine.begin() as connection:
             connection.execute(select(func.pg_advisory_xact_lock(int(Lock.MIGRATE))))

@@ -1,6 +1,8 @@
 """The bell: it rings again after Redis was killed, hints never pile up, and ringing it needs no torch."""
 
+import json
 import random
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -55,11 +57,14 @@ class Bell:
         self.redis.kill()
         self.redis.wait()
 
-    def start(self, role: str, task_seconds: float = 0.0) -> subprocess.Popen[bytes]:
+    def start(self, role: str, task_seconds: float = 0.0, *, clock: str | None = None) -> subprocess.Popen[bytes]:
         program = textwrap.dedent(PROGRAM)
+        before = () if clock is None else ("faketime", "-f", clock)
         with (self.directory / f"{role}.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-c", program, role, self.server.url(), str(task_seconds)], stdout=log, stderr=log
+                [*before, sys.executable, "-c", program, role, self.server.url(), str(task_seconds)],
+                stdout=log,
+                stderr=log,
             )
         self.processes.append(process)
         return process
@@ -140,12 +145,28 @@ def test_a_stopped_beat_and_worker_end_by_themselves(bell: Bell) -> None:
     assert [process.wait(timeout=20) for process in processes] == [0, 0]
 
 
-def test_a_hint_expires_before_the_next_one_and_only_json_is_read() -> None:
+def test_a_hint_names_no_time_that_a_worker_would_compare_with_its_own_clock(bell: Bell) -> None:
+    bell.start_redis()
+    bell.start("beat")
+    with redis.Redis.from_url(client_url(bell.server.url())) as client:
+        for name in QUEUES.values():
+            until(lambda name=name: client.llen(name) > 0)  # type: ignore[misc]
+            headers = json.loads(client.lindex(name, 0))["headers"]
+            assert (headers["eta"], headers["expires"]) == (None, None)
+
+
+@pytest.mark.skipif(shutil.which("faketime") is None, reason="no libfaketime here (Debian: faketime)")
+@pytest.mark.parametrize("offset", ["+1h", "-1h"])
+def test_a_worker_hears_whatever_its_clock_says(bell: Bell, offset: str) -> None:
+    bell.start_redis()
+    bell.start("worker", clock=offset)
+    bell.start("beat")
+    until(lambda: all(bell.rung(task) > 2 for task in ("learn", "grade")))
+
+
+def test_each_hint_has_its_interval_and_only_json_is_read() -> None:
     celery = build(Settings(learn_interval=7, grade_interval=3), "redis://nowhere")
-    assert {task: entry["options"]["expires"] for task, entry in celery.conf.beat_schedule.items()} == {
-        LEARN: 7,
-        GRADE: 3,
-    }
+    assert {task: entry["schedule"] for task, entry in celery.conf.beat_schedule.items()} == {LEARN: 7, GRADE: 3}
     assert celery.conf.accept_content == ["json"]
     assert celery.conf.worker_pool == "solo"
 

@@ -23,6 +23,7 @@ from app.engine.config import EngineConfig
 from app.engine.engine import Engine
 from app.settings import Settings
 from app.store import checkpoints
+from app.store.budgets import CONTROL, requests
 from app.store.connect import Store, open_store
 from app.store.keys import create_key
 from app.store.policy_life import serving
@@ -101,7 +102,8 @@ def served(
             **overrides,
         }
     )
-    store, control = open_store(url, pool=settings.database_pool), open_store(url, pool=settings.control_pool)
+    store = open_store(url, settings.database_pool, requests(settings.database_timeout))
+    control = open_store(url, settings.control_pool, CONTROL)
     policy = first_policy(settings, control)
     engine = Engine(policy, EngineConfig.from_settings(settings))
     app = create_app(Parts(settings, engine, policy.tokenizer, store, control, redis_url))

@@ -84,6 +84,21 @@ def test_the_same_key_and_body_get_the_same_answer(live: Live) -> None:
     assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reused")
 
 
+def test_a_key_stands_for_one_query_string_too(live: Live) -> None:
+    target, headers = interaction(live), {"Idempotency-Key": "take-back"}
+    for name in ("ada", "bob"):
+        grade(live, target, value=1, grader={"kind": "user", "id": name})
+    path = f"/v1/interactions/{target}/grades"
+    first = live.http().delete(path, params={"kind": "user", "id": "ada"}, headers=headers)
+    assert first.status_code == 200
+    other = live.http().delete(path, params={"kind": "user", "id": "bob"}, headers=headers)
+    assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reused")
+    again = live.http().delete(path, params={"kind": "user", "id": "ada"}, headers=headers)
+    assert (again.status_code, again.json()) == (200, first.json())
+    assert live.http().delete(path, params={"kind": "user", "id": "bob"}).status_code == 200
+    assert ledger(live, target)["reward"] is None
+
+
 def test_many_at_once_with_one_key_are_one_grade(live: Live) -> None:
     target, headers = interaction(live), {"Idempotency-Key": "race"}
     answers: list[httpx.Response] = []

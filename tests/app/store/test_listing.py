@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from app.errors import LepoError, NotFound, Unavailable
 from app.identifiers import read, show, uuid7
-from app.store import connect, grades, interactions
+from app.store import grades, interactions
 from app.store.connect import Store, open_store
 from app.store.grades import Entry
 from app.store.interactions import Filters
@@ -155,13 +155,3 @@ def test_a_connection_cut_under_way_is_503_and_the_next_works(store: Store) -> N
     with pytest.raises(Unavailable, match="terminat"):
         be_cut()
     store.ping()
-
-
-def test_a_full_pool_is_503(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connect, "WAIT_FOR_CONNECTION_SECONDS", 0.1)
-    store = open_store(database_url, pool=1)
-    with store.session() as session:
-        session.execute(text("SELECT 1"))
-        with pytest.raises(Unavailable, match="LEPO_DATABASE_POOL"):
-            store.ping()
-    store.close()
