@@ -107,7 +107,7 @@ class Settings(BaseSettings):
     grade_patience: float | None = Field(
         None,
         ge=0,
-        description="Seconds a grade waits for min_grades others before an update takes what there is. Unset: for ever.",
+        description="Seconds a grade waits for min_grades others, then an update takes what there is; unset: for ever.",
     )
     key_share: Fraction = Field(
         0.5, description="Largest share of a batch from one API key, when more than one key has graded; the rest waits."

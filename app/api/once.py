@@ -40,9 +40,11 @@ async def once(
         raise BadRequest(f"Idempotency-Key must have 1 to {LONGEST_KEY} characters.", param="Idempotency-Key")
     owner = caller.key_id if caller.only is None else f"{caller.key_id}/{caller.only.hex}"
     digest = hashlib.sha256(await request.body()).digest()
+    query = f"?{request.url.query}" if request.url.query else ""  # it says what is wanted, as the body does
+    route = f"{request.method} {request.url.path}{query}"
 
     def apply(session: Session) -> Outcome:
-        begun = begin(session, owner, key, f"{request.method} {request.url.path}", digest)
+        begun = begin(session, owner, key, route, digest)
         if not isinstance(begun, Begun):
             return begun.status, begun.response
         outcome = work(session)
