@@ -52,7 +52,9 @@ class DiscardBody(Strict):
 class RollbackBody(Strict):
     """Where to go back to, and why."""
 
-    to: str | None = Field(None, description="A checkpoint's id or version; left out: what the serving one replaced.")
+    to: str | None = Field(
+        None, description="Id or version of one that served; left out: the last before the serving one's promotion."
+    )
     reason: Reason = "rolled back by an operator"
 
 
@@ -122,10 +124,7 @@ async def discard(
     wanted = body or DiscardBody()
 
     def move(session: Session) -> Moved:
-        target = get_checkpoint(session, resolve(session, checkpoint_id))
-        if target.state == "refused":
-            return None
-        return policy_life.move(session, target.id, "discard", wanted.reason, caller.key_id)
+        return policy_life.discard(session, resolve(session, checkpoint_id), wanted.reason, caller.key_id)
 
     return await moved(server, request, caller, move)
 
@@ -165,7 +164,7 @@ async def get_swaps(server: ServerDep, _caller: MayRule, limit: Annotated[int, Q
 
 
 async def moved(server: ServerDep, request: Request, caller: Caller, move: Callable[[Session], Moved]) -> JSONResponse:
-    """Make a move once, tell servers, and show what serves; `changed` is false when nothing had to be done."""
+    """Make a move once, tell servers, and show what serves; `changed` is false where the wish was true already."""
 
     def work(session: Session) -> tuple[int, dict[str, Any]]:
         entry = move(session)

@@ -22,7 +22,7 @@ from app.job_settings import of_job
 from app.settings import Settings
 from app.store import jobs
 from app.store.base import Json
-from app.store.events import list_events
+from app.store.events import list_events, say
 from app.store.tables import Job, JobEvent
 
 router = APIRouter(prefix="/v1/admin/jobs", tags=["admin"])
@@ -94,10 +94,16 @@ async def get_events(
 
 
 @router.post("/{job_id}/cancel", response_model=None)
-async def cancel(job_id: str, server: ServerDep, _caller: MayRule) -> Response:
+async def cancel(job_id: str, request: Request, server: ServerDep, caller: MayRule) -> Response:
     """Cancel a job: at once while it waits, at its next heartbeat while it runs."""
     key = known("job", job_id)
-    return JSONResponse(await server.control.run(lambda session: job_json(jobs.cancel(session, key))))
+
+    def work(session: Session) -> Outcome:
+        job = jobs.cancel(session, key)
+        say(session, key, f"{caller.key_id} asked to cancel it")
+        return 200, job_json(job)
+
+    return await once(server.control, request, caller, work)
 
 
 def known(prefix: Prefix, text: str) -> UUID:
@@ -147,6 +153,7 @@ def job_json(job: Job) -> dict[str, Any]:
         "base_checkpoint_id": None if job.base_checkpoint_id is None else show("ckpt", job.base_checkpoint_id),
         "result_checkpoint_id": None if job.result_checkpoint_id is None else show("ckpt", job.result_checkpoint_id),
         "verdict": job.verdict,
+        "fault": job.fault,
         "error": job.error,
         "diagnosis": job.diagnosis,
         "metrics": job.metrics,

@@ -88,7 +88,7 @@ def learning_json(session: Session, settings: Settings) -> dict[str, Any]:
         "object": "learning",
         "running": running is not None,
         "waiting_for": None if running is not None else outlook.words,
-        "answers_waiting": outlook.waiting,
+        "answers_waiting": learnable.count_waiting(session),
         "frozen": switch_json(row.frozen_at, row.frozen_by, row.frozen_reason),
         "pinned": switch_json(row.pinned_at, row.pinned_by, row.pinned_reason),
         "refusals": row.refusals,

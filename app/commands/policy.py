@@ -5,6 +5,7 @@ The same moves as the admin routes; servers see a change within a second. Leaves
 """
 
 import json
+import os
 from collections.abc import Callable
 from getpass import getuser
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from app.store.tables import Checkpoint, Transition
 
+VERSION = click.IntRange(0, 2**63 - 1)
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -37,19 +39,18 @@ def command() -> None:
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000))
 @AS_JSON
 def show_all(limit: int, as_json: bool) -> None:
-    """Print the newest policies: version, state, parent, accuracy of its evaluation, when."""
-    from app.store.checkpoints import list_checkpoints
+    """Print the newest policies: version, state, parent, when."""
+    from app.store.checkpoints import get_checkpoint, list_checkpoints
 
     with transaction() as session:
         rows = list_checkpoints(session, limit=limit)
-        parents = {row.id: row.version for row in rows}
-        if as_json:
-            click.echo(json.dumps([_brief(row, parents) for row in rows], indent=2))
-            return
-        for row in rows:
-            one = _brief(row, parents)
-            parent = "-" if one["parent"] is None else one["parent"]
-            click.echo(f"{row.version:>6}  {row.state:<12} from {parent:<6} {row.created_at:%Y-%m-%d %H:%M:%S}")
+        parents = [None if row.parent_id is None else get_checkpoint(session, row.parent_id).version for row in rows]
+    if as_json:
+        click.echo(json.dumps([_brief(row, parent) for row, parent in zip(rows, parents, strict=True)], indent=2))
+        return
+    for row, parent in zip(rows, parents, strict=True):
+        come = "-" if parent is None else parent
+        click.echo(f"{row.version:>6}  {row.state:<12} from {come:<6} {row.created_at:%Y-%m-%d %H:%M:%S}")
 
 
 @command.command("status")
@@ -76,19 +77,20 @@ def status(as_json: bool) -> None:
 @command.command("history")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000))
 def history(limit: int) -> None:
-    """Print the last moves: when, version, from which state to which, who, why."""
+    """Print the last moves: when, version, what happened, from which state to which, who, why."""
     from app.store import policy_life
     from app.store.checkpoints import get_checkpoint
 
     with transaction() as session:
         for row in policy_life.history(session, limit=limit):
             version = get_checkpoint(session, row.checkpoint_id).version
-            change = f"{row.from_state or 'new'} -> {row.to_state}"
-            click.echo(f"{row.created_at:%Y-%m-%d %H:%M:%S}  {version:>5}  {change:<24} {row.actor:<12} {row.reason}")
+            change = row.to_state if row.from_state == row.to_state else f"{row.from_state or 'new'} -> {row.to_state}"
+            moved = f"{version:>5}  {row.event:<9}  {change:<23}"
+            click.echo(f"{row.created_at:%Y-%m-%d %H:%M:%S}  {moved}  {row.actor:<12}  {row.reason}")
 
 
 @command.command("lineage")
-@click.argument("version", type=click.IntRange(min=0))
+@click.argument("version", type=VERSION)
 @AS_JSON
 def lineage(version: int, as_json: bool) -> None:
     """Print what the policy of VERSION contains: its ancestors, and the answers that went into each."""
@@ -110,7 +112,7 @@ def lineage(version: int, as_json: bool) -> None:
 
 
 @command.command("promote")
-@click.argument("version", type=click.IntRange(min=0))
+@click.argument("version", type=VERSION)
 @why("promoted by an operator")
 def promote(version: int, reason: str) -> None:
     """Serve the policy of VERSION."""
@@ -120,22 +122,17 @@ def promote(version: int, reason: str) -> None:
 
 
 @command.command("discard")
-@click.argument("version", type=click.IntRange(min=0))
+@click.argument("version", type=VERSION)
 @why("discarded by an operator")
 def discard(version: int, reason: str) -> None:
     """Turn down the policy of VERSION, which waits for a decision; its answers are given back."""
     from app.store import policy_life
-    from app.store.checkpoints import by_version
 
-    def move(session: "Session") -> "Transition | None":
-        row = by_version(session, version)
-        return None if row.state == "refused" else policy_life.move(session, row.id, "discard", reason, _actor())
-
-    _move(move)
+    _move(lambda session: policy_life.discard(session, _id(session, version), reason, _actor()))
 
 
 @command.command("rollback")
-@click.option("--to", type=click.IntRange(min=0), help="Version to serve; left out: what the serving one replaced.")
+@click.option("--to", type=VERSION, help="Version to serve; left out: the last before the serving one's promotion.")
 @why("rolled back by an operator")
 def rollback(to: int | None, reason: str) -> None:
     """Serve an earlier policy again, and freeze learning until `lepo policy thaw`."""
@@ -203,11 +200,14 @@ def _id(session: "Session", version: int) -> "UUID":
 
 
 def _actor() -> str:
-    return f"login:{getuser()}"
+    """Say who is at the keyboard; in a container a user may have a number and no name."""
+    try:
+        return f"login:{getuser()}"
+    except (KeyError, OSError):
+        return f"login:{os.getuid()}"
 
 
-def _brief(row: "Checkpoint", parents: "dict[UUID, int]") -> dict[str, Any]:
-    parent = None if row.parent_id is None else parents.get(row.parent_id)
+def _brief(row: "Checkpoint", parent: int | None) -> dict[str, Any]:
     return {
         "version": row.version,
         "state": row.state,

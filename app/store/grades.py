@@ -168,8 +168,10 @@ def graded_by(session: Session, interaction_ids: Sequence[UUID]) -> dict[UUID, s
 
 
 def note_graded(session: Session, interaction_id: UUID) -> None:
-    """Repeat on the answer's row since when it has an effective grade and whom it counts for, for the index of work."""
-    first = select(EFFECTIVE.c.first_graded_at).where(EFFECTIVE.c.interaction_id == interaction_id).scalar_subquery()
+    """Repeat on the answer's row its reward, since when it has one and whom it counts for, for the index of work."""
+    mine = EFFECTIVE.c.interaction_id == interaction_id
+    first = select(EFFECTIVE.c.first_graded_at).where(mine).scalar_subquery()
+    reward = select(EFFECTIVE.c.reward).where(mine).scalar_subquery()
     last_key = (
         select(LATEST.c.api_key_id)
         .where(LATEST.c.interaction_id == interaction_id, LATEST.c.api_key_id.is_not(None))
@@ -180,5 +182,5 @@ def note_graded(session: Session, interaction_id: UUID) -> None:
     session.execute(
         update(Interaction)
         .where(Interaction.id == interaction_id)
-        .values(graded_at=first, charged_key_id=func.coalesce(last_key, Interaction.api_key_id, ""))
+        .values(graded_at=first, reward=reward, charged_key_id=func.coalesce(last_key, Interaction.api_key_id, ""))
     )

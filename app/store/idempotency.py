@@ -50,7 +50,7 @@ def begin(
             others wait for its end.
         owner: the caller's API key id, or what stands in for it; keys of different owners never meet.
         key: the `Idempotency-Key`, 1 to 255 characters.
-        route: method, path and query string of the request.
+        route: method, path and query of the request.
         body_sha256: of the body as sent.
         died_after: how long a beginner may take before another may take over.
 

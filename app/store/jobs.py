@@ -15,7 +15,7 @@ from itertools import takewhile
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import Sequence, func, select
+from sqlalchemy import Sequence, func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -186,7 +186,7 @@ def end_expired(session: Session) -> list[Job]:
     """End running jobs whose lease has run out, as failed (`worker lost`), and give back what they claimed."""
     query = (
         select(Job)
-        .where(Job.status == "running", Job.lease_until <= func.clock_timestamp())
+        .where(Job.status == "running", or_(Job.lease_until.is_(None), Job.lease_until <= func.clock_timestamp()))
         .with_for_update(skip_locked=True)
         .execution_options(populate_existing=True)
     )

@@ -6,6 +6,7 @@ never spent for it. Which of a key's responses go first is the caller's order. P
 answer counts for (`app.store.learnable`).
 """
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,11 +34,12 @@ def key_limit(counts: Mapping[str, int], share: float) -> int:
     """
     if len(counts) < 2:
         return max(counts.values(), default=0)
-    smallest = min(counts.values())
-    for limit in range(max(counts.values()), smallest, -1):
-        if limit <= share * sum(min(count, limit) for count in counts.values()):
-            return limit
-    return smallest
+    most, least = max(counts.values()), min(counts.values())
+    # A sum of minima is concave in m and 0 at 0, so the condition holds up to some m and never again: bisect.
+    beyond = bisect_left(
+        range(least + 1, most + 1), True, key=lambda m: m > share * sum(min(n, m) for n in counts.values())
+    )
+    return least + beyond
 
 
 def choose(groups: Sequence[Group], most: int, share: float, *, at_least: int = 0) -> list[Group]:

@@ -2,30 +2,34 @@
 
 An update begins when enough graded answers wait, of keys each within its share, with some contrast among their rewards,
 and nothing says wait: no freeze, no pin, no undecided policy, no pause after a failure. The same answer serves the
-worker, which acts on it, and the operator, who asks why nothing is learned. Any backlog costs the same: each key is
-looked at through a window. Leaves out taking (`app.store.claims`).
+worker, which acts on it, and the operator, who asks why nothing is learned. Any backlog costs the same: each key's
+newest and oldest answers are looked at through windows, and the worst and best rewarded of all, so that whatever is
+deep in a backlog can still be what is missing. Leaves out taking (`app.store.claims`).
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from math import ceil
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import Text, and_, any_, func, literal, or_, select, true
+from sqlalchemy import CTE, Text, and_, any_, func, literal, or_, select, true, union_all
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session, aliased
 
 from app.settings import Settings
 from app.store import jobs, learning, policy_life
 from app.store.claims import any_of, fresh
-from app.store.grades import graded_by, rewards
+from app.store.grades import graded_by
 from app.store.key_quota import Group, choose
 from app.store.tables import Interaction, Job
 
 LONGEST_PAUSE: Final = timedelta(minutes=5)
-SMALLEST_WINDOW: Final = 8  # answers seen of each key, however many keys there are
+SMALLEST_WINDOW: Final = 2  # newest answers seen of each key, however many keys there are
+EXTREMES: Final = 4  # answers seen of those with the least reward, and of those with the greatest
+MOST_COUNTED: Final = 10_000  # waiting answers beyond which nobody counts on
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,6 @@ class Outlook:
 
     words: str | None  # why no update begins now; None: one can
     groups: Mapping[str, Sequence[UUID]] = field(default_factory=dict)  # response -> its answers to learn from
-    waiting: int = 0  # graded answers seen waiting, within the window of each key
     charged: Mapping[str, str] = field(default_factory=dict)  # response -> API key it counts for, of the chosen
 
 
@@ -44,7 +47,7 @@ class _Ready:
 
     group: Group
     ids: Sequence[UUID]
-    version: int  # of the policy that answered
+    values: frozenset[float]  # rewards of its answers
     graded_at: datetime  # of the answer that has waited longest
 
 
@@ -65,14 +68,14 @@ def stopped(session: Session, settings: Settings) -> str | None:
     if control.pinned_at is not None:
         return f"what serves is pinned by {control.pinned_by}: {control.pinned_reason}"
     if waiting := policy_life.undecided(session):
-        return f"version {waiting[0].version} is {waiting[0].state}: promote or discard it first"
+        return f"version {waiting[0].version} is {waiting[0].state} and waits for a decision: promote or discard it"
     if policy_life.serving(session) is None:
         return "nothing serves yet"
     return paused(session, settings)
 
 
 def paused(session: Session, settings: Settings) -> str | None:
-    """Say whether it is too early after the last update: the configured pace, or a pause that doubles with failures."""
+    """Say whether it is too early after the last update: the configured pace, or a pause after failures."""
     failures = jobs.failures_in_a_row(session)
     pause = timedelta(seconds=settings.update_interval)
     if failures:
@@ -81,8 +84,11 @@ def paused(session: Session, settings: Settings) -> str | None:
     left = timedelta(0) if ended is None else ended + pause - now
     if left <= timedelta(0):
         return None
-    why = f"{failures} jobs failed in a row" if failures else "the pace of updates (LEPO_UPDATE_INTERVAL)"
-    return f"waiting {left.total_seconds():.0f} s more: {why}"
+    why = "the pace of updates (LEPO_UPDATE_INTERVAL)"
+    if failures:
+        many = "the last job" if failures == 1 else f"the last {failures} jobs"
+        why = f"{many} failed for want of something (disk, memory, database); its row says of what"
+    return f"waiting {ceil(left.total_seconds())} s more: {why}"
 
 
 def offer(session: Session, settings: Settings, *, anything: bool = False) -> Outlook:
@@ -96,32 +102,31 @@ def offer(session: Session, settings: Settings, *, anything: bool = False) -> Ou
     """
     scale = learning.read(session).batch_scale
     most = max(2, round(settings.max_grades * scale))
-    wanted = max(2, round(settings.min_grades * scale))
+    goal = wanted = max(2, round(settings.min_grades * scale))
     ready = ready_groups(session, most, timedelta(seconds=settings.group_grace))
     waiting = sum(one.group.size for one in ready)
     if anything:
         wanted = 1
-    elif waiting < wanted and not overdue(session, ready, settings.grade_patience):
-        return Outlook(f"too few grades: {waiting} of {wanted} answers wait", waiting=waiting)
-    elif waiting < wanted:
+    elif waiting < goal and overdue(session, ready, settings.grade_patience):
         wanted = 2
-    fill = wanted if overdue(session, ready, settings.key_patience, since_last_job=True) else 0
-    found = with_contrast(session, ready, most, settings.key_share, fill)
+    if waiting < wanted:
+        return Outlook(f"too few grades: {waiting} of {wanted} answers wait")
+    fill = goal if anything or overdue(session, ready, settings.key_patience, since_last_job=True) else 0
+    found = with_contrast(ready, most, settings.key_share, fill)
     total = sum(one.group.size for one in found)
-    keys = {one.group.name: one.group.key for one in found}
     if total < wanted:
         return Outlook(
             f"too few grades by other keys: {waiting} answers wait, {total} of {wanted} are within each key's share "
-            f"(LEPO_KEY_SHARE={settings.key_share:g}); any key fills up after LEPO_KEY_PATIENCE",
-            waiting=waiting,
+            f"(LEPO_KEY_SHARE={settings.key_share:g}); any key fills up after LEPO_KEY_PATIENCE"
         )
-    contrast = len(set(values_of(session, found).values())) > 1 or (settings.resample > 1 and gradable(session, found))
+    contrast = len(values_of(found)) > 1 or (settings.resample > 1 and gradable(session, found))
     if not anything and not contrast:
-        return Outlook(f"no contrast: all of {total} answers have the same reward", waiting=waiting)
-    return Outlook(None, {one.group.name: one.ids for one in found}, waiting, keys)
+        return Outlook(f"no contrast: all of {total} answers have the same reward; grade some that are better or worse")
+    groups = {one.group.name: one.ids for one in found}
+    return Outlook(None, groups, {one.group.name: one.group.key for one in found})
 
 
-def with_contrast(session: Session, ready: Sequence[_Ready], most: int, share: float, at_least: int) -> list[_Ready]:
+def with_contrast(ready: Sequence[_Ready], most: int, share: float, at_least: int) -> list[_Ready]:
     """Choose responses; where all chosen rewards are alike, begin with the first response that differs."""
     by_name = {one.group.name: one for one in ready}
 
@@ -129,17 +134,16 @@ def with_contrast(session: Session, ready: Sequence[_Ready], most: int, share: f
         return [by_name[one.name] for one in choose([one.group for one in order], most, share, at_least=at_least)]
 
     found = chosen(ready)
-    if len(found) == len(ready) or len(set(values_of(session, found).values())) > 1:
+    common = values_of(found)
+    if len(found) == len(ready) or len(common) > 1:
         return found
-    values = values_of(session, ready)
-    common = next(iter(values_of(session, found).values()), None)
-    other = [one for one in ready if any(values.get(each) not in {common, None} for each in one.ids)]
-    return chosen([*other[:1], *(one for one in ready if one not in other[:1])])
+    other = next((one for one in ready if not one.values <= common), None)
+    return found if other is None else chosen([other, *(one for one in ready if one is not other)])
 
 
-def values_of(session: Session, found: Sequence[_Ready]) -> dict[UUID, float]:
-    """Read the rewards of answers."""
-    return {name: one.value for name, one in rewards(session, [each for ready in found for each in ready.ids]).items()}
+def values_of(found: Sequence[_Ready]) -> frozenset[float]:
+    """Give the different rewards of some responses."""
+    return frozenset[float]().union(*(one.values for one in found))
 
 
 def gradable(session: Session, found: Sequence[_Ready]) -> bool:
@@ -147,6 +151,12 @@ def gradable(session: Session, found: Sequence[_Ready]) -> bool:
     ids = [each for one in found for each in one.ids]
     query = select(Interaction.id).where(Interaction.id == any_of(ids), Interaction.grader.is_not(None)).limit(1)
     return session.scalar(query) is not None
+
+
+def count_waiting(session: Session) -> int:
+    """Count graded answers that nothing was learned from yet, up to `MOST_COUNTED`."""
+    some = select(literal(1)).where(fresh()).limit(MOST_COUNTED).subquery()
+    return session.scalars(select(func.count()).select_from(some)).one()
 
 
 def overdue(
@@ -168,7 +178,7 @@ def ready_groups(session: Session, most: int, grace: timedelta) -> list[_Ready]:
 
     A response is ready when all its choices are graded, or when its oldest grade has waited for `grace`.
     """
-    seen = _windows(session, most)
+    seen = _seen(session, most)
     if not seen:
         return []
     named = any_(literal(sorted(seen), ARRAY(Text)))
@@ -184,7 +194,7 @@ def ready_groups(session: Session, most: int, grace: timedelta) -> list[_Ready]:
         select(
             Interaction.completion_id,
             func.array_agg(Interaction.id).filter(fresh()),
-            func.max(Interaction.policy_version),
+            func.array_agg(Interaction.reward).filter(fresh()),
             oldest,
         )
         .where(Interaction.completion_id == named)
@@ -194,7 +204,7 @@ def ready_groups(session: Session, most: int, grace: timedelta) -> list[_Ready]:
     )
     rows = [row for row in session.execute(query) if row[1]]
     keys = charged(session, {name: ids for name, ids, _, _ in rows}, seen)
-    return [_Ready(Group(name, keys[name], len(ids)), ids, version, at) for name, ids, version, at in rows if at]
+    return [_Ready(Group(name, keys[name], len(ids)), ids, frozenset(values), at) for name, ids, values, at in rows]
 
 
 def charged(session: Session, groups: Mapping[str, Sequence[UUID]], asked: Mapping[str, str]) -> dict[str, str]:
@@ -211,8 +221,30 @@ def charged(session: Session, groups: Mapping[str, Sequence[UUID]], asked: Mappi
     }
 
 
-def _windows(session: Session, most: int) -> dict[str, str]:
-    """Look at the newest fresh answers of each key: response -> key, by the columns of the index alone."""
+def _seen(session: Session, most: int) -> dict[str, str]:
+    """Look at some fresh answers, by indexes alone: response -> key.
+
+    Of each key the newest, and fewer of the oldest: the newest may all be of responses that still wait for a grade. Of
+    all keys those with the least and the greatest reward: where there is contrast at all, it is among them.
+    """
+    keys = _keys()
+    count = session.scalar(select(func.count()).select_from(keys).where(keys.c.key.is_not(None))) or 0
+    if not count:
+        return {}
+    each = 2 * most if count == 1 else max(SMALLEST_WINDOW, 4 * most // count)
+    both = select(Interaction.completion_id, Interaction.charged_key_id).where(fresh())
+    mine = both.where(Interaction.charged_key_id == keys.c.key)
+    newest = mine.order_by(Interaction.policy_version.desc(), Interaction.graded_at.desc()).limit(each).lateral()
+    oldest = mine.order_by(Interaction.policy_version, Interaction.graded_at).limit(max(1, each // 4)).lateral()
+    worst = both.order_by(Interaction.reward).limit(EXTREMES).subquery()
+    best = both.order_by(Interaction.reward.desc()).limit(EXTREMES).subquery()
+    windows = (select(window).select_from(keys.join(window, true())) for window in (newest, oldest))
+    query = union_all(*windows, select(worst), select(best))
+    return {row.completion_id: row.charged_key_id for row in session.execute(query)}
+
+
+def _keys() -> CTE:
+    """Give the keys that fresh answers count for as a table with one column, `key`, hopping through the index."""
     first = select(func.min(Interaction.charged_key_id).label("key")).where(fresh()).cte("keys", recursive=True)
     after = aliased(Interaction)
     next_key = (
@@ -225,17 +257,4 @@ def _windows(session: Session, most: int) -> dict[str, str]:
         )
         .scalar_subquery()
     )
-    keys = first.union_all(select(next_key).where(first.c.key.is_not(None)))
-    count = session.scalar(select(func.count()).select_from(keys).where(keys.c.key.is_not(None))) or 0
-    if not count:
-        return {}
-    each = 2 * most if count == 1 else max(SMALLEST_WINDOW, 4 * most // count)
-    window = (
-        select(Interaction.completion_id, Interaction.charged_key_id)
-        .where(fresh(), Interaction.charged_key_id == keys.c.key)
-        .order_by(Interaction.policy_version.desc(), Interaction.graded_at.desc())
-        .limit(each)
-        .lateral()
-    )
-    query = select(window.c.completion_id, window.c.charged_key_id).select_from(keys.join(window, true()))
-    return {row.completion_id: row.charged_key_id for row in session.execute(query)}
+    return first.union_all(select(next_key).where(first.c.key.is_not(None)))

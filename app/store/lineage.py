@@ -9,10 +9,10 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import CTE, func, select
+from sqlalchemy import CTE, ColumnElement, func, select, true
 from sqlalchemy.orm import Session
 
-from app.store.grades import EFFECTIVE, LATEST
+from app.store.grades import LATEST
 from app.store.tables import Checkpoint, Claim, Interaction, Job
 
 SERVER: Final = "server"  # stands for grades of this server's own graders, which come with no key
@@ -24,7 +24,7 @@ class Ancestor:
 
     checkpoint: Checkpoint
     learned: int  # answers it was made from
-    reward: float | None  # mean of their rewards now; None if there are none
+    reward: float | None  # mean of their rewards now; None if there is none
     config: dict[str, Any]  # settings that differed from the service's in the job that made it
 
 
@@ -58,11 +58,10 @@ def ancestors(session: Session, checkpoint_id: UUID) -> list[Ancestor]:
     """List a policy and its ancestors, the policy itself first."""
     found = line(checkpoint_id)
     learned = (
-        select(Claim.job_id, func.count().label("answers"), func.avg(EFFECTIVE.c.reward).label("reward"))
-        .join(Job, Job.id == Claim.job_id)
-        .join(Checkpoint, Checkpoint.job_id == Job.id)
+        select(Claim.job_id, func.count().label("answers"), func.avg(Interaction.reward).label("reward"))
+        .join(Checkpoint, Checkpoint.job_id == Claim.job_id)
         .join(found, found.c.id == Checkpoint.id)
-        .outerjoin(EFFECTIVE, EFFECTIVE.c.interaction_id == Claim.interaction_id)
+        .join(Interaction, Interaction.id == Claim.interaction_id)
         .where(Claim.outcome == "learned")
         .group_by(Claim.job_id)
         .subquery()
@@ -82,28 +81,33 @@ def ancestors(session: Session, checkpoint_id: UUID) -> list[Ancestor]:
 
 def contents(session: Session, checkpoint_id: UUID) -> Contents:
     """Count what went into a policy."""
+    inside = answers(checkpoint_id)
+    total, first, last = session.execute(
+        select(func.count(), func.min(Interaction.created_at), func.max(Interaction.created_at)).where(
+            Interaction.id.in_(select(inside.c.interaction_id))
+        )
+    ).one()
+    by_key, by_grader = (count_by(session, inside, column) for column in (LATEST.c.api_key_id, LATEST.c.grader_kind))
+    return Contents(total, by_key, by_grader, first, last)
+
+
+def answers(checkpoint_id: UUID) -> CTE:
+    """Give the answers that a policy contains as a table with one column, `interaction_id`."""
     found = line(checkpoint_id)
-    inside = (
+    return (
         select(Claim.interaction_id)
         .join(Checkpoint, Checkpoint.job_id == Claim.job_id)
         .join(found, found.c.id == Checkpoint.id)
         .where(Claim.outcome == "learned")
+        .cte("inside")
     )
-    total, first, last = session.execute(
-        select(func.count(), func.min(Interaction.created_at), func.max(Interaction.created_at)).where(
-            Interaction.id.in_(inside)
-        )
-    ).one()
 
-    def counted(column: Any) -> dict[str, int]:
-        query = (
-            select(func.coalesce(column, SERVER), func.count(LATEST.c.interaction_id.distinct()))
-            .where(LATEST.c.interaction_id.in_(inside))
-            .group_by(column)
-        )
-        return {str(name): count for name, count in session.execute(query)}
 
-    return Contents(total, counted(LATEST.c.api_key_id), counted(LATEST.c.grader_kind), first, last)
+def count_by(session: Session, inside: CTE, column: ColumnElement[Any]) -> dict[str, int]:
+    """Count answers by who graded them, looking each up in the ledger's index: a join would sort the whole ledger."""
+    grade = select(column.label("name")).where(LATEST.c.interaction_id == inside.c.interaction_id).distinct().lateral()
+    query = select(func.coalesce(grade.c.name, SERVER), func.count()).select_from(inside.join(grade, true()))
+    return {str(name): count for name, count in session.execute(query.group_by(grade.c.name))}
 
 
 def count_learned(session: Session, checkpoint_id: UUID | None) -> tuple[int, int]:

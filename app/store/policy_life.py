@@ -8,8 +8,9 @@
 
 `LIFE` is the whole of it: a pair (state, event) that is not in the table cannot happen. Every move is one row of
 `transitions`, in the transaction that makes it; moves are made one at a time, under the lock of the row `learning`, and
-a promotion may name what it expects to replace. Leaves out how a server takes new weights (`app.engine`), freezing and
-pinning (`app.store.learning`) and who contains what (`app.store.lineage`).
+a promotion may name what it expects to replace. `restore` is the promotion of a rollback: it is no new beginning, so
+that rollbacks in a row go further back, and never forward to what was rolled back. Leaves out how a server takes new
+weights (`app.engine`), freezing and pinning (`app.store.learning`) and who contains what (`app.store.lineage`).
 """
 
 from collections.abc import Mapping
@@ -18,10 +19,11 @@ from types import MappingProxyType
 from typing import Final, Literal, cast
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from app.errors import Conflict
+from app.errors import Conflict, NotFound
+from app.identifiers import show
 from app.store import claims, learning
 from app.store.base import Json
 from app.store.checkpoints import get_checkpoint
@@ -29,8 +31,9 @@ from app.store.claims import Settlement
 from app.store.tables import Checkpoint, Transition
 
 State = Literal["candidate", "held", "refused", "shadow", "canary", "serving", "retired", "rolled_back"]
-Event = Literal["promote", "hold", "refuse", "shadow", "canary", "retire", "roll_back", "discard"]
+Event = Literal["promote", "restore", "hold", "refuse", "shadow", "canary", "retire", "roll_back", "discard"]
 
+ALONE: Final = frozenset({"serving", "shadow", "canary"})  # states that one policy at a time may be in
 UNDECIDED: Final[tuple[State, ...]] = ("candidate", "held", "shadow", "canary")
 
 
@@ -64,7 +67,9 @@ LIFE: Final[Mapping[tuple[State, Event], Move]] = MappingProxyType(
         ("serving", "retire"): Move("retired"),
         ("serving", "roll_back"): Move("rolled_back"),
         ("retired", "promote"): Move("serving"),
+        ("retired", "restore"): Move("serving"),
         ("rolled_back", "promote"): Move("serving"),
+        ("rolled_back", "restore"): Move("serving"),
     }
 )
 
@@ -93,15 +98,27 @@ def undecided(session: Session) -> list[Checkpoint]:
 
 
 def served_before(session: Session, checkpoint_id: UUID) -> Checkpoint | None:
-    """Find what served before this checkpoint's last promotion; None if nothing did."""
+    """Find what a rollback from this checkpoint serves: the last policy that served before its last promotion.
+
+    What was rolled back itself, or has no files any more, is passed over. None if nothing is left.
+    """
+    promoted = select(func.max(Transition.entry)).where(
+        Transition.checkpoint_id == checkpoint_id, Transition.event == "promote"
+    )
     query = (
         select(Checkpoint)
         .join(Transition, Transition.replaced_id == Checkpoint.id)
-        .where(Transition.checkpoint_id == checkpoint_id, Transition.event == "promote")
-        .order_by(Transition.id.desc())
+        .where(
+            Transition.event == "promote",
+            Transition.entry <= promoted.scalar_subquery(),
+            Checkpoint.id != checkpoint_id,
+            Checkpoint.state == "retired",
+            Checkpoint.files_deleted_at.is_(None),
+        )
+        .order_by(Transition.entry.desc())
         .limit(1)
     )
-    return session.scalar(query)
+    return session.scalar(query.execution_options(populate_existing=True))
 
 
 def move(
@@ -127,20 +144,13 @@ def move(
 
     Raises:
         NotFound: there is no such checkpoint.
-        Conflict: its state does not allow the event.
+        Conflict: its state does not allow the event, or another policy is where only one may be.
 
     """
-    learning.lock(session)
-    row = get_checkpoint(session, checkpoint_id)
-    session.refresh(row)
-    state = cast("State", row.state)  # the column is constrained to these words
-    done = LIFE.get((state, event))
-    if done is None:
-        allowed = sorted(name for state, name in LIFE if state == row.state)
-        raise Conflict(
-            f"Version {row.version} is {row.state}; '{event}' is not possible from there "
-            f"(possible: {', '.join(allowed) or 'nothing'})"
-        )
+    row = locked(session, checkpoint_id)
+    done = allowed(row, event)
+    if done.to in ALONE and (other := in_state(session, done.to)) is not None:
+        raise Conflict(f"Version {other.version} is in {done.to} already, and only one policy may be; move it first")
     entry = Transition(
         checkpoint_id=row.id,
         from_state=row.state,
@@ -176,7 +186,7 @@ def promote(
         checkpoint_id: what to serve.
         reason: in a sentence.
         actor: who or what wants it.
-        expected: what must be serving for this to happen; None: whatever serves.
+        expected: what must be serving for this to happen, unless the wish is true already; None: whatever serves.
         figures: what the decision rests on.
 
     Returns:
@@ -189,15 +199,31 @@ def promote(
 
     """
     control = learning.lock(session)
-    target = get_checkpoint(session, checkpoint_id)
-    if expected is not None:
-        require_serving(session, expected, target)
+    target = locked(session, checkpoint_id)
     before = serving(session)
     if before is not None and before.id == target.id:
         return None
+    if expected is not None:
+        require_serving(session, expected, target)
     if control.pinned_at is not None:
         raise Conflict(f"What serves is pinned by {control.pinned_by} ({control.pinned_reason}); unpin it first")
-    return serve(session, before, target, reason, actor, leaving="retire", figures=figures)
+    return serve(session, before, target, reason, actor, by="promote", figures=figures)
+
+
+def discard(session: Session, checkpoint_id: UUID, reason: str, actor: str) -> Transition | None:
+    """Turn down a policy that waits for a decision, and give its answers back.
+
+    Returns:
+        The transition; None if it was turned down before: then nothing changes.
+
+    Raises:
+        NotFound: there is no such checkpoint.
+        Conflict: it waits for no decision.
+
+    """
+    if locked(session, checkpoint_id).state == "refused":
+        return None
+    return move(session, checkpoint_id, "discard", reason, actor)
 
 
 def require_serving(session: Session, expected: UUID, successor: Checkpoint) -> None:
@@ -210,7 +236,9 @@ def require_serving(session: Session, expected: UUID, successor: Checkpoint) -> 
     now = serving(session)
     if now is None or now.id != expected:
         what = "nothing" if now is None else f"version {now.version}"
-        raise Overtaken(f"Version {successor.version} was made to follow another policy; {what} serves by now")
+        raise Overtaken(
+            f"Version {successor.version} was to follow another policy; {what} serves by now, so nothing was changed"
+        )
 
 
 def rollback(
@@ -224,7 +252,7 @@ def rollback(
     Args:
         session: a transaction.
         actor: who or what wants it.
-        to: the policy to serve; None: the one that served before the serving one's promotion.
+        to: the policy to serve, which served before; None: the one that did before the serving one's promotion.
         reason: in a sentence.
 
     Returns:
@@ -237,19 +265,20 @@ def rollback(
     """
     learning.lock(session)
     before = serving(session)
-    target = None if to is None else get_checkpoint(session, to)
+    target = None if to is None else locked(session, to)
     if before is None:
         raise Conflict("Nothing serves, so there is nothing to roll back")
     if target is None:
         target = served_before(session, before.id)
     if target is None:
-        raise Conflict(f"Nothing served before version {before.version}, so there is nothing to roll back to")
+        raise Conflict(
+            f"Nothing that served before version {before.version} is left to roll back to; name a version to serve"
+        )
     if target.id == before.id:
         return None
+    entry = serve(session, before, target, reason, actor, by="restore")
     for waiting in undecided(session):
-        if waiting.id != target.id:
-            move(session, waiting.id, "discard", f"version {before.version} was rolled back", actor)
-    entry = serve(session, before, target, reason, actor, leaving="roll_back")
+        move(session, waiting.id, "discard", f"version {before.version} was rolled back", actor)
     learning.freeze(session, actor, f"version {before.version} was rolled back to {target.version}: {reason}")
     return entry
 
@@ -261,32 +290,83 @@ def serve(
     reason: str,
     actor: str,
     *,
-    leaving: Literal["retire", "roll_back"],
+    by: Literal["promote", "restore"],
     figures: Json | None = None,
 ) -> Transition:
-    """Put one policy in the place of another; the caller holds the lock.
+    """Put one policy in the place of another, which retires or, by `restore`, is rolled back.
+
+    The caller holds the lock, and read both under it.
 
     Raises:
-        Conflict: its state does not allow it, or its files are gone.
+        Conflict: its state does not allow it, its files are gone, or its answers were given back.
 
     """
+    allowed(target, by)
     if target.files_deleted_at is not None:
-        raise Conflict(f"The files of version {target.version} were deleted (LEPO_KEEP_CHECKPOINTS)")
-    if (cast("State", target.state), "promote") not in LIFE:
-        raise Conflict(f"Version {target.version} is {target.state} and cannot be served")
+        raise Conflict(f"The files of version {target.version} were deleted (LEPO_KEEP_CHECKPOINTS); serve another one")
+    if target.state == "rolled_back" and not has_served(session, target.id):
+        raise Conflict(
+            f"Version {target.version} never served: it was taken back, and the answers it was made from were given "
+            "back, so that others may have learned from them; serve another one"
+        )
     if before is not None:
+        leaving: Event = "retire" if by == "promote" else "roll_back"
         move(session, before.id, leaving, f"version {target.version} serves: {reason}", actor)
     replaced = None if before is None else before.id
-    return move(session, target.id, "promote", reason, actor, figures=figures, replaced=replaced)
+    return move(session, target.id, by, reason, actor, figures=figures, replaced=replaced)
+
+
+def has_served(session: Session, checkpoint_id: UUID) -> bool:
+    """Tell whether a policy ever served."""
+    query = select(Transition.id).where(Transition.checkpoint_id == checkpoint_id, Transition.to_state == "serving")
+    return session.scalar(query.limit(1)) is not None
+
+
+def locked(session: Session, checkpoint_id: UUID) -> Checkpoint:
+    """Read a policy as it is now, and let nobody else move one until the transaction ends.
+
+    Raises:
+        NotFound: there is no such checkpoint.
+
+    """
+    learning.lock(session)
+    row = get_checkpoint(session, checkpoint_id)
+    session.refresh(row)
+    return row
+
+
+def allowed(row: Checkpoint, event: Event) -> Move:
+    """Look up what an event does to a policy now.
+
+    Raises:
+        Conflict: nothing: its state does not allow the event.
+
+    """
+    done = LIFE.get((cast("State", row.state), event))  # the column is constrained to these words
+    if done is None:
+        possible = sorted(name for state, name in LIFE if state == row.state)
+        raise Conflict(
+            f"Version {row.version} is {row.state}; '{event}' is not possible from there "
+            f"(possible: {', '.join(possible) or 'nothing'})"
+        )
+    return done
 
 
 def history(
     session: Session, *, checkpoint_id: UUID | None = None, limit: int = 100, before: UUID | None = None
 ) -> list[Transition]:
-    """List transitions, the newest first; continue with the last one's id as `before`."""
-    query = select(Transition).order_by(Transition.id.desc()).limit(limit)
+    """List transitions, the newest first; continue with the last one's id as `before`.
+
+    Raises:
+        NotFound: there is no transition `before`.
+
+    """
+    query = select(Transition).order_by(Transition.entry.desc()).limit(limit)
     if checkpoint_id is not None:
         query = query.where(Transition.checkpoint_id == checkpoint_id)
     if before is not None:
-        query = query.where(Transition.id < before)
+        last = session.get(Transition, before)
+        if last is None:
+            raise NotFound(f"There is no transition {show('move', before)}")
+        query = query.where(Transition.entry < last.entry)
     return list(session.scalars(query))

@@ -92,11 +92,12 @@ class Transition(Base):
     __tablename__ = "transitions"
     __table_args__ = (
         one_of("to_state", POLICY_STATES),
-        Index("ix_transitions_checkpoint_id", "checkpoint_id", "id"),
-        Index("ix_transitions_to_state", "to_state", "id"),
+        Index("ix_transitions_checkpoint_id", "checkpoint_id", "entry"),
+        Index("ix_transitions_to_state", "to_state", "entry"),
     )
 
     id: Mapped[Id]
+    entry: Mapped[Big] = mapped_column(Identity(always=True), unique=True)  # order of writing; ids follow clocks
     checkpoint_id: Mapped[UUID] = mapped_column(ForeignKey("checkpoints.id"))
     from_state: Mapped[str | None]  # null: its first state
     to_state: Mapped[str]
@@ -136,9 +137,9 @@ class Learning(Base):
 class Interaction(Base):
     """One answer (one choice of a response) and all that was asked for it.
 
-    A fact, but for six columns: `grading_state` and `grading_attempts` follow the server-side grader; `graded_at`,
-    `charged_key_id` and `claimed` repeat what `grades` and `claims` say so that an index can hold only what is still to
-    be learned from; `refusals` counts the updates with it that were refused.
+    A fact, but for seven columns: `grading_state` and `grading_attempts` follow the server-side grader; `graded_at`,
+    `reward`, `charged_key_id` and `claimed` repeat what `grades` and `claims` say so that an index can hold only what
+    is still to be learned from; `refusals` counts the updates with it that were refused.
     """
 
     __tablename__ = "interactions"
@@ -154,6 +155,11 @@ class Interaction(Base):
             "charged_key_id",
             text("policy_version DESC"),
             text("graded_at DESC"),
+            postgresql_where=text("graded_at IS NOT NULL AND learnable AND NOT claimed"),
+        ),
+        Index(
+            "ix_interactions_fresh_reward",
+            "reward",
             postgresql_where=text("graded_at IS NOT NULL AND learnable AND NOT claimed"),
         ),
         Index("ix_interactions_checkpoint_id", "checkpoint_id", "id"),
@@ -186,6 +192,7 @@ class Interaction(Base):
     learnable: Mapped[bool]  # whether a rollout was kept that can be replayed
     unlearnable_reason: Mapped[str | None]
     graded_at: Mapped[datetime | None]  # when it first had an effective grade; null while it has none
+    reward: Mapped[float | None]  # what its grades come to (`effective_grades`); null while it has none
     charged_key_id: Mapped[str] = mapped_column(server_default=text("''"))  # key its grades count for; '' if none
     claimed: Mapped[bool] = mapped_column(server_default=text("false"))  # whether `claims` has a row for it
     refusals: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))  # updates with it that were refused
