@@ -204,7 +204,11 @@ def ready_groups(session: Session, most: int, grace: timedelta) -> list[_Ready]:
     )
     rows = [row for row in session.execute(query) if row[1]]
     keys = charged(session, {name: ids for name, ids, _, _ in rows}, seen)
-    return [_Ready(Group(name, keys[name], len(ids)), ids, frozenset(values), at) for name, ids, values, at in rows]
+    return [
+        _Ready(Group(name, keys[name], len(ids)), ids, frozenset(value for value in values if value is not None), at)
+        for name, ids, values, at in rows
+        if at is not None
+    ]
 
 
 def charged(session: Session, groups: Mapping[str, Sequence[UUID]], asked: Mapping[str, str]) -> dict[str, str]:
