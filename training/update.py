@@ -20,6 +20,9 @@ from transformers import PreTrainedModel
 
 from training.backends import settle
 from training.batches import micro_batches, minibatches
+from training.distill import Correction, DistillConfig, DistillReport, distill, targets
+from training.distill import Target as DistillTarget
+from training.distill import report as distill_report
 from training.divergence import Divergence, Measuring, measure
 from training.executed import executed_length
 from training.head import take_apart
@@ -53,6 +56,7 @@ class UpdateConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     health: HealthConfig = field(default_factory=HealthConfig)
     target: Target | None = None  # whose sampling learns; None: each rollout's own, which a mixed batch must not have
     micro_batch_positions: int = 16_384  # padded positions per forward, > 0
@@ -83,6 +87,7 @@ class UpdateReport:
     objective: ObjectiveMetrics  # over the rollouts that had an advantage (all of them with beta > 0)
     traces: TraceStats  # over all rollouts
     rollouts: int  # rollouts given
+    distilled: DistillReport  # what was learned from corrections
     without_signal: int  # of these, rollouts with advantage 0: they pull nowhere and were not run with beta = 0
     optimizer_steps: int  # 0: nothing in the batch pulled, and nothing moved
     micro_batches: int
@@ -140,6 +145,7 @@ class Learner:
         self,
         rollouts: Sequence[Rollout],
         advantages: Sequence[float],
+        corrections: Sequence[Correction] = (),
         *,
         progress: Progress | None = None,
         cancelled: Cancelled | None = None,
@@ -147,8 +153,9 @@ class Learner:
         """Learn from one batch.
 
         Args:
-            rollouts: at least one.
+            rollouts: at least one, or at least one correction.
             advantages: one per rollout, from `training.advantage`.
+            corrections: answers that should have been given; they are learned from in the first optimizer step.
             progress: told after every micro-batch.
             cancelled: asked before every micro-batch.
 
@@ -158,13 +165,14 @@ class Learner:
             ValueError: no rollouts, counts that differ, or a rollout that must not be learned from.
 
         """
-        _require_batch(rollouts, advantages)
-        traces = describe(rollouts)
+        _require_batch(rollouts, advantages, corrections, self._ranks)
+        traces = describe([*rollouts, *(one.rollout for one in corrections)])
         check_length(traces.mean_tokens, self.config.health)
         before = self._optimizer.snapshot()
         accepted = False
         try:
-            report = self._learn(rollouts, advantages, traces, _Watch(progress, cancelled, self._ranks))
+            watch = _Watch(progress, cancelled, self._ranks)
+            report = self._learn(rollouts, advantages, corrections, traces, watch)
             accepted = True
         finally:
             if not accepted:
@@ -222,17 +230,26 @@ class Learner:
         self.updates = int(tensors["updates"])
 
     def _learn(
-        self, rollouts: Sequence[Rollout], advantages: Sequence[float], traces: TraceStats, watch: "_Watch"
+        self,
+        rollouts: Sequence[Rollout],
+        advantages: Sequence[float],
+        corrections: Sequence[Correction],
+        traces: TraceStats,
+        watch: "_Watch",
     ) -> UpdateReport:
         """Look, step, look again, judge."""
         config = self.config
-        probed = [rollouts[index] for index in spread(len(rollouts), config.probe_rollouts)]
+        shown = [*rollouts, *(one.rollout for one in corrections)]
+        probed = [shown[index] for index in spread(len(shown), config.probe_rollouts)]
         before = look(self._causal, probed, config.replay, config.micro_batch_positions)
         plan = list(self._plan(rollouts, advantages))
         start = self._start(rollouts) if len(plan) > 1 else None
+        taught = _Taught(corrections, targets(self._causal, corrections, config.distill, config.micro_batch_positions))
         watch.total = sum(len(self._ranks.dealt(step.buckets)) for step in plan)
         rate = config.optimizer.rate(self.updates)
-        passes = [self._step(step, rate, start, watch) for step in plan]
+        passes = [
+            self._step(step, rate, start, watch, taught if number == 0 else None) for number, step in enumerate(plan)
+        ]
         stepped = sum(taken.norm > 0 for taken in passes)
         after = look(self._causal, probed, config.replay, config.micro_batch_positions) if stepped else before
         moved = self._ranks.first(movement(before, after))
@@ -248,6 +265,7 @@ class Learner:
             objective=tally.metrics(),
             traces=traces,
             rollouts=len(rollouts),
+            distilled=distill_report(taught.aims, passes[0].distilled),
             without_signal=sum(advantage == 0 for advantage in advantages),
             optimizer_steps=stepped,
             micro_batches=sum(len(step.buckets) for step in plan),
@@ -283,8 +301,15 @@ class Learner:
                 found[index] = replayed.token_logprobs_BT[row, : rollouts[index].answer_length]
         return [found[index] for index in range(len(rollouts))]
 
-    def _step(self, step: "_Step", rate: float, start: Sequence[Tensor] | None, watch: "_Watch") -> "_Taken":
-        """Take one optimizer step; the gradient is that of all its micro-batches together."""
+    def _step(
+        self,
+        step: "_Step",
+        rate: float,
+        start: Sequence[Tensor] | None,
+        watch: "_Watch",
+        taught: "_Taught | None" = None,
+    ) -> "_Taken":
+        """Take one optimizer step; the gradient is that of all its micro-batches together, and of corrections."""
         self._optimizer.begin()
         loss, tally = torch.zeros((), dtype=torch.float64), Tally.empty()
         with recomputing(self._recomputed):
@@ -296,6 +321,7 @@ class Learner:
                     part_loss, part_tally = self._backward(step, bucket, start)
                     loss, tally = loss + part_loss, tally + part_tally
                 watch.tell()
+            distilled = 0.0 if taught is None else self._distill(taught, watch)
         loss, tally = self._ranks.total(loss), tally.over(self._ranks)
         self._optimizer.share()
         norm = self._optimizer.clip()
@@ -304,7 +330,20 @@ class Learner:
             self._optimizer.step(rate)
         else:
             self._optimizer.end()
-        return _Taken(float(loss), norm, tally)
+        return _Taken(float(loss), norm, tally, distilled)
+
+    def _distill(self, taught: "_Taught", watch: "_Watch") -> float:
+        """Add the gradient of the corrections' term; returns their mean cross-entropy, nats per token."""
+        config, total = self.config, 0.0
+        lengths = [executed_length(one.rollout) for one in taught.corrections]
+        for bucket in micro_batches(lengths, config.micro_batch_positions) if config.distill.weight else ():
+            watch.ask()
+            chosen = [taught.corrections[index] for index in bucket], [taught.aims[index] for index in bucket]
+            loss = distill(self._causal, *chosen, config.replay.chunk_elements) / len(lengths)
+            (config.distill.weight * loss).backward()  # type: ignore[no-untyped-call]
+            self._optimizer.gather()
+            total += float(loss.detach())
+        return total
 
     def _backward(self, step: "_Step", bucket: list[int], start: Sequence[Tensor] | None) -> tuple[Tensor, Tally]:
         """Add one micro-batch's gradient."""
@@ -347,6 +386,15 @@ class _Taken:
     loss: float
     norm: float  # of the gradient, before clipping; 0: no step was taken
     tally: Tally
+    distilled: float  # mean cross-entropy of corrections to their targets, nats per token
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Taught:
+    """Corrections with what their tokens are to become."""
+
+    corrections: Sequence[Correction]
+    aims: Sequence[DistillTarget]
 
 
 class _Watch:
@@ -369,9 +417,13 @@ class _Watch:
             self._progress(self._done, self.total)
 
 
-def _require_batch(rollouts: Sequence[Rollout], advantages: Sequence[float]) -> None:
-    if not rollouts:
+def _require_batch(
+    rollouts: Sequence[Rollout], advantages: Sequence[float], corrections: Sequence[Correction], ranks: Ranks
+) -> None:
+    if not rollouts and not corrections:
         raise ValueError("nothing to learn from: give at least one rollout")
+    if corrections and ranks.size > 1:
+        raise ValueError("corrections are learned from by one process: leave them out, or use one")
     if len(rollouts) != len(advantages):
         raise ValueError(f"{len(rollouts)} rollouts but {len(advantages)} advantages: give one for each")
 
