@@ -34,7 +34,7 @@ def weight_bytes(policy: Policy) -> int:
 
 
 def decode(note: Note, setup: Setup, name: str) -> None:
-    """Tokens per second of a started engine at each batch; by the stock forward too, to see what the quick one gives."""
+    """Tokens per second of a started engine at each batch; by the stock forward too, for comparison."""
     shape = SHAPES[name]
     bandwidth = copy_bandwidth(setup)
     setup.free()
