@@ -123,9 +123,14 @@ learn_beyond() { # version, seconds: teach until a newer one serves
 container() { docker inspect --format '{{.State.StartedAt}} {{.RestartCount}}' "$COMPOSE_PROJECT_NAME-$1-1"; } # of the first
 changed() { [[ $(container "$1") != "$2" ]]; }
 
+doors() { # the servers that answer behind the balancer
+    for _ in 1 2 3 4 5 6; do curl -si --max-time 5 $door/version | tr -d '\r' | sed -n 's/^x-served-by: //ip'; done | sort -u | paste -sd ' '
+}
+
 well() { # a part does its work
     case $1 in
     worker | beat) compose exec -T "$1" lepo health "$1" ;;
+    api) answers && (($(doors | wc -w) == servers)) ;;
     *) answers && compose exec -T beat lepo health beat ;;
     esac
 }
@@ -151,6 +156,7 @@ mkdir "$folder/lepo"
 git -C "$source_tree" archive HEAD | tar -x -C "$folder/lepo" || fail "git archive"
 [[ -z $(git -C "$source_tree" status --porcelain) ]] || echo "         (changes that are not committed are left out)"
 cd "$folder/lepo"
+find . -exec touch -h -t 200001010000 {} + # some engines take a file of another time for another file, and build anew
 saw "$(git -C "$source_tree" log -1 --format='%h %s'); $(docker compose version --short) of Compose"
 
 step "build, and up --wait"
@@ -212,9 +218,8 @@ END
     curl -i http://127.0.0.1:8000/version
 }
 two_servers >> "$log" 2>&1 || fail "up --wait --scale api=2"
-doors() { for _ in 1 2 3 4 5 6; do curl -si --max-time 5 $door/version | tr -d '\r' | sed -n 's/^x-served-by: //ip'; done | sort -u | paste -sd ' '; }
-both_answer() { [[ $(doors) == *" "* ]]; }
-within 30 both_answer || fail "only one server answers behind the balancer: $(doors)"
+servers=2
+within 30 well api || fail "answers come from $(doors)"
 saw "answers come from $(doors)"
 
 step "a swap on both"
@@ -234,7 +239,7 @@ while IFS= read -r line; do
     ((first)) || first=$last
 done < <(curl -sN --max-time 60 $door/v1/chat/completions -H "Authorization: Bearer $KEY" -H "Content-Type: application/json" \
     -d '{"model": "lepo", "stream": true, "ignore_eos": true, "max_tokens": 600, "messages": [{"role": "user", "content": "Work out 1 + 2 + 3 + 4 step by step."}]}')
-((chunks > 50 && (first - asked) * 3 < last - asked)) || fail "$chunks chunks, the first after $(((first - asked) / 1000)) of $(((last - asked) / 1000)) ms"
+((chunks > 10 && (first - asked) * 3 < last - asked)) || fail "$chunks chunks, the first after $(((first - asked) / 1000)) of $(((last - asked) / 1000)) ms"
 saw "$chunks chunks, the first after $(((first - asked) / 1000)) ms, the last after $(((last - asked) / 1000)) ms"
 
 parts="postgres redis api worker beat balancer"
@@ -290,6 +295,7 @@ restore() {
 compose down -v >> "$log" 2>&1 || fail "down -v"
 restore >> "$log" 2>&1 || fail "pg_restore, tar or up --wait"
 [[ $(version $door) == "$before" ]] || fail "version $before was saved, $(version $door) serves"
+servers=1
 everything_is_there
 saw "version $before serves, all ${#acknowledged[@]} answers are there"
 

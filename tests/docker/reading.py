@@ -37,7 +37,7 @@ def environment(service: Mapping[str, Any], env: str) -> dict[str, str]:
 def dotenv(text: str) -> dict[str, str]:
     """Variables of a file; a later line wins."""
     lines = [line.strip() for line in text.splitlines()]
-    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))  # type: ignore[misc]
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
 def filled(value: Any, env: Mapping[str, str]) -> Any:
