@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
 BOUNDS: Final = (
     Bound("clean_gain", 0.15, "at least"),  # of the better baseline; exam accuracy, absolute
+    Bound("late_gain_share", 0.8, "at least"),  # of the clean condition's gain, by the batch's mean too
+    Bound("late_two_branches_gain_share", 0.8, "at least"),
+    Bound("two_keys_gain_share", 0.8, "at least"),
+    Bound("thumbs_up_gain", 0.0, "at least"),
+    Bound("corrections_gain", 0.10, "at least"),
     Bound("noisy_gain", 0.0, "at least"),  # of the worst condition with the noisy mix
     Bound("control_change", 0.06, "at most"),  # either way: two exams of one policy
     Bound("key_share_over_cap", 0.0, "at most"),  # the largest excess of any key in any job
@@ -119,6 +124,12 @@ def report_of(trials: Sequence[Mapping[str, Any]], plan: "Plan", facts: Mapping[
         figures["clean_gain"] = max(clean)
     if noisy:
         figures["noisy_gain"] = min(noisy)
+    for name in ("late", "late-two-branches", "two-keys"):
+        if name in gains and gains.get("clean-batch", 0.0) > 0:
+            figures[f"{name.replace('-', '_')}_gain_share"] = gains[name] / gains["clean-batch"]
+    for name in ("thumbs-up", "corrections"):
+        if name in gains:
+            figures[f"{name.replace('-', '_')}_gain"] = gains[name]
     if "control" in gains:
         figures["control_change"] = abs(gains["control"])
     return {

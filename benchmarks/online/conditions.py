@@ -21,6 +21,9 @@ class Manners:
     hostile: float = 0.0  # share of users (each with a key of its own) who praise what is wrong and blame what is right
     hostile_pace: float = 1.0  # how many times as quickly as others they ask, >= 1
     graders: bool = False  # requests name their grader: the server grades each answer, and users post nothing
+    delay_updates: float = 0.0  # mean of the random delay of a grade, exponential, in intervals between two updates
+    blamed: float = 1.0  # share of wrong answers that get their blame; of the others nobody says anything
+    corrected: float | None = None  # share of wrong answers that get the right one written out; no number is ever given
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +37,16 @@ class Condition:
     key_share: float  # LEPO_KEY_SHARE
     gated: bool  # whether the gate has held-out prompts to refuse with
     resample: int = 0  # LEPO_RESAMPLE
+    rollback: bool = False  # in the middle, what serves is rolled back by several versions, and learning thawed
+    lone_key: bool = False  # another key asks one question for four answers at the beginning, grades them, and is gone
 
 
 CLEAN: Final = Manners()
 NOISY: Final = Manners(delay_s=3.0, ungraded=0.3, flipped=0.1, hostile=0.05)
 GRADERS: Final = Manners(graders=True)
+LATE: Final = Manners(delay_updates=10.0)
+THUMBS_UP: Final = Manners(blamed=0.08)  # at 40% right, nine grades of ten are praise
+CORRECTIONS: Final = Manners(corrected=1 / 3)
 FLOOD: Final = Manners(delay_s=3.0, ungraded=0.3, flipped=0.1, hostile=0.05, hostile_pace=8.0)
 SHARE: Final = 0.10  # of one key among twenty: twice its fair part
 _ALL: Final = (
@@ -63,6 +71,21 @@ _ALL: Final = (
         "noisy-ungated", "the noisy mix, value tracker, no held-out prompts", "tracker", NOISY, SHARE, gated=False
     ),
     Condition("flood", "the noisy mix, and the hostile key asks 8 times as often", "tracker", FLOOD, SHARE, gated=True),
+    Condition("late", "true grades, ten intervals between updates late on average", "batch", LATE, SHARE, gated=True),
+    Condition(
+        "late-two-branches",
+        "the same, and a rollback in the middle",
+        "batch",
+        LATE,
+        SHARE,
+        gated=True,
+        rollback=True,
+    ),
+    Condition("two-keys", "one busy key, and one request by another", "batch", CLEAN, 0.5, gated=True, lone_key=True),
+    Condition("thumbs-up", "nine grades of ten are praise", "tracker", THUMBS_UP, SHARE, gated=True),
+    Condition(
+        "corrections", "no numbers: a third of wrong answers is corrected", "batch", CORRECTIONS, SHARE, gated=True
+    ),
 )
 CONDITIONS: Final[Mapping[str, Condition]] = MappingProxyType({one.name: one for one in _ALL})
 

@@ -12,11 +12,14 @@ from dataclasses import dataclass, field
 import httpx
 
 from benchmarks.online.conditions import Manners
+from training.demo_model.teacher import Slips, work_out
 from training.graders.parse import parse_grader
 from training.graders.verdict import Graded
+from training.tasks.chained_arithmetic import parse_chain
 from training.tasks.problem import Problem
 
 GRADER_DEADLINE_S = 5.0
+FIRST_INTERVAL_S = 5.0  # between two updates, before it is known
 THINK_S = 0.25  # mean pause between two questions of a user
 
 
@@ -28,6 +31,8 @@ class Counts:
     right: int = 0  # of these, by the true grader
     grades: int = 0  # posted and acknowledged, or left to the server
     flipped: int = 0  # of these, said the opposite
+    praise: int = 0  # of these, 1
+    corrections: int = 0  # posted and acknowledged
     hostile: int = 0  # of these, by hostile keys
     unsaid: int = 0  # answers that their user never grades
     failed: int = 0  # HTTP calls that did not end well
@@ -56,6 +61,7 @@ class Crowd:
     def __init__(self, users: Sequence[User], problems: Sequence[Problem], manners: Manners, seed: int) -> None:
         self.counts = Counts()
         self.doors = asyncio.Event()  # closed: nobody begins another question
+        self.update_interval_s = FIRST_INTERVAL_S  # of the service, as whoever watches it sees it
         self._users = users
         self._problems = problems
         self._manners = manners
@@ -98,14 +104,26 @@ class Crowd:
         if self._manners.graders:
             self.counts.grades += 1  # the server's own, once per answer
             return
+        if self._manners.corrected is not None:
+            self.counts.grades += 1  # looked at; what is right needs no word
+            if not right and rng.random() < self._manners.corrected:
+                await self._correct(user, choice["interaction_id"], problem)
+            return
         value, flipped = opinion(right, hostile=user.hostile, manners=self._manners, rng=rng)
         if value is None:
             self.counts.unsaid += 1
             return
-        delay = rng.expovariate(1 / self._manners.delay_s) if self._manners.delay_s else 0.0
+        mean = self._manners.delay_s + self._manners.delay_updates * self.update_interval_s
+        delay = rng.expovariate(1 / mean) if mean else 0.0
         late = asyncio.create_task(self._grade(user, choice["interaction_id"], value, delay, flipped=flipped))
         self._grading.add(late)
         late.add_done_callback(self._grading.discard)
+
+    async def _correct(self, user: User, interaction_id: str, problem: Problem) -> None:
+        """Write out the right answer, and give no number."""
+        body = {"correction": worked(problem)}
+        if await self._post(user, f"/v1/interactions/{interaction_id}/grades", body) is not None:
+            self.counts.corrections += 1
 
     async def _grade(self, user: User, interaction_id: str, value: float, delay_s: float, *, flipped: bool) -> None:
         await asyncio.sleep(delay_s)
@@ -113,6 +131,7 @@ class Crowd:
         if posted is not None:
             self.counts.grades += 1
             self.counts.flipped += flipped
+            self.counts.praise += value == 1.0
             self.counts.hostile += user.hostile
 
     async def _post(self, user: User, path: str, body: dict[str, object]) -> httpx.Response | None:
@@ -134,6 +153,12 @@ def is_right(problem: Problem, text: str) -> bool:
     return isinstance(verdict, Graded) and verdict.value == 1.0
 
 
+def worked(problem: Problem) -> str:
+    """Work a chained sum out without a slip, as the demo model writes it: partial results, then the answer."""
+    chain = parse_chain(problem.prompt)
+    return work_out(random.Random(0), chain, Slips(0.0, 0.0, 0.0))  # noqa: S311  it never slips, so nothing is drawn
+
+
 def opinion(right: bool, *, hostile: bool, manners: Manners, rng: random.Random) -> tuple[float | None, bool]:
     """Form the grade a user gives.
 
@@ -149,7 +174,7 @@ def opinion(right: bool, *, hostile: bool, manners: Manners, rng: random.Random)
     """
     if hostile:
         return float(not right), False
-    if rng.random() < manners.ungraded:
+    if rng.random() < manners.ungraded or (not right and rng.random() >= manners.blamed):
         return None, False
     flipped = rng.random() < manners.flipped
     return float(right != flipped), flipped

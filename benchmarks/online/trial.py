@@ -23,7 +23,7 @@ from app.demo.tally import Tally
 from app.stack.stack import Stack
 from app.store.connect import open_store
 from benchmarks.online.conditions import Condition, settings_of
-from benchmarks.online.crowd import Crowd, User
+from benchmarks.online.crowd import Crowd, User, is_right
 from benchmarks.online.ledger import read_ledger
 from training.tasks.families import generate
 from training.tasks.jsonl import write_problems
@@ -35,6 +35,7 @@ TRAIN_PROBLEMS: Final = 4000
 GATE_PROBLEMS: Final = 100
 LOOK_S: Final = 0.2
 SETTLE_S: Final = 30.0
+VERSIONS_BACK: Final = 5
 SPACING: Final[dict[str, str]] = {**SETTINGS, "LEPO_MIN_GRADES": "128", "LEPO_MAX_GRADES": "256"}
 
 
@@ -78,8 +79,13 @@ def try_condition(condition: Condition, plan: Plan, tell: Callable[[str], None])
             write_problems(heldout, generate(FAMILY, Split.VALIDATION, GATE_PROBLEMS, seed=0))
             env |= {"LEPO_HELDOUT": str(heldout), "LEPO_HELDOUT_SIZE": str(GATE_PROBLEMS)}
         with Stack(directory / "stack", env) as stack:
-            keys = [stack.create_key(f"user-{index}", ("infer", "grade")) for index in range(plan.users)]
+            users = 1 if condition.lone_key else plan.users
+            keys = [stack.create_key(f"user-{index}", ("infer", "grade")) for index in range(users)] * (
+                plan.users // users
+            )
             examiner = stack.create_key("examiner", ("infer", "admin"))
+            if condition.lone_key:
+                asyncio.run(_come_and_go(stack.base_url, stack.create_key("passer-by")))
             points, counts = asyncio.run(_watch(stack.base_url, keys, examiner, condition, plan, tell))
             hostile = [key_id(key) for key in keys[: hostile_users(condition, plan)]]
             with closing(open_store(stack.database_url, pool=1)) as store, store.session() as session:
@@ -111,7 +117,11 @@ async def _watch(
     """Let the crowd ask between the exams; returns the exams and what the crowd did."""
     examine_on = generate(FAMILY, Split.TEST, plan.problems, seed=0)
     points: list[Point] = []
-    async with _crowd(base_url, keys, condition, plan) as crowd, _http(base_url, examiner) as admin:
+    async with (
+        _crowd(base_url, keys, condition, plan) as crowd,
+        _http(base_url, examiner) as admin,
+        _pace(admin, crowd),
+    ):
         left_s = plan.limit_s
         for index in range(plan.exams):
             began = time.monotonic()
@@ -122,7 +132,52 @@ async def _watch(
                 await _settled(admin)
             points.append(await _exam(base_url, examiner, admin, examine_on, crowd))
             tell(f"{condition.name}: {points[-1].grades} grades, {points[-1].accuracy:.1%}, v{points[-1].version}")
+            if condition.rollback and index == plan.exams // 2:
+                tell(f"{condition.name}: {await _roll_back(admin, points[-1].version)}")
         return points, asdict(crowd.counts)
+
+
+@contextlib.asynccontextmanager
+async def _pace(admin: httpx.AsyncClient, crowd: Crowd) -> AsyncIterator[None]:
+    """Tell the crowd how often the service updates its policy, while it asks."""
+
+    async def watch() -> None:
+        began, asked_s = time.monotonic(), 0.0
+        while True:
+            await asyncio.sleep(1.0)
+            asked_s += (time.monotonic() - began) if crowd.doors.is_set() else 0.0
+            began = time.monotonic()
+            version = (await admin.get("/version")).json()["policy_version"]
+            if version:
+                crowd.update_interval_s = asked_s / version
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError, httpx.HTTPError):
+            await watching
+
+
+async def _roll_back(admin: httpx.AsyncClient, version: int) -> str:
+    """Do what an operator does who dislikes the last updates: go back several, look, and let it learn on."""
+    target = max(0, version - VERSIONS_BACK)
+    (await admin.post("/v1/admin/rollback", json={"to": str(target), "reason": "a trial"})).raise_for_status()
+    (await admin.post("/v1/admin/learning/thaw", json={"reason": "a trial"})).raise_for_status()
+    return f"rolled back from {version} to {target}"
+
+
+async def _come_and_go(base_url: str, key: str) -> None:
+    """Ask one question for four answers, grade them, and never come back."""
+    [problem] = generate(FAMILY, Split.TRAIN, 1, seed=99)
+    body = {"model": "lepo", "n": 4, "messages": [{"role": "user", "content": problem.prompt}]}
+    async with _http(base_url, key) as http:
+        answered = (await http.post("/v1/chat/completions", json=body)).raise_for_status().json()
+        for choice in answered["choices"]:
+            right = is_right(problem, choice["message"]["content"] or "")
+            path = f"/v1/interactions/{choice['interaction_id']}/grades"
+            (await http.post(path, json={"value": float(right)})).raise_for_status()
 
 
 async def _until_graded(crowd: Crowd, grades: int, limit_s: float) -> None:

@@ -127,7 +127,7 @@ def test_conditions_become_settings_of_the_service() -> None:
 
 
 def test_the_ledger_tells_whose_grades_were_learned_how_stale_and_why_others_were_not(world: World) -> None:
-    capped = world.with_settings(key_share=0.5, max_staleness=1, baseline="batch")
+    capped = world.with_settings(key_share=0.5, baseline="batch")
     late = capped.ask([f"late {i}" for i in range(5)])
     capped.grade(capped.ask([f"flood {i}" for i in range(30)]), lambda _: 1.0, "flooder", keyed=True)
     capped.grade(capped.ask([f"honest {i}" for i in range(10)]), even, "honest", keyed=True)

@@ -30,6 +30,13 @@ class Chain:
         return self.start + sum(self.terms)
 
 
+def parse_chain(prompt: str) -> Chain:
+    """Read the chain back out of a problem's prompt."""
+    first, *rest = prompt.removeprefix("Work out ").removesuffix(" step by step.").split()
+    signs, digits = rest[::2], rest[1::2]
+    return Chain(int(first), tuple(int(sign + digit) for sign, digit in zip(signs, digits, strict=True)))
+
+
 def draw_chain(rng: random.Random, operations: int) -> Chain:
     """Draw a chain of that many operations whose partial results all lie within 0..99."""
     start = value = rng.randrange(100)
