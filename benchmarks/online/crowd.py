@@ -121,7 +121,7 @@ class Crowd:
 
     async def _correct(self, user: User, interaction_id: str, problem: Problem) -> None:
         """Write out the right answer, and give no number."""
-        body = {"correction": worked(problem)}
+        body: dict[str, object] = {"correction": worked(problem)}
         if await self._post(user, f"/v1/interactions/{interaction_id}/grades", body) is not None:
             self.counts.corrections += 1
 

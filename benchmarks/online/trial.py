@@ -79,10 +79,9 @@ def try_condition(condition: Condition, plan: Plan, tell: Callable[[str], None])
             write_problems(heldout, generate(FAMILY, Split.VALIDATION, GATE_PROBLEMS, seed=0))
             env |= {"LEPO_HELDOUT": str(heldout), "LEPO_HELDOUT_SIZE": str(GATE_PROBLEMS)}
         with Stack(directory / "stack", env) as stack:
-            users = 1 if condition.lone_key else plan.users
-            keys = [stack.create_key(f"user-{index}", ("infer", "grade")) for index in range(users)] * (
-                plan.users // users
-            )
+            made = 1 if condition.lone_key else plan.users
+            keys = [stack.create_key(f"user-{index}", ("infer", "grade")) for index in range(made)]
+            keys *= plan.users // made
             examiner = stack.create_key("examiner", ("infer", "admin"))
             if condition.lone_key:
                 asyncio.run(_come_and_go(stack.base_url, stack.create_key("passer-by")))

@@ -16,14 +16,25 @@ from sqlalchemy import func, select
 from app.store.connect import Store
 from app.store.tables import Claim
 from benchmarks.online.command import command, report_of
-from benchmarks.online.conditions import CLEAN, CONDITIONS, FLOOD, GRADERS, NOISY, settings_of
-from benchmarks.online.crowd import Crowd, User, opinion
+from benchmarks.online.conditions import (
+    CLEAN,
+    CONDITIONS,
+    CORRECTIONS,
+    FLOOD,
+    GRADERS,
+    NOISY,
+    THUMBS_UP,
+    settings_of,
+)
+from benchmarks.online.crowd import Crowd, User, is_right, opinion
 from benchmarks.online.ledger import read_ledger
 from benchmarks.online.page import write_page
 from benchmarks.online.picture import draw
 from benchmarks.online.trial import Plan, hostile_users, key_id
 from tests.worker.world import World, even, make_model, make_world
+from training.tasks.families import generate
 from training.tasks.problem import Problem
+from training.tasks.splits import Split
 from worker.grade import grade
 from worker.learn import learn
 
@@ -53,7 +64,9 @@ def test_silence_and_mistakes_come_as_often_as_the_condition_says() -> None:
     assert all((value == 0.0) is flipped for value, flipped in said if value is not None)
 
 
-def crowd_against(answers: list[httpx.Request], manners: Any = CLEAN, *, graded: int = 201) -> Crowd:
+def crowd_against(
+    answers: list[httpx.Request], manners: Any = CLEAN, *, graded: int = 201, problem: Problem = PROBLEM
+) -> Crowd:
     def serve(request: httpx.Request) -> httpx.Response:
         answers.append(request)
         if request.url.path == "/v1/chat/completions":
@@ -65,7 +78,7 @@ def crowd_against(answers: list[httpx.Request], manners: Any = CLEAN, *, graded:
         client = httpx.AsyncClient(transport=httpx.MockTransport(serve), base_url="http://service")
         return User(name, client, hostile=hostile, pace=100.0)
 
-    return Crowd([user(0, hostile=True), user(1, hostile=False)], [PROBLEM], manners, seed=0)
+    return Crowd([user(0, hostile=True), user(1, hostile=False)], [problem], manners, seed=0)
 
 
 async def for_a_while(crowd: Crowd, seconds: float) -> None:
@@ -111,6 +124,25 @@ def test_grades_come_late_and_a_failed_call_is_counted() -> None:
     assert "HTTP 500" in crowd.counts.errors[0]
 
 
+def test_where_nobody_gives_numbers_a_third_of_what_is_wrong_is_corrected() -> None:
+    requests: list[httpx.Request] = []
+    [problem] = generate("chained_arithmetic", Split.TRAIN, 1, seed=0)
+    crowd = crowd_against(requests, CORRECTIONS, problem=problem)
+    asyncio.run(for_a_while(crowd, 0.3))
+    bodies = [json.loads(request.content) for request in requests]
+    posted = [body for body in bodies if "correction" in body]
+    assert not any("value" in body for body in bodies)
+    assert 0 < len(posted) == crowd.counts.corrections < crowd.counts.answers
+    assert all(is_right(problem, str(body["correction"])) for body in posted)
+
+
+def test_where_people_praise_most_of_what_is_wrong_goes_unsaid() -> None:
+    rng = random.Random(3)
+    said = [opinion(right, hostile=False, manners=THUMBS_UP, rng=rng)[0] for right in [True] * 400 + [False] * 600]
+    given = [value for value in said if value is not None]
+    assert sum(given) / len(given) == pytest.approx(0.9, abs=0.04)
+
+
 def test_conditions_become_settings_of_the_service() -> None:
     assert settings_of(CONDITIONS["control"])["LEPO_LEARN"] == "false"
     assert settings_of(CONDITIONS["clean-batch"]) == {
@@ -139,13 +171,14 @@ def test_the_ledger_tells_whose_grades_were_learned_how_stale_and_why_others_wer
     with world.store.session() as session:
         found = read_ledger(session, [capped.key("flooder")])
         claims = session.scalars(select(func.count()).where(Claim.outcome == "learned")).one()
-    assert found["skipped"]["key_cap"] == 20 + 3
+    assert found["skipped"] == {}
     assert found["largest_key_share"] == pytest.approx(0.5)
-    assert found["in_batches"] == claims == 30
-    assert found["hostile_share_in_batches"] == pytest.approx(10 / 30)
-    assert found["baselines"] == {"batch": 30}
-    assert found["staleness"] == {"0": 25, "1": 5}
-    assert (found["jobs"], found["verdicts"], found["waiting"]) == (2, {"promoted": 2}, 1)
+    assert found["in_batches"] == claims
+    assert 1 / 3 <= found["hostile_share_in_batches"] <= 0.5
+    assert found["baselines"] == {"batch": claims}
+    assert found["staleness"]["1"] >= 5, "what was asked of the version before, and what waited"
+    assert (found["jobs"], found["verdicts"]) == (2, {"promoted": 2})
+    assert found["waiting"] == 54 - claims, "what is over a key's share waits"
 
 
 def test_an_answer_that_the_server_graded_is_charged_to_who_asked(world: World) -> None:
