@@ -246,7 +246,7 @@ def _keys() -> CTE:
             after.charged_key_id > first.c.key,
             after.graded_at.is_not(None),
             after.learnable,
-            after.claimed.is_(False),
+            ~after.claimed,
         )
         .scalar_subquery()
     )
