@@ -1,10 +1,12 @@
 """What tests do to a store, in the words of the product: a key, a grade, a job, a claim, a whole update."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from uuid import UUID, uuid4
 
+from sqlalchemy import event as listening
 from sqlalchemy import func, select, text, update
+from sqlalchemy.engine import Connection
 
 from app.settings import Settings
 from app.store import checkpoints, claims, grades, jobs, learnable, policy_life
@@ -175,3 +177,21 @@ def books_agree(store: Store) -> bool:
     )
     with store.session() as session:
         return session.scalars(agrees).one() == 0
+
+
+def plans(store: Store, ask: Callable[[], object]) -> list[str]:
+    """The plans of the statements that something makes."""
+    seen: list[str] = []
+
+    def explain(connection: Connection, cursor: object, statement: str, parameters: object, *_: object) -> None:
+        if statement.startswith(("SELECT", "WITH")):
+            done = connection.connection.cursor()
+            done.execute("EXPLAIN " + statement, parameters)
+            seen.extend(line for (line,) in done.fetchall())
+
+    listening.listen(store.engine, "before_cursor_execute", explain)
+    try:
+        ask()
+    finally:
+        listening.remove(store.engine, "before_cursor_execute", explain)
+    return seen

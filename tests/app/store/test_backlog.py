@@ -5,13 +5,12 @@ from collections.abc import Iterator
 from uuid import UUID
 
 import pytest
-from sqlalchemy import event, text
-from sqlalchemy.engine import Connection
+from sqlalchemy import text
 
 from app.store import claims, learnable
 from app.store.connect import Store, open_store
 from app.store.tables import Checkpoint
-from tests.app.store.acts import look, names, offered, settings, started
+from tests.app.store.acts import look, names, offered, plans, settings, started
 from tests.conftest import copies
 
 WAITING = 100_000
@@ -93,24 +92,6 @@ def written(store: Store) -> list[tuple[object, ...]]:
         return [tuple(row) for row in rows]
 
 
-def plans(store: Store) -> str:
-    """The plans of every statement of a look."""
-    seen: list[str] = []
-
-    def explain(connection: Connection, cursor: object, statement: str, parameters: object, *_: object) -> None:
-        if statement.startswith(("SELECT", "WITH")):
-            done = connection.connection.cursor()
-            done.execute("EXPLAIN " + statement, parameters)
-            seen.extend(line for (line,) in done.fetchall())
-
-    event.listen(store.engine, "before_cursor_execute", explain)
-    try:
-        look(store)
-    finally:
-        event.remove(store.engine, "before_cursor_execute", explain)
-    return "\n".join(seen)
-
-
 def test_a_look_is_quick_reads_indexes_and_writes_nothing(store: Store) -> None:
     wish = {"min_grades": 64, "max_grades": 512}
     look(store, **wish)
@@ -123,7 +104,7 @@ def test_a_look_is_quick_reads_indexes_and_writes_nothing(store: Store) -> None:
     assert written(store) == before
     assert "no contrast" in (outlook.words or "")
     assert min(spent) < LOOK_S, spent
-    plan = plans(store)
+    plan = "\n".join(plans(store, lambda: look(store, **wish)))
     assert "ix_interactions_fresh" in plan
     assert "Seq Scan on interactions" not in plan
     assert "Seq Scan on grades" not in plan
