@@ -56,8 +56,8 @@ class Skipped:
 
 
 def fresh() -> ColumnElement[bool]:
-    """Say what can be learned from: graded, replayable, not yet claimed."""
-    return and_(Interaction.graded_at.is_not(None), Interaction.learnable, Interaction.claimed.is_(False))
+    """Say what can be learned from: graded, replayable, not yet claimed; in the very words of the indexes on it."""
+    return and_(Interaction.graded_at.is_not(None), Interaction.learnable, ~Interaction.claimed)
 
 
 def any_of(ids: Collection[UUID]) -> CollectionAggregate[Any]:

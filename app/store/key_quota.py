@@ -8,7 +8,7 @@ answer counts for (`app.store.learnable`).
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -34,16 +34,30 @@ def key_limit(counts: Mapping[str, int], share: float) -> int:
     """
     if len(counts) < 2:
         return max(counts.values(), default=0)
-    most, least = max(counts.values()), min(counts.values())
-    # A sum of minima is concave in m and 0 at 0, so the condition holds up to some m and never again: bisect.
-    beyond = bisect_left(
-        range(least + 1, most + 1), True, key=lambda m: m > share * sum(min(n, m) for n in counts.values())
-    )
-    return least + beyond
+    least = min(counts.values())
+    return largest(least, max(counts.values()), lambda m: m <= share * capped(counts, m))
+
+
+def fair_limit(counts: Mapping[str, int], most: int) -> int:
+    """Find how many answers one key may contribute so that all keys together fill a batch, the small ones wholly."""
+    return largest(1, max(counts.values(), default=1), lambda m: capped(counts, m) <= most)
+
+
+def capped(counts: Mapping[str, int], limit: int) -> int:
+    """Count the answers that are left when each key has at most `limit`."""
+    return sum(min(count, limit) for count in counts.values())
+
+
+def largest(least: int, most: int, holds: Callable[[int], bool]) -> int:
+    """Find the largest m up to `most` of which something holds that holds up to some m and never again; or `least`.
+
+    Both conditions here are such: a sum of minima is concave in m, and 0 at 0.
+    """
+    return least + bisect_left(range(least + 1, most + 1), True, key=lambda m: not holds(m))
 
 
 def choose(groups: Sequence[Group], most: int, share: float, *, at_least: int = 0) -> list[Group]:
-    """Choose groups in their order, every key within its share.
+    """Choose groups in their order, every key within its share, and none left out because others fill the batch.
 
     Args:
         groups: what is offered, those wanted first in front.
@@ -61,7 +75,7 @@ def choose(groups: Sequence[Group], most: int, share: float, *, at_least: int = 
         counts[one.key] += one.size
     limit = key_limit(counts, share)
     if len(counts) > 1:
-        limit = min(limit, max(1, int(share * most), most // len(counts)))
+        limit = min(limit, fair_limit(counts, most))
     chosen = _fill(groups, {}, most, limit)
     if sum(one.size for one in chosen.values()) < at_least:
         chosen = _fill(groups, chosen, min(most, at_least), most)

@@ -235,7 +235,7 @@ def _seen(session: Session, most: int) -> dict[str, str]:
     count = session.scalar(select(func.count()).select_from(keys).where(keys.c.key.is_not(None))) or 0
     if not count:
         return {}
-    each = 2 * most if count == 1 else max(SMALLEST_WINDOW, 4 * most // count)
+    each = max(SMALLEST_WINDOW, 2 * most // count)
     both = select(Interaction.completion_id, Interaction.charged_key_id).where(fresh())
     mine = both.where(Interaction.charged_key_id == keys.c.key)
     newest = mine.order_by(Interaction.policy_version.desc(), Interaction.graded_at.desc()).limit(each).lateral()
@@ -257,7 +257,7 @@ def _keys() -> CTE:
             after.charged_key_id > first.c.key,
             after.graded_at.is_not(None),
             after.learnable,
-            after.claimed.is_(False),
+            ~after.claimed,
         )
         .scalar_subquery()
     )

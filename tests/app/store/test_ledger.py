@@ -2,7 +2,6 @@
 
 import math
 import random
-from collections.abc import Callable
 from uuid import UUID, uuid4
 
 import pytest
@@ -13,8 +12,7 @@ from app.store import grades, interactions
 from app.store.connect import Store
 from app.store.grades import Entry
 from app.store.tables import Grade, Interaction
-
-Answers = Callable[..., list[UUID]]
+from tests.conftest import Answers
 
 
 def reward(store: Store, interaction_id: UUID) -> float | None:
@@ -22,6 +20,7 @@ def reward(store: Store, interaction_id: UUID) -> float | None:
         found = grades.rewards(session, [interaction_id]).get(interaction_id)
         row = interactions.get_interaction(session, interaction_id)
         assert (row.graded_at is not None) == (found is not None)
+        assert row.reward == (None if found is None else found.value), "the answer's row repeats it"
         return None if found is None else found.value
 
 

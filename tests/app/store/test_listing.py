@@ -1,6 +1,5 @@
 """Interactions: written once, found by page and filter; and a store that says what is wrong with Postgres."""
 
-from collections.abc import Callable
 from datetime import timedelta
 from threading import Barrier, Thread
 from typing import Any
@@ -17,8 +16,7 @@ from app.store.connect import Store, open_store
 from app.store.grades import Entry
 from app.store.interactions import Filters
 from app.store.tables import Interaction, StoredRollout
-
-Answers = Callable[..., list[UUID]]
+from tests.conftest import Answers
 
 
 def listed(store: Store, filters: Filters | None = None, **page: Any) -> list[UUID]:
