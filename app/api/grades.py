@@ -163,6 +163,8 @@ def grade_json(grade: Grade) -> dict[str, Any]:
         "state": grade.state,
         "value": grade.value,
         "grader": {"kind": grade.grader_kind, "id": grade.grader_id, "version": grade.grader_version},
+        "source": grade.source,
+        "counts": grade.counts,
         "comment": grade.comment,
         "correction": grade.correction,
         "supersedes": None if grade.supersedes_id is None else show("grade", grade.supersedes_id),
