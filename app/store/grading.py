@@ -18,7 +18,7 @@ from datetime import timedelta
 from typing import Final, Literal
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, func, select, update
+from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session
 
 from app.store.base import Json
@@ -74,14 +74,13 @@ def take(session: Session, lease: timedelta, turn: int = 0) -> Taken | None:
     return None
 
 
-def waiting(look: Look) -> Select[tuple[UUID]]:
+def waiting(look: Look) -> Select[UUID]:
     """Find the next answer of one kind."""
     query = select(Interaction.id).limit(1)
     if look == "due":
         return query.where(GRADING_DUE, Interaction.grading_until <= func.now()).order_by(Interaction.grading_until)
     created = Interaction.created_at
-    order: ColumnElement[object] = created.desc() if look == "newest" else created.asc()
-    return query.where(GRADING_UNTRIED).order_by(order)
+    return query.where(GRADING_UNTRIED).order_by(created.desc() if look == "newest" else created.asc())
 
 
 def settle(session: Session, taken: Taken, state: Settled, entry: Entry | None) -> bool:

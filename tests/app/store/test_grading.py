@@ -9,7 +9,6 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.dialects import postgresql
 
 from app.store.connect import Store
 from app.store.grading import TURNS, Look, Taken, settle, take, try_again, waiting
@@ -160,7 +159,7 @@ def test_a_look_into_a_backlog_reads_one_entry_of_an_index(store: Store, answers
     backlog(store, one, 20_000)
     with store.session() as session:
         statement = waiting(look).with_for_update(skip_locked=True, key_share=True)
-        words = str(statement.compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True}))
+        words = str(statement.compile(store.engine, compile_kwargs={"literal_binds": True}))
         plan = "\n".join(session.scalars(text(f"EXPLAIN (ANALYZE, BUFFERS) {words}")))
     index = "ix_interactions_grading_due" if look == "due" else "ix_interactions_grading_untried"
     assert index in plan
