@@ -8,4 +8,5 @@ from sqlalchemy.orm import Session
 
 def now(session: Session) -> datetime:
     """Read it; within a transaction SQL's `now()` stands still, and this does not."""
-    return session.scalars(select(func.clock_timestamp())).one()
+    read: datetime = session.scalars(select(func.clock_timestamp())).one()
+    return read
