@@ -35,6 +35,7 @@ class Ask:
     top_logprobs: int  # candidates reported per token, 0 to 20
     logprobs: bool  # whether the answer shows log-probabilities
     key_id: str | None  # whose key it was
+    grader_source: str  # whether that key may grade: `scoped` or `request`
     as_asked: Json  # the body without grader, user and metadata, for the record
     completion_hex: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))  # Unix seconds

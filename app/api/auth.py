@@ -4,9 +4,7 @@ Leaves out keys themselves (`app.store.keys`) and how grading tokens are made (`
 """
 
 import hashlib
-import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
@@ -20,7 +18,7 @@ from app.api.errors import error_response
 from app.api.grading_tokens import PREFIX, GradingToken, read_token
 from app.api.server import Server
 from app.errors import Forbidden, LepoError, Unauthorized
-from app.store import keys
+from app.store import clock, keys
 from app.store.tables import ApiKey
 
 OPEN: Final = frozenset({"/", "/health", "/ready", "/version", "/metrics", "/openapi.json", "/docs", "/dashboard"})
@@ -61,7 +59,7 @@ async def authenticate(server: Server, text: str | None, *, admin: bool) -> Call
     """
     token = None
     if text is not None and text.startswith(PREFIX):
-        token = read_token(text, await server.grading_secret(), time.time())
+        token = read_token(text, await server.grading_secret())
     digest = hashlib.sha256((text or "").encode("utf-8", "replace")).digest()
     caller = server.believed.get(digest)
     if caller is None:
@@ -79,7 +77,7 @@ def of_key(session: Session, text: str | None) -> Caller:
         Unauthorized: none was sent, or it does not open.
 
     """
-    key = keys.authenticate(session, text, datetime.now(UTC))
+    key = keys.authenticate(session, text, clock.now(session))
     return Caller(key.id, frozenset(key.scopes))
 
 
@@ -87,11 +85,14 @@ def of_token(session: Session, token: GradingToken) -> Caller:
     """Look up the key that made a token: closing a key closes what it gave away.
 
     Raises:
-        Unauthorized: the key was revoked or has expired.
+        Unauthorized: the token has expired, or the key was revoked or has.
 
     """
+    now = clock.now(session)
+    if token.expires <= now.timestamp():
+        raise Unauthorized("This grading token has expired; ask for a new one.", code="expired_grading_token")
     key = session.get(ApiKey, token.key_id)
-    if key is None or key.revoked_at or (key.expires_at and key.expires_at <= datetime.now(UTC)):
+    if key is None or key.revoked_at or (key.expires_at and key.expires_at <= now):
         raise Unauthorized("The key that made this grading token is closed.", code="invalid_grading_token")
     return Caller(token.key_id, frozenset({"grade"}), token.interaction_id)
 

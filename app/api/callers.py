@@ -28,6 +28,11 @@ class Caller:
         """Tell whether this is allowed; `admin` may do everything."""
         return scope in self.scopes or "admin" in self.scopes
 
+    @property
+    def grader_source(self) -> str:
+        """Class of the graders this caller names: of one who may grade, or of one who may only ask."""
+        return "scoped" if self.may("grade") else "request"
+
 
 class Believed:
     """Good keys of the last seconds, by digest."""

@@ -115,5 +115,6 @@ async def chat_ask(server: Server, body: ChatBody, caller: Caller) -> Ask:
         top_logprobs=body.top_logprobs or 0,
         logprobs=bool(body.logprobs),
         key_id=caller.key_id,
+        grader_source=caller.grader_source,
         as_asked=body.model_dump(mode="json", exclude_none=True, exclude=APART),
     )

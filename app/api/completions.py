@@ -119,6 +119,7 @@ async def completion_ask(server: Server, body: CompletionBody, caller: Caller) -
         top_logprobs=body.logprobs or 0,
         logprobs=body.logprobs is not None,
         key_id=caller.key_id,
+        grader_source=caller.grader_source,
         as_asked=body.model_dump(mode="json", exclude_none=True, exclude=APART),
     )
 

@@ -83,7 +83,7 @@ async def alive(parts: Parts) -> AsyncIterator[Server]:
     server = Server(parts)
     parts.engine.start()
     async with AsyncExitStack() as stack:
-        stack.callback(server.close)
+        stack.push_async_callback(asyncio.to_thread, server.close)
         stack.push_async_callback(asyncio.to_thread, parts.engine.close, parts.settings.drain_seconds)
         await stack.enter_async_context(background(server, PolicyWatch(server).run()))
         if parts.redis_url is not None:

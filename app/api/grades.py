@@ -5,7 +5,6 @@ another's grade, and kinds of this server's own graders cannot be claimed. Leave
 (`app.store.grades`).
 """
 
-import time
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Request
@@ -22,6 +21,7 @@ from app.api.once import Outcome, once
 from app.api.server import Server, ServerDep
 from app.errors import BadRequest
 from app.identifiers import show
+from app.store import clock
 from app.store.grades import Entry, add_grade, ledger, retract, rewards
 from app.store.tables import Grade, Interaction
 from training.graders.parse import TYPES
@@ -115,9 +115,17 @@ async def list_grades(interaction_id: str, server: ServerDep, caller: MayGrade, 
 async def post_grading_token(interaction_id: str, body: TokenBody, server: ServerDep, caller: MayGrade) -> Response:
     """Make a short-lived token with which a browser can grade this one answer."""
     secret = await server.grading_secret()
-    target = await server.traffic.run(lambda session: reach(session, server, interaction_id, body.choice, caller))
-    token = GradingToken(target.id, caller.key_id, int(time.time()) + body.expires_in)
-    shown = {"token": make_token(token, secret), "interaction_id": show("int", target.id), "expires_at": token.expires}
+
+    def make(session: Session) -> GradingToken:
+        target = reach(session, server, interaction_id, body.choice, caller)
+        return GradingToken(target.id, caller.key_id, int(clock.now(session).timestamp()) + body.expires_in)
+
+    token = await server.traffic.run(make)
+    shown = {
+        "token": make_token(token, secret),
+        "interaction_id": show("int", token.interaction_id),
+        "expires_at": token.expires,
+    }
     return JSONResponse(shown, 201)
 
 
@@ -163,6 +171,8 @@ def grade_json(grade: Grade) -> dict[str, Any]:
         "state": grade.state,
         "value": grade.value,
         "grader": {"kind": grade.grader_kind, "id": grade.grader_id, "version": grade.grader_version},
+        "source": grade.source,
+        "counts": grade.counts,
         "comment": grade.comment,
         "correction": grade.correction,
         "supersedes": None if grade.supersedes_id is None else show("grade", grade.supersedes_id),

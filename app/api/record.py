@@ -45,6 +45,7 @@ def remember(session: Session, ask: Ask, prompt: int, finished: Finished) -> Int
             "reasoning_tokens": rollout.latent_length,
         },
         grader=fields.grader,
+        grader_source=ask.grader_source,
         grading_state="pending" if fields.grader is not None and finished.reason != "cancelled" else "none",
         user_tag=fields.user,
         client_metadata=fields.metadata,

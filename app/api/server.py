@@ -64,7 +64,7 @@ class Server:
         self._grading_secret: bytes | None = None
 
     def close(self) -> None:
-        """Let go of the threads."""
+        """See the last transactions to their end."""
         self.traffic.close()
         self.control.close()
 

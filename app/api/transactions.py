@@ -53,5 +53,5 @@ class Transactions:
             return work(session)
 
     def close(self) -> None:
-        """Let go of the threads; what runs on them ends by itself."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """Drop what has not begun, and wait for what has: its connection goes back to a pool that is still there."""
+        self._threads.shutdown(cancel_futures=True)

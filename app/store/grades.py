@@ -2,7 +2,8 @@
 
 The reward of an answer is the mean, over its graders, of each grader's latest value. A grader is a pair (kind, id). Its
 later entry supersedes its earlier one; `retracted` takes its word back; `failed` says nothing, so it neither counts as
-zero nor covers an earlier value. Values are kept as given: any finite number, never clamped.
+zero nor covers an earlier value; an entry that does not count (`counts`) is kept and shown, no more. Values are kept
+as given: any finite number, never clamped.
 
 The same in SQL, as views: `latest_grades`, and over it `effective_grades`. Both are queried by interaction, so that
 Postgres reads the ledger's index and never the whole ledger. Leaves out graders that compute (`training.graders`).
@@ -72,6 +73,8 @@ class Entry:
     comment: str | None = None
     correction: str | None = None  # what the answer should have been
     api_key_id: str | None = None  # the key it came with; None: this server graded
+    source: str = "caller"  # caller, scoped or request; see `app.store.tables.Grade`
+    counts: bool = True  # whether it makes rewards
 
 
 def add_grade(session: Session, interaction_id: UUID, entry: Entry) -> Grade:
@@ -103,6 +106,8 @@ def add_grade(session: Session, interaction_id: UUID, entry: Entry) -> Grade:
         correction=entry.correction,
         supersedes_id=before.id if before else None,
         api_key_id=entry.api_key_id,
+        source=entry.source,
+        counts=entry.counts,
     )
     session.add(grade)
     session.flush()

@@ -1,13 +1,14 @@
 """Interactions: answers committed before their ids leave, found again by id, by response, by time.
 
-Leaves out what was thought of them (`app.store.grades`) and what was learned from them (`app.store.claims`).
+Leaves out what was thought of them (`app.store.grades`, `app.store.grading`) and what was learned from them
+(`app.store.claims`).
 """
 
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import func, select, update
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.errors import NotFound
@@ -146,37 +147,3 @@ def list_interactions(
         items=tuple((row, found.get(row.id)) for row in shown),
         next_after=shown[-1].id if len(rows) > limit else None,
     )
-
-
-def take_pending(session: Session, limit: int) -> list[Interaction]:
-    """Lock answers whose server-side grader has not run, the oldest first; others who ask skip them meanwhile.
-
-    Those whose grader failed before come after those it has not been tried on.
-
-    The lock ends with the transaction, so a grader that dies leaves nothing behind.
-    """
-    query = (
-        select(Interaction)
-        .where(Interaction.grading_state == "pending")
-        .order_by(Interaction.grading_attempts, Interaction.created_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True, key_share=True)
-    )
-    return list(session.scalars(query))
-
-
-def settle_grading(session: Session, interaction_id: UUID, state: str) -> None:
-    """Note what came of a run of the server-side grader.
-
-    `graded`; `failed`; `none` when it had no opinion; or `pending` to try again later.
-    """
-    session.execute(
-        update(Interaction)
-        .where(Interaction.id == interaction_id)
-        .values(grading_state=state, grading_attempts=Interaction.grading_attempts + 1)
-    )
-
-
-def count_pending(session: Session) -> int:
-    """Count answers whose grader has not run."""
-    return session.scalars(select(func.count()).where(Interaction.grading_state == "pending")).one()

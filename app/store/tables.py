@@ -30,6 +30,10 @@ ENDPOINTS: Final = ("chat", "completion")
 FINISHES: Final = ("stop", "length", "cancelled", "deadline")
 GRADING_STATES: Final = ("none", "pending", "graded", "failed")
 GRADE_STATES: Final = ("graded", "failed", "retracted")
+GRADER_SOURCES: Final = ("scoped", "request")
+GRADE_SOURCES: Final = ("caller", *GRADER_SOURCES)
+GRADING_UNTRIED: Final = text("grading_state = 'pending' AND grading_attempts = 0")
+GRADING_DUE: Final = text("grading_state = 'pending' AND grading_attempts > 0")
 JOB_STATES: Final = ("queued", "running", "succeeded", "failed", "cancelled")
 FAULTS: Final = ("data", "infrastructure", "operator", "policy")
 CLAIM_OUTCOMES: Final = ("claimed", "learned", "skipped")
@@ -137,9 +141,9 @@ class Learning(Base):
 class Interaction(Base):
     """One answer (one choice of a response) and all that was asked for it.
 
-    A fact, but for seven columns: `grading_state` and `grading_attempts` follow the server-side grader; `graded_at`,
-    `reward`, `charged_key_id` and `claimed` repeat what `grades` and `claims` say so that an index can hold only what
-    is still to be learned from; `refusals` counts the updates with it that were refused.
+    A fact, but for eight columns: `grading_state`, `grading_attempts` and `grading_until` follow the server-side
+    grader; `graded_at`, `reward`, `charged_key_id` and `claimed` repeat what `grades` and `claims` say so that an index
+    can hold only what is still to be learned from; `refusals` counts the updates with it that were refused.
     """
 
     __tablename__ = "interactions"
@@ -148,6 +152,7 @@ class Interaction(Base):
         one_of("endpoint", ENDPOINTS),
         one_of("finish_reason", FINISHES),
         one_of("grading_state", GRADING_STATES),
+        one_of("grader_source", GRADER_SOURCES),
         CheckConstraint("choice >= 0 AND choice < group_size", name="choice_in_group"),
         CheckConstraint("learnable = (unlearnable_reason IS NULL)", name="unlearnable_says_why"),
         Index(
@@ -163,7 +168,8 @@ class Interaction(Base):
             postgresql_where=text("graded_at IS NOT NULL AND learnable AND NOT claimed"),
         ),
         Index("ix_interactions_checkpoint_id", "checkpoint_id", "id"),
-        Index("ix_interactions_pending", "created_at", postgresql_where=text("grading_state = 'pending'")),
+        Index("ix_interactions_grading_untried", "created_at", postgresql_where=GRADING_UNTRIED),
+        Index("ix_interactions_grading_due", "grading_until", postgresql_where=GRADING_DUE),
         Index("ix_interactions_created_at", "created_at"),
         Index("ix_interactions_api_key_id", "api_key_id", "id"),
     )
@@ -185,7 +191,9 @@ class Interaction(Base):
     usage: Mapped[Json]  # prompt_tokens, completion_tokens, reasoning_tokens
     grader: Mapped[Json | None]  # the grader named in the request, or null
     grading_state: Mapped[str] = mapped_column(server_default="none")
-    grading_attempts: Mapped[int] = mapped_column(server_default="0")
+    grading_attempts: Mapped[int] = mapped_column(server_default="0")  # rises when a worker takes it; its fence
+    grading_until: Mapped[datetime | None]  # the end of a lease, or of a pause after a failure; null: never taken
+    grader_source: Mapped[str] = mapped_column(server_default="scoped")  # scoped: the key that named it may grade
     user_tag: Mapped[str | None]  # `user` of the request
     # `metadata` is taken by SQLAlchemy
     client_metadata: Mapped[Json | None] = mapped_column("metadata")
@@ -215,6 +223,7 @@ class Grade(Base):
     __tablename__ = "grades"
     __table_args__ = (
         one_of("state", GRADE_STATES),
+        one_of("source", GRADE_SOURCES),
         CheckConstraint("(state = 'graded') = (value IS NOT NULL)", name="value_iff_graded"),
         CheckConstraint("value NOT IN ('NaN', 'Infinity', '-Infinity')", name="value_finite"),
         Index("ix_grades_ledger", "interaction_id", "grader_kind", "grader_id", "entry"),
@@ -228,6 +237,9 @@ class Grade(Base):
     grader_kind: Mapped[str]  # client, user, string_check, math, multi, ...
     grader_id: Mapped[str]  # who: a key's id, a user's tag, a grader's name
     grader_version: Mapped[str | None]
+    # caller: it came with a key; scoped, request: this server ran the grader that a key with or without `grade` named
+    source: Mapped[str] = mapped_column(server_default="caller")
+    counts: Mapped[bool] = mapped_column(server_default=text("true"))  # whether it makes rewards, as set when written
     comment: Mapped[str | None]
     correction: Mapped[str | None]  # what the answer should have been
     supersedes_id: Mapped[UUID | None] = mapped_column(ForeignKey("grades.id"))

@@ -1,26 +1,54 @@
 """Server-side grading: a grade, no opinion and a failure stay three things, and no two workers grade one answer."""
 
+import subprocess
+import sys
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
 from sqlalchemy import text
 
-from app.store.grades import ledger, rewards
+from app.store import claims
+from app.store.grades import Entry, add_grade, ledger, rewards
+from app.store.grading import settle, take, try_again
 from app.store.interactions import get_interaction
 from app.store.tables import Grade, Interaction
 from tests.worker.world import World
-from worker.grade import MOST_ATTEMPTS, grade
+from worker.grade import LEASE_S, MOST_ATTEMPTS, MOST_LOST, grade
 
 NE = {"type": "string_check", "reference": "no byte soup is this", "operation": "ne", "name": "not-it"}
 EQ = {**NE, "operation": "eq"}
+HIDDEN_TOWER = "(9^9)^{(9^9)^{(9^9)}}"  # not seen in the text, so not refused
+HANGS_ON_ANSWER = {"type": "math", "reference": "2"}  # with the answer that `hang` writes
 BROKEN_REFERENCE = {"type": "math", "reference": "\\frac{1}{"}
 
 
 def asked(world: World, grader: Mapping[str, Any], count: int = 1) -> list[UUID]:
     return [one for one, _ in world.ask([f"question {index}" for index in range(count)], grader=grader)]
+
+
+def end_leases(world: World) -> None:
+    """Let every lease and pause be over."""
+    with world.store.session() as session:
+        session.execute(text("UPDATE interactions SET grading_until = now() WHERE grading_until IS NOT NULL"))
+
+
+def hang(world: World, interaction_id: UUID) -> None:
+    """Put an answer in the place of what was said that math-verify cannot come to an end with."""
+    with world.store.session() as session:
+        statement = text("UPDATE interactions SET answer = :answer WHERE id = :id")
+        session.execute(statement, {"answer": f"${HIDDEN_TOWER}$", "id": interaction_id})
+
+
+def until(true: Callable[[], bool], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
 
 
 def state_of(world: World, interaction_id: UUID) -> tuple[Interaction, list[Grade]]:
@@ -44,6 +72,8 @@ def test_a_failing_grader_is_tried_again_then_recorded_as_failed_and_never_as_ze
     for _ in range(MOST_ATTEMPTS - 1):
         assert grade(world.context) == {"pending": 1}
         assert state_of(world, one)[1] == []
+        assert grade(world.context) == {}, "not before its pause is over"
+        end_leases(world)
     assert grade(world.context) == {"failed": 1}
     row, (entry,) = state_of(world, one)
     assert (row.grading_state, row.grading_attempts) == ("failed", MOST_ATTEMPTS)
@@ -83,3 +113,121 @@ def test_two_workers_share_the_work_and_grade_nothing_twice(world: World) -> Non
         assert sum(counts) == 23
     assert grade(world.context).total() == 1
     assert {len(state_of(world, one)[1]) for one in ids} == {1}
+
+
+def test_no_lock_is_held_while_a_grader_runs(world: World) -> None:
+    """The answer is read, graded by hand and locked by others while its grader hangs."""
+    slow = world.with_settings(grader_timeout=3.0)
+    [one] = asked(slow, HANGS_ON_ANSWER)
+    hang(slow, one)
+    worker = threading.Thread(target=grade, args=(slow.context,))
+    worker.start()
+    until(lambda: state_of(slow, one)[0].grading_attempts == 1)
+    began = time.monotonic()
+    with slow.store.session() as session:
+        session.execute(text("SELECT 1 FROM interactions FOR UPDATE NOWAIT"))
+        add_grade(session, one, Entry("client", "somebody", value=1.0))
+    assert time.monotonic() - began < 1
+    assert worker.is_alive()
+    slow.context.stopping.set()
+    worker.join()
+
+
+def test_an_answer_on_which_a_grader_hangs_is_a_recorded_failure_and_no_other_waits_for_it(world: World) -> None:
+    quick = world.with_settings(grader_timeout=0.5)
+    hanging, sound = asked(quick, HANGS_ON_ANSWER, count=2)
+    hang(quick, hanging)
+    for _ in range(MOST_ATTEMPTS):
+        grade(quick.context)
+        end_leases(quick)
+    row, (entry,) = state_of(quick, hanging)
+    assert (row.grading_state, entry.state, entry.value) == ("failed", "failed", None)
+    assert "did not finish within 0.5 s" in (entry.comment or "")
+    assert "on any answer" not in (entry.comment or "")
+    assert state_of(quick, sound)[0].grading_state == "graded"
+
+
+def test_a_reference_that_hangs_by_itself_fails_every_choice_of_its_request_at_once(world: World) -> None:
+    quick = world.with_settings(grader_timeout=0.5)
+    ids = [one for one, _ in quick.ask(["question"], choices=6, grader={"type": "math", "reference": HIDDEN_TOWER})]
+    with quick.store.session() as session:
+        session.execute(text("UPDATE interactions SET answer = '2'"))
+    began = time.monotonic()
+    assert grade(quick.context) == {"failed": 1}
+    assert time.monotonic() - began < 10, "not each choice for its own"
+    for one in ids:
+        row, (entry,) = state_of(quick, one)
+        assert (row.grading_state, entry.state) == ("failed", "failed")
+        assert "on any answer" in (entry.comment or "")
+
+
+KILLED = """
+import sys
+from app.settings import Settings
+from app.store.connect import open_store
+from worker.grade import grade
+from worker.resident import Resident
+from worker.workshop import Context
+
+settings = Settings(grader_timeout=60)
+grade(Context(settings, open_store(sys.argv[1]), "redis+socket:///nowhere", Resident(settings)))
+"""
+
+
+def test_a_worker_killed_while_it_grades_gives_the_answer_back_after_the_lease(world: World, database_url: str) -> None:
+    [one] = asked(world, HANGS_ON_ANSWER)
+    hang(world, one)
+    killed = subprocess.Popen([sys.executable, "-c", KILLED, database_url])
+    until(lambda: state_of(world, one)[0].grading_attempts == 1, 60)
+    killed.kill()
+    killed.wait()
+    assert grade(world.context) == {}, "the lease holds"
+    with world.store.session() as session:
+        left = session.scalars(text("SELECT grading_until - now() FROM interactions")).one()
+        session.execute(text("UPDATE interactions SET answer = '2'"))
+    assert timedelta(0) < left < timedelta(seconds=3 * 60 + LEASE_S)
+    end_leases(world)
+    assert grade(world.context) == {"graded": 1}
+    row, (entry,) = state_of(world, one)
+    assert (row.grading_state, row.grading_attempts, entry.value) == ("graded", 2, 1.0)
+
+
+def test_an_answer_that_ends_its_workers_is_given_up_with_a_reason(world: World) -> None:
+    [one] = asked(world, NE)
+    with world.store.session() as session:
+        session.execute(
+            text("UPDATE interactions SET grading_attempts = :lost, grading_until = now()"), {"lost": MOST_LOST}
+        )
+    assert grade(world.context) == {"failed": 1}
+    assert "ended before they had a verdict" in (state_of(world, one)[1][0].comment or "")
+
+
+def test_a_worker_that_was_stopped_past_its_lease_writes_nothing(world: World) -> None:
+    [one] = asked(world, NE)
+    with world.store.session() as session:
+        late = take(session, timedelta(0))
+    assert late is not None
+    assert grade(world.context) == {"graded": 1}
+    with world.store.session() as session:
+        assert not settle(session, late, "graded", Entry("string_check", "late", value=0.0))
+        assert not try_again(session, late, timedelta(0))
+    assert [entry.grader_id for entry in state_of(world, one)[1]] == ["not-it"]
+
+
+@pytest.mark.parametrize(
+    ("source", "who", "counts"), [("scoped", "scoped", True), ("request", "scoped", False), ("request", "all", True)]
+)
+def test_a_grader_named_without_the_right_to_grade_is_another_class(
+    world: World, source: str, who: str, counts: bool
+) -> None:
+    chosen = world.with_settings(request_graders=who)
+    [one] = asked(chosen, NE)
+    with chosen.store.session() as session:
+        session.execute(text("UPDATE interactions SET grader_source = :source"), {"source": source})
+    assert grade(chosen.context) == {"graded": 1}
+    row, (entry,) = state_of(chosen, one)
+    assert (entry.source, entry.counts, entry.value) == (source, counts, 1.0)
+    assert (row.graded_at is not None) == counts
+    with chosen.store.session() as session:
+        assert (one in rewards(session, [one])) == counts
+        assert claims.count_fresh(session) == counts

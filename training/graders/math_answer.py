@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 
 from training.graders.children import Children, GradingEndedError, GradingOverranError
+from training.graders.cost import too_costly
 from training.graders.extract import Extraction, read_extraction
 from training.graders.spec import MAX_NAME, MAX_REFERENCE, SpecFields
 from training.graders.verdict import Failed, Graded, NoGrade, Verdict
@@ -50,9 +51,9 @@ def ask_child(children: Children, request: Request, deadline_s: float) -> Verdic
     try:
         reply = children.ask(request, deadline_s)
     except GradingOverranError:
-        return Failed(f"the grader did not finish within {deadline_s:g} s")
+        return Failed(f"the grader did not finish within {deadline_s:g} s", overran=True)
     except GradingEndedError:
-        return Failed("the grader's process ended before it had a verdict")
+        return Failed("the grader's process ended before it had a verdict", overran=True)
     if "failed" in reply:
         return Failed(str(reply["failed"]))
     return Graded(float(reply["value"]), str(reply["detail"]))
@@ -62,6 +63,8 @@ def read_math(fields: SpecFields, children: Children) -> MathAnswer:
     """Read the spec's fields."""
     name = fields.text("name", MAX_NAME, KIND)
     reference = fields.text("reference", MAX_REFERENCE).strip()
+    if why := too_costly(reference):
+        raise fields.error("reference", why)
     precision = fields.integer("precision", 1, 15, 6)
     extraction = read_extraction(fields)
     fields.close()

@@ -39,10 +39,10 @@ class Multi:
         ungraded: NoGrade | None = None
         for name, part in self.parts.items():
             if deadline.remaining() == 0:
-                return Failed(f"{name}: no time was left of {deadline_s:g} s")
+                return Failed(f"{name}: no time was left of {deadline_s:g} s", overran=True)
             match part.grade(answer, deadline.remaining()):
-                case Failed(reason):
-                    return Failed(f"{name}: {reason}")
+                case Failed(reason, overran):
+                    return Failed(f"{name}: {reason}", overran)
                 case NoGrade(reason):
                     ungraded = NoGrade(f"{name}: {reason}")
                 case Graded(value, _):

@@ -3,6 +3,7 @@
 Leaves out running it: see `Grader.grade`.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from training.graders.text_similarity import read_text_similarity
 
 TYPES = ("string_check", "text_similarity", "math", "countdown", "path", "multi")
 MAX_PARTS = 8  # graders of one multi
+MAX_SPEC = 65_536  # characters of the whole spec as JSON; it is stored with every choice
 MAX_DEPTH = 2  # a multi in a multi, and no deeper
 
 
@@ -33,6 +35,8 @@ def parse_grader(spec: Mapping[str, Any], *, children: Children | None = None) -
         GraderSpecError: the spec is wrong; `param` names the field.
 
     """
+    if len(json.dumps(spec, default=str)) > MAX_SPEC:
+        raise GraderSpecError("grader", f"must have at most {MAX_SPEC} characters as JSON")
     return read_grader(spec, "grader", children or shared_children(), depth=1)
 
 

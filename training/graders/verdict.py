@@ -31,6 +31,7 @@ class Failed:
     """The grader could not do its work; the answer is neither right nor wrong."""
 
     reason: str
+    overran: bool = False  # whether it was ended for taking too long, or too much memory
 
 
 Verdict = Graded | NoGrade | Failed

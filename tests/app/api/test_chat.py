@@ -179,6 +179,13 @@ def test_a_grader_waits_for_the_worker(live: Live) -> None:
     assert (row.grader, row.grading_state) == (spec, "pending")
 
 
+@pytest.mark.parametrize(("key", "source"), [("infer", "request"), ("both", "scoped"), ("admin", "scoped")])
+def test_a_grader_is_of_the_class_of_the_key_that_names_it(live: Live, key: str, source: str) -> None:
+    spec = {"type": "string_check", "operation": "ne", "reference": "no answer is this"}
+    row = stored(live, live.answer(key=key, grader=spec)["choices"][0]["interaction_id"])
+    assert row.grader_source == source
+
+
 def test_a_bent_distribution_is_served_and_never_learned_from(live: Live) -> None:
     body = live.answer(logit_bias={"7": 5})
     row = stored(live, body["choices"][0]["interaction_id"])

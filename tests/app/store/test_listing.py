@@ -1,7 +1,6 @@
 """Interactions: written once, found by page and filter; and a store that says what is wrong with Postgres."""
 
 from datetime import timedelta
-from threading import Barrier, Thread
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -79,30 +78,6 @@ def test_a_choice_is_written_once_and_a_rollout_with_it(store: Store, answers: A
         interactions.get_interaction(session, uuid4())
     with store.session() as session:
         assert session.scalar(select(func.count()).select_from(StoredRollout)) == 1
-
-
-def test_two_graders_never_take_the_same_answer(store: Store, answers: Answers) -> None:
-    written = set(answers(6, grading_state="pending", grader={"type": "string_check"}))
-    both = Barrier(2)
-    taken: list[set[UUID]] = []
-
-    def take() -> None:
-        with store.session() as session:
-            mine = {row.id for row in interactions.take_pending(session, 3)}
-            both.wait()
-            for one in mine:
-                interactions.settle_grading(session, one, "graded")
-        taken.append(mine)
-
-    threads = [Thread(target=take) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not taken[0] & taken[1]
-    assert taken[0] | taken[1] == written
-    with store.session() as session:
-        assert interactions.count_pending(session) == 0
 
 
 def test_ids_rise_with_time_and_survive_showing() -> None:

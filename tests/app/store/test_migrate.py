@@ -3,7 +3,10 @@
 import logging
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from uuid import UUID
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -13,8 +16,12 @@ from sqlalchemy import inspect, text
 import app.store.tables  # noqa: F401 - fills the metadata
 from app.store.base import Base
 from app.store.connect import Store, open_store
+from app.store.grades import Entry, add_grade, ledger, rewards
+from app.store.grading import take
+from app.store.keys import create_key
 from app.store.migrate import current, downgrade, is_current, upgrade
 
+SCOPES = {"infer": ["infer"], "both": ["infer", "grade"], "admin": ["admin"]}
 CHECKS = """
     SELECT conrelid::regclass || '.' || conname || ' ' || pg_get_constraintdef(oid)
     FROM pg_constraint WHERE contype = 'c' AND connamespace = 'public'::regnamespace
@@ -75,6 +82,32 @@ def test_down_to_nothing_and_up_again(database_url: str, store: Store) -> None:
     assert left.get_sequence_names() == []
     upgrade(database_url)
     assert sorted(inspect(store.engine).get_table_names()) == before
+
+
+def test_grades_and_waiting_answers_come_through_with_their_class(
+    database_url: str, store: Store, answers: Callable[..., list[UUID]]
+) -> None:
+    spec = {"type": "string_check", "operation": "eq", "reference": "2"}
+    with store.session() as session:
+        asked = {name: create_key(session, name, scopes)[0].id for name, scopes in SCOPES.items()}
+    graded = {name: answers(api_key_id=key, grader=spec, grading_state="graded")[0] for name, key in asked.items()}
+    [failing] = answers(grader=spec, grading_state="pending", grading_attempts=2)
+    with store.session() as session:
+        for one in graded.values():
+            add_grade(session, one, Entry("string_check", "string_check", value=1.0))
+            add_grade(session, one, Entry("client", "ada", value=0.0, api_key_id=asked["both"]))
+    store.engine.dispose()
+    downgrade(database_url, "0001")
+    upgrade(database_url)
+    with store.session() as session:
+        sources = {
+            name: [grade.source for grade in ledger(session, one) if grade.counts] for name, one in graded.items()
+        }
+        assert sources == {"infer": ["request", "caller"], "both": ["scoped", "caller"], "admin": ["scoped", "caller"]}
+        assert {one.value for one in rewards(session, list(graded.values())).values()} == {0.5}
+        taken = take(session, timedelta(minutes=1))
+        assert taken is not None
+        assert (taken.id, taken.attempt) == (failing, 3)
 
 
 def test_two_that_start_together_migrate_once(database_url: str) -> None:

@@ -112,7 +112,7 @@ def test_a_child_that_dies_is_a_failure_and_is_replaced() -> None:
     [pid] = children.pids()
     threading.Timer(0.3, os.kill, (pid, signal.SIGKILL)).start()
     verdict = grader.grade(ENDLESS, SECONDS)
-    assert verdict == Failed("the grader's process ended before it had a verdict")
+    assert verdict == Failed("the grader's process ended before it had a verdict", overran=True)
     assert graded(grader.grade("2", SECONDS)) == 1.0
     children.close()
 
