@@ -140,6 +140,16 @@ class Settings(BaseSettings):
         gt=0,
         description="Nats per step between who answered and who would learn, beyond which an answer is left out.",
     )
+    correction_weight: float = Field(
+        1.0, ge=0, description="Weight of what corrections teach beside rewards; 0: they are kept and teach nothing."
+    )
+    correction_trust: Fraction = Field(
+        0.5, description="Share of it that the policy's own answer to the hint has, where the hint helps."
+    )
+    correction_hint: str = Field(
+        "{prompt}\n\n(The right answer: {correction})",
+        description="How a correction is shown to the policy; {prompt} and {correction} are filled in.",
+    )
     epochs: int = Field(1, ge=1, le=16, description="Passes over a batch in one update.")
     minibatches: int = Field(1, ge=1, le=64, description="Optimizer steps in a pass.")
     max_weight: float = Field(2.0, ge=1, description="Largest importance weight of a step that another policy drew.")

@@ -7,7 +7,7 @@ that checkpoint's metrics. Leaves out what may be learned from (`worker.samples`
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from sqlalchemy import select
@@ -17,6 +17,7 @@ from app.store.claims import Skipped
 from app.store.tables import Checkpoint
 from app.store.tracker import Belief, read_beliefs, write_beliefs
 from training.advantage import Mode, Tracker, choose_baseline
+from training.distill import Correction
 from training.rollout import Rollout
 from worker.samples import Sample
 
@@ -34,6 +35,23 @@ class Batch:
     skipped: dict[UUID, Skipped]  # samples that can never have an advantage
     waiting: list[UUID]  # samples that have none now, and may have one among others
     trackers: dict[str, Tracker]  # after the grades of all samples
+    corrections: list[Correction] = field(default_factory=list)  # answers that should have been given
+
+    def with_corrections(self, corrections: Mapping[UUID, Correction]) -> "Batch":
+        """Add corrected answers; one that taught nothing by its number is in the batch by its correction."""
+        taught = set(corrections)
+        return replace(
+            self,
+            ids=list(dict.fromkeys([*self.ids, *corrections])),
+            skipped={one: why for one, why in self.skipped.items() if one not in taught},
+            waiting=[one for one in self.waiting if one not in taught],
+            corrections=list(corrections.values()),
+        )
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to learn from."""
+        return not self.rollouts and not self.corrections
 
 
 def build(samples: Sequence[Sample], mode: Mode, trackers: Mapping[str, Tracker], drift: float) -> Batch:

@@ -22,6 +22,7 @@ from training.policy import Policy
 from training.update import Learner, UpdateReport
 from worker.batch import Batch, build, read_trackers, write_trackers
 from worker.context import Context
+from worker.corrections import corrections_of
 from worker.exam import Marks, pairs, paper_of, recorded, sit
 from worker.faults import Refused
 from worker.heldout import HeldOut, read_heldout
@@ -36,6 +37,7 @@ from worker.watchdog import Watchdog
 from worker.work import Assignment, begin
 
 CHECKPOINTS: Final = "checkpoints"  # directory under LEPO_VAR_DIR
+UNUSABLE: Final = Skipped("correction_unusable")
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +87,7 @@ def improve(context: Context, assignment: Assignment, job: RunningJob) -> str:
     policy = context.resident.policy(assignment.serving)
     heldout = questions(settings, policy)
     batch = gather(job, assignment, heldout, policy, learner)
-    if not batch.rollouts:
+    if batch.empty:
         return nothing_to_learn(job, assignment, batch)
     before = examined(job, assignment, policy, heldout)
 
@@ -119,7 +121,9 @@ def gather(job: RunningJob, assignment: Assignment, heldout: HeldOut | None, pol
     settings = assignment.settings
     rules = Rules(policy.model.config.vocab_size, settings.baseline)
     filtered = filter_samples(assignment.claimed, assignment.keys, rules, heldout)
+    right = corrections_of(assignment.claimed, filtered.rollouts, policy, settings)
     samples, far = near_enough(job, filtered.samples, learner, settings)
+    unusable = set(filtered.rollouts) - set(right) - {one.interaction_id for one in filtered.samples}
     left: list[UUID] = []
     if settings.resample > 1:
         rng = random.Random(assignment.fence)  # noqa: S311  no secret
@@ -128,10 +132,11 @@ def gather(job: RunningJob, assignment: Assignment, heldout: HeldOut | None, pol
         samples, left = fresh.samples, fresh.waiting
     with job.store.session() as session:
         trackers = read_trackers(session, {one.graded.key for one in samples})
-        batch = build(samples, settings.baseline, trackers, assignment.drift)
+        batch = build(samples, settings.baseline, trackers, assignment.drift).with_corrections(right)
         jobs.held(session, job.job_id, job.fence)
-        claims.skip(session, job.job_id, {**filtered.skipped, **far, **batch.skipped})
-        claims.give_back(session, job.job_id, [*left, *batch.waiting])
+        unlearnable = {**filtered.skipped, **far, **batch.skipped, **dict.fromkeys(unusable, UNUSABLE)}
+        claims.skip(session, job.job_id, {one: why for one, why in unlearnable.items() if one not in right})
+        claims.give_back(session, job.job_id, [one for one in (*left, *batch.waiting) if one not in right])
         outcomes = claims.outcomes(session, job.job_id)
         assert outcomes.get("claimed", 0) == len(batch.ids), (
             "every claimed answer is in the batch, waits or has a reason"
@@ -139,6 +144,7 @@ def gather(job: RunningJob, assignment: Assignment, heldout: HeldOut | None, pol
     job.note(
         "batch",
         rollouts=len(batch.rollouts),
+        corrections=len(batch.corrections),
         baselines=batch.baselines,
         reward_mean=sum(batch.rewards) / max(1, len(batch.rewards)),
         keys=batch.keys,
@@ -212,7 +218,9 @@ def update(job: RunningJob, learner: Learner, batch: Batch) -> UpdateReport:
 
     """
     try:
-        report = learner.update(batch.rollouts, batch.advantages, cancelled=job.watchdog.asked_to_end)
+        report = learner.update(
+            batch.rollouts, batch.advantages, batch.corrections, cancelled=job.watchdog.asked_to_end
+        )
     except UpdateCancelled:
         job.watchdog.check()
         raise
@@ -250,7 +258,7 @@ def record(settings: Settings, version: int, batch: Batch, report: UpdateReport,
 
     """
     events = settings.var_dir / "tensorboard" if settings.tensorboard else None
-    reward = sum(batch.rewards) / len(batch.rewards)
+    reward = sum(batch.rewards) / max(1, len(batch.rewards))
     try:
         with Destinations(events, settings.mlflow_uri).open(settings.served_name, 0) as records:
             for one in records:

@@ -13,6 +13,7 @@ from uuid import UUID
 import torch
 
 from app.store.claims import Claimed, Skipped
+from app.store.grades import Reward
 from training.advantage import Graded, Mode
 from training.codec import decode
 from training.rollout import Rollout
@@ -28,6 +29,7 @@ Reason = Literal[
     "reward_out_of_range",  # a value tracker takes rewards in [0, 1]
     "no_group",  # alone, and the baseline is "group"
     "no_variance",  # its group agreed, and nothing else in the batch pulled
+    "correction_unusable",  # only corrected, and the correction is longer than an answer may be
     "refused",  # what was learned from it was refused, twice
 ]
 
@@ -54,9 +56,10 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Filtered:
-    """Samples and leftovers; together they are all that was claimed."""
+    """Samples, corrected answers without a number, and leftovers; together they are all that was claimed."""
 
     samples: list[Sample]
+    rollouts: dict[UUID, Rollout]  # of every answer that can be replayed, those without a number included
     skipped: dict[UUID, Skipped]
 
 
@@ -73,14 +76,17 @@ def filter_samples(
 
     """
     samples: list[Sample] = []
+    rollouts: dict[UUID, Rollout] = {}
     skipped: dict[UUID, Skipped] = {}
     for one in claimed:
         read = examine(one, rules, heldout)
-        if isinstance(read, Rollout):
-            samples.append(sample(one, read, keys.get(one.interaction.completion_id, NO_KEY)))
-        else:
+        if not isinstance(read, Rollout):
             skipped[one.interaction.id] = Skipped(read)
-    return Filtered(samples, skipped)
+            continue
+        rollouts[one.interaction.id] = read
+        if one.reward is not None:
+            samples.append(sample(one, one.reward, read, keys.get(one.interaction.completion_id, NO_KEY)))
+    return Filtered(samples, rollouts, skipped)
 
 
 def examine(one: Claimed, rules: Rules, heldout: HeldOut | None) -> Rollout | Reason:
@@ -95,7 +101,9 @@ def examine(one: Claimed, rules: Rules, heldout: HeldOut | None) -> Rollout | Re
         "held_out": asks_held_out,
         "altered": rollout.altered,
         "empty": rollout.latent_length + rollout.answer_length == 0,
-        "reward_out_of_range": rules.baseline == "tracker" and not 0.0 <= one.reward.value <= 1.0,
+        "reward_out_of_range": rules.baseline == "tracker"
+        and one.reward is not None
+        and not 0.0 <= one.reward.value <= 1.0,
     }
     return next((reason for reason, found in findings.items() if found), rollout)
 
@@ -107,11 +115,11 @@ def sound(rollout: Rollout, vocabulary: int) -> bool:
     return known and bool(rollout.latent_weights_LK.isfinite().all() and rollout.token_logprobs_T.isfinite().all())
 
 
-def sample(one: Claimed, rollout: Rollout, key: str) -> Sample:
+def sample(one: Claimed, reward: Reward, rollout: Rollout, key: str) -> Sample:
     """Put together what the baselines need to know."""
     row = one.interaction
     graded = Graded(
-        reward=one.reward.value, group=row.completion_id, policy_version=row.policy_version, key=tracker_key(one)
+        reward=reward.value, group=row.completion_id, policy_version=row.policy_version, key=tracker_key(one)
     )
     return Sample(row.id, key, graded, rollout)
 

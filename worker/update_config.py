@@ -4,6 +4,7 @@ Leaves out what the values mean (`app.settings`, `training.objective`, `training
 """
 
 from app.settings import Settings
+from training.distill import DistillConfig
 from training.health import HealthConfig
 from training.objective import ObjectiveConfig
 from training.optimizer import OptimizerConfig
@@ -44,6 +45,7 @@ def update_config(settings: Settings, rate_scale: float = 1.0) -> UpdateConfig:
             dual_clip=settings.dual_clip,
             latent_off_policy=settings.latent_off_policy,
         ),
+        distill=DistillConfig(weight=settings.correction_weight, trust=settings.correction_trust),
         health=HealthConfig(
             max_kl=settings.max_kl,
             min_entropy=settings.min_entropy,

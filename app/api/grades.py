@@ -49,7 +49,9 @@ class GraderName(Strict):
 class GradeBody(Strict):
     """One grade."""
 
-    value: Annotated[float, Field(ge=0, le=1)] | bool = Field(description="0 is wrong, 1 is right; true is 1, false 0.")
+    value: Annotated[float, Field(ge=0, le=1)] | bool | None = Field(
+        None, description="0 is wrong, 1 is right; true is 1, false 0. May be left out where there is a correction."
+    )
     grader: GraderName = GraderName()
     comment: Annotated[Text, Field(max_length=10_000)] | None = None
     correction: Annotated[Text, Field(max_length=100_000)] | None = None
@@ -68,7 +70,11 @@ async def post_grade(
     interaction_id: str, body: GradeBody, request: Request, server: ServerDep, caller: MayGradeThis
 ) -> Response:
     """Grade an answer, however late; a later grade by the same grader supersedes the earlier one."""
-    entry = entry_of(body.grader, caller, value=float(body.value), comment=body.comment, correction=body.correction)
+    if body.value is None and not body.correction:
+        raise BadRequest("Give a value, or a correction, or both.", param="value")
+    state, value = ("corrected", None) if body.value is None else ("graded", float(body.value))
+    said = {"comment": body.comment, "correction": body.correction}
+    entry = entry_of(body.grader, caller, state=state, value=value, **said)
 
     def work(session: Session) -> Outcome:
         target = reach(session, server, interaction_id, body.choice, caller)

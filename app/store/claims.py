@@ -26,7 +26,7 @@ from sqlalchemy.sql.elements import CollectionAggregate
 from sqlalchemy.sql.expression import FromClause
 from sqlalchemy.types import TypeEngine
 
-from app.store.grades import Reward, graded_by, rewards
+from app.store.grades import Reward, corrections, graded_by, rewards
 from app.store.tables import Claim, Interaction, StoredRollout
 
 Settlement = Literal["keep", "learn", "release", "refuse"]
@@ -41,7 +41,8 @@ class Claimed:
     """An interaction a job holds, with what learning needs of it."""
 
     interaction: Interaction
-    reward: Reward
+    reward: Reward | None  # None where nobody gave a number
+    correction: str | None  # what the answer should have been, by the last who said so
     grader_keys: frozenset[str]  # API keys whose grades count; empty when this server graded
     codec: int  # of `payload`
     payload: bytes  # the rollout
@@ -97,17 +98,24 @@ def claim(session: Session, job_id: UUID, groups: Mapping[str, Sequence[UUID]]) 
 
 
 def load(session: Session, rows: Sequence[Interaction]) -> list[Claimed]:
-    """Add rewards and rollouts to interactions; one that lacks either is left out."""
+    """Add rewards, corrections and rollouts to interactions; one without a rollout, or without a word, is left out."""
     ids = [row.id for row in rows]
-    reward, keys = rewards(session, ids), graded_by(session, ids)
+    reward, keys, right = rewards(session, ids), graded_by(session, ids), corrections(session, ids)
     traces = {
         trace.interaction_id: trace
         for trace in session.scalars(select(StoredRollout).where(StoredRollout.interaction_id == any_of(ids)))
     }
     return [
-        Claimed(row, reward[row.id], frozenset(keys.get(row.id, ())), traces[row.id].codec, traces[row.id].payload)
+        Claimed(
+            interaction=row,
+            reward=reward.get(row.id),
+            correction=right.get(row.id),
+            grader_keys=frozenset(keys.get(row.id, ())),
+            codec=traces[row.id].codec,
+            payload=traces[row.id].payload,
+        )
         for row in rows
-        if row.id in reward and row.id in traces
+        if row.id in traces and (row.id in reward or row.id in right)
     ]
 
 

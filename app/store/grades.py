@@ -2,7 +2,8 @@
 
 The reward of an answer is the mean, over its graders, of each grader's latest value. A grader is a pair (kind, id). Its
 later entry supersedes its earlier one; `retracted` takes its word back; `failed` says nothing, so it neither counts as
-zero nor covers an earlier value; an entry that does not count (`counts`) is kept and shown, no more. Values are kept
+zero nor covers an earlier value; `corrected` says what the answer should have been and gives no number; an entry that
+does not count (`counts`) is kept and shown, no more. Values are kept
 as given: any finite number, never clamped.
 
 The same in SQL, as views: `latest_grades`, and over it `effective_grades`. Both are queried by interaction, so that
@@ -16,7 +17,21 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import Column, Float, Integer, MetaData, Table, Uuid, any_, func, literal, select, update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    Integer,
+    MetaData,
+    Table,
+    Uuid,
+    any_,
+    func,
+    literal,
+    select,
+    union_all,
+    update,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 from sqlalchemy.types import DateTime, Text
@@ -35,6 +50,15 @@ LATEST: Final = Table(
     Column("grader_id", Text),
     Column("api_key_id", Text),
     Column("value", Float),
+    Column("created_at", DateTime(timezone=True)),
+)
+CORRECTIONS: Final = Table(
+    "latest_corrections",
+    VIEWS,
+    Column("interaction_id", Uuid),
+    Column("api_key_id", Text),
+    Column("correction", Text),
+    Column("entry", BigInteger),
     Column("created_at", DateTime(timezone=True)),
 )
 EFFECTIVE: Final = Table(
@@ -67,7 +91,7 @@ class Entry:
 
     grader_kind: str  # client, user, string_check, math, multi, ...
     grader_id: str  # who, within the kind
-    state: str = "graded"  # graded, failed or retracted
+    state: str = "graded"  # graded, corrected, failed or retracted
     value: float | None = None  # any finite number when graded, else None
     grader_version: str | None = None
     comment: str | None = None
@@ -88,7 +112,9 @@ def add_grade(session: Session, interaction_id: UUID, entry: Entry) -> Grade:
 
     """
     if (entry.state == "graded") != (entry.value is not None):
-        raise ValueError("a grade has a value, and a failed or retracted one has none")
+        raise ValueError("a grade has a value, and a failed, retracted or merely correcting one has none")
+    if entry.state == "corrected" and not entry.correction:
+        raise ValueError("a correction says what the answer should have been")
     if entry.value is not None and not math.isfinite(entry.value):
         raise ValueError("a grade's value must be a finite number")
     locked = select(Interaction.id).where(Interaction.id == interaction_id).with_for_update(key_share=True)
@@ -158,13 +184,33 @@ def rewards(session: Session, interaction_ids: Sequence[UUID]) -> dict[UUID, Rew
     }
 
 
-def graded_by(session: Session, interaction_ids: Sequence[UUID]) -> dict[UUID, set[str]]:
-    """Find the API keys whose grades count on each answer; a grade by this server has no key and is left out."""
+def corrections(session: Session, interaction_ids: Sequence[UUID]) -> dict[UUID, str]:
+    """Read what answers should have been, by the last who said so; those nobody corrected are left out."""
     if not interaction_ids:
         return {}
     wanted = any_(literal(list(interaction_ids), ARRAY(Uuid)))
-    query = select(LATEST.c.interaction_id, LATEST.c.api_key_id).where(
-        LATEST.c.interaction_id == wanted, LATEST.c.api_key_id.is_not(None)
+    query = select(CORRECTIONS).where(CORRECTIONS.c.interaction_id == wanted).order_by(CORRECTIONS.c.entry)
+    return {row.interaction_id: row.correction for row in session.execute(query)}
+
+
+def last_corrections(session: Session, limit: int) -> dict[UUID, str]:
+    """Read the newest corrections there are: answer -> what it should have been."""
+    query = select(CORRECTIONS).order_by(CORRECTIONS.c.entry.desc()).limit(limit)
+    return {row.interaction_id: row.correction for row in session.execute(query)}
+
+
+def graded_by(session: Session, interaction_ids: Sequence[UUID]) -> dict[UUID, set[str]]:
+    """Find the API keys whose grades or corrections count on each answer; one by this server has no key: left out."""
+    if not interaction_ids:
+        return {}
+    wanted = any_(literal(list(interaction_ids), ARRAY(Uuid)))
+    query = union_all(
+        *(
+            select(one.c.interaction_id, one.c.api_key_id).where(
+                one.c.interaction_id == wanted, one.c.api_key_id.is_not(None)
+            )
+            for one in (LATEST, CORRECTIONS)
+        )
     )
     found: dict[UUID, set[str]] = {}
     for interaction_id, key in session.execute(query):
@@ -175,15 +221,18 @@ def graded_by(session: Session, interaction_ids: Sequence[UUID]) -> dict[UUID, s
 def note_graded(session: Session, interaction_id: UUID) -> None:
     """Repeat on the answer's row its reward, since when it has one and whom it counts for, for the index of work."""
     mine = EFFECTIVE.c.interaction_id == interaction_id
-    first = select(EFFECTIVE.c.first_graded_at).where(mine).scalar_subquery()
+    graded = select(EFFECTIVE.c.first_graded_at).where(mine).scalar_subquery()
+    corrected = select(func.min(CORRECTIONS.c.created_at)).where(CORRECTIONS.c.interaction_id == interaction_id)
+    first = func.least(graded, corrected.scalar_subquery())
     reward = select(EFFECTIVE.c.reward).where(mine).scalar_subquery()
-    last_key = (
-        select(LATEST.c.api_key_id)
-        .where(LATEST.c.interaction_id == interaction_id, LATEST.c.api_key_id.is_not(None))
-        .order_by(LATEST.c.created_at.desc())
-        .limit(1)
-        .scalar_subquery()
-    )
+    said = union_all(
+        *(
+            select(one.c.api_key_id, one.c.created_at).where(one.c.interaction_id == interaction_id)
+            for one in (LATEST, CORRECTIONS)
+        )
+    ).subquery()
+    keyed = select(said.c.api_key_id).where(said.c.api_key_id.is_not(None))
+    last_key = keyed.order_by(said.c.created_at.desc()).limit(1).scalar_subquery()
     session.execute(
         update(Interaction)
         .where(Interaction.id == interaction_id)

@@ -48,6 +48,7 @@ class _Ready:
     group: Group
     ids: Sequence[UUID]
     values: frozenset[float]  # rewards of its answers
+    corrected: bool  # whether one of them was only corrected, without a number
     graded_at: datetime  # of the answer that has waited longest
 
 
@@ -104,6 +105,8 @@ def offer(session: Session, settings: Settings, *, anything: bool = False) -> Ou
     most = max(2, round(settings.max_grades * scale))
     goal = wanted = max(2, round(settings.min_grades * scale))
     ready = ready_groups(session, most, timedelta(seconds=settings.group_grace))
+    if not settings.correction_weight:
+        ready = [one for one in ready if one.values]
     waiting = sum(one.group.size for one in ready)
     if anything:
         wanted = 1
@@ -119,7 +122,8 @@ def offer(session: Session, settings: Settings, *, anything: bool = False) -> Ou
             f"too few grades by other keys: {waiting} answers wait, {total} of {wanted} are within each key's share "
             f"(LEPO_KEY_SHARE={settings.key_share:g}); any key fills up after LEPO_KEY_PATIENCE"
         )
-    contrast = len(values_of(found)) > 1 or (settings.resample > 1 and gradable(session, found))
+    contrast = len(values_of(found)) > 1 or any(one.corrected for one in found)
+    contrast = contrast or (settings.resample > 1 and gradable(session, found))
     if not anything and not contrast:
         return Outlook(f"no contrast: all of {total} answers have the same reward; grade some that are better or worse")
     groups = {one.group.name: one.ids for one in found}
@@ -205,10 +209,15 @@ def ready_groups(session: Session, most: int, grace: timedelta) -> list[_Ready]:
     rows = [row for row in session.execute(query) if row[1]]
     keys = charged(session, {name: ids for name, ids, _, _ in rows}, seen)
     return [
-        _Ready(Group(name, keys[name], len(ids)), ids, frozenset(value for value in values if value is not None), at)
+        _Ready(Group(name, keys[name], len(ids)), ids, frozenset(_numbers(values)), None in values, at)
         for name, ids, values, at in rows
         if at is not None
     ]
+
+
+def _numbers(values: Sequence[float | None]) -> list[float]:
+    """Leave out the rewards of answers that were only corrected."""
+    return [value for value in values if value is not None]
 
 
 def charged(session: Session, groups: Mapping[str, Sequence[UUID]], asked: Mapping[str, str]) -> dict[str, str]:

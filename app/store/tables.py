@@ -29,7 +29,7 @@ SCOPES: Final = ("infer", "grade", "admin")
 ENDPOINTS: Final = ("chat", "completion")
 FINISHES: Final = ("stop", "length", "cancelled", "deadline")
 GRADING_STATES: Final = ("none", "pending", "graded", "failed")
-GRADE_STATES: Final = ("graded", "failed", "retracted")
+GRADE_STATES: Final = ("graded", "corrected", "failed", "retracted")
 GRADER_SOURCES: Final = ("scoped", "request")
 GRADE_SOURCES: Final = ("caller", *GRADER_SOURCES)
 GRADING_UNTRIED: Final = text("grading_state = 'pending' AND grading_attempts = 0")
@@ -225,6 +225,7 @@ class Grade(Base):
         one_of("state", GRADE_STATES),
         one_of("source", GRADE_SOURCES),
         CheckConstraint("(state = 'graded') = (value IS NOT NULL)", name="value_iff_graded"),
+        CheckConstraint("state <> 'corrected' OR correction IS NOT NULL", name="corrected_says_how"),
         CheckConstraint("value NOT IN ('NaN', 'Infinity', '-Infinity')", name="value_finite"),
         Index("ix_grades_ledger", "interaction_id", "grader_kind", "grader_id", "entry"),
     )

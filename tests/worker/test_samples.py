@@ -62,7 +62,8 @@ def claimed(
         grader=grader,
         client_metadata=None if task is None else {"task": task},
     )
-    return Claimed(row, Reward(reward, 1, NOW, NOW), graders, CODEC_VERSION, payload or encode(trace))
+    given = Reward(reward, 1, NOW, NOW)
+    return Claimed(row, given, None, graders, CODEC_VERSION, payload or encode(trace))
 
 
 def filtered(claims: list[Claimed], rules: Rules = RULES) -> Filtered:

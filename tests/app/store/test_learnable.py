@@ -6,10 +6,11 @@ from uuid import UUID
 import pytest
 from sqlalchemy import func, select, update
 
+from app.settings import Settings
 from app.store import grades, jobs, learnable, learning
 from app.store.connect import Store
 from app.store.grades import Entry
-from app.store.learnable import FIRST_PAUSE, LONGEST_PAUSE
+from app.store.learnable import LONGEST_PAUSE
 from app.store.tables import Checkpoint, Interaction, Job
 from tests.app.store.acts import (
     age,
@@ -100,7 +101,7 @@ def test_a_pause_after_failures_that_doubles_and_has_an_end(store: Store, answer
     [*graded(store, answers, 1), *graded(store, answers, 1, value=0.0)]
     for failures in range(1, 12):
         over(store, "infrastructure")
-        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (failures - 1))
+        pause = min(LONGEST_PAUSE, timedelta(seconds=Settings().learn_interval) * 2 ** (failures - 1))
         words = look(store).words
         assert words is not None
         assert ("the last job failed" in words) if failures == 1 else (f"the last {failures} jobs failed" in words)

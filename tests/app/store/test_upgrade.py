@@ -175,7 +175,7 @@ class FirstRelease:
             self.run(
                 "INSERT INTO grades (id, interaction_id, state, value, grader_kind, grader_id, api_key_id, created_at)"
                 " VALUES (gen_random_uuid(), :one, :state, :value, 'client', :grader, :key,"
-                " (SELECT coalesce(graded_at, now()) FROM interactions WHERE id = :one) + :later * interval '1 second')",
+                " (SELECT coalesce(graded_at, now()) FROM interactions WHERE id = :one) + :later * interval '1s')",
                 one=one,
                 state="retracted" if value is None else "graded",
                 value=value,

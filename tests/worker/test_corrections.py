@@ -1,0 +1,97 @@
+"""Corrections through the worker: answers that nobody gave a number teach by what they should have been."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+import torch
+
+from app.store import jobs, learnable
+from app.store.grades import Entry, add_grade, retract
+from tests.worker.world import World
+from training.head import take_apart
+from training.replay import replay
+from training.rollout import Rollout
+from worker.corrections import answer_ids
+from worker.learn import learn
+
+RIGHT = "b2"
+
+
+def corrected(world: World, count: int = 10, name: str = "wrong", value: float | None = None) -> list[UUID]:
+    """Ask for one answer to each of many prompts, and write out the right one."""
+    answers = world.ask([f"{name} {index}" for index in range(count)])
+    with world.store.session() as session:
+        for interaction, _ in answers:
+            state = "corrected" if value is None else "graded"
+            add_grade(session, interaction, Entry("client", "someone", state=state, value=value, correction=RIGHT))
+    return [interaction for interaction, _ in answers]
+
+
+def likelihood(world: World, rollouts: Sequence[Rollout]) -> float:
+    """Mean log-probability of the right answer after what was asked and thought."""
+    from training.distill import corrected as shown
+
+    policy = world.policy()
+    right = [shown(one, answer_ids(RIGHT, policy), None).rollout for one in rollouts]
+    with torch.no_grad():
+        replayed = replay(take_apart(policy.model), right)
+    return float(replayed.token_logprobs_BT[replayed.token_mask_BT].mean())
+
+
+def test_answers_without_a_number_teach_by_their_correction(world: World) -> None:
+    probe = [one.rollout for _, one in world.ask([f"other {index}" for index in range(8)])]
+    before = likelihood(world, probe)
+    ids = corrected(world)
+    assert learn(world.context) == "promoted"
+    (job,) = world.jobs()
+    assert (job.metrics["corrections"], job.metrics["rollouts"]) == (len(ids), 0)
+    assert job.metrics["update"]["distilled"]["corrections"] == len(ids)
+    assert world.reasons() == {"learned": len(ids)}
+    assert likelihood(world, probe) > before + 0.1, "what was never corrected is answered better too"
+    assert learn(world.context) == "idle"
+
+
+def test_a_number_and_a_correction_teach_together(world: World) -> None:
+    wrong = corrected(world, value=0.0)
+    right = world.grade(world.ask([f"right {index}" for index in range(8)]), lambda _: 1.0)
+    assert learn(world.context) == "promoted"
+    (job,) = world.jobs()
+    assert (job.metrics["corrections"], job.metrics["rollouts"]) == (len(wrong), len(wrong) + len(right))
+    assert world.reasons() == {"learned": len(wrong) + len(right)}
+
+
+def test_where_corrections_weigh_nothing_they_wait_and_numbers_teach_alone(world: World) -> None:
+    deaf = world.with_settings(correction_weight=0.0)
+    corrected(deaf)
+    assert learn(deaf.context) == "idle"
+    with deaf.store.session() as session:
+        assert "too few grades" in (learnable.outlook(session, deaf.settings).words or "")
+    deaf.samples()
+    assert learn(deaf.context) == "promoted"
+    assert deaf.jobs()[0].metrics["corrections"] == 0
+
+
+def test_a_correction_taken_back_teaches_nothing(world: World) -> None:
+    ids = corrected(world)
+    with world.store.session() as session:
+        for one in ids:
+            retract(session, one, Entry("client", "someone", state="retracted"))
+    assert learn(world.context) == "idle"
+    assert world.claims() == {}
+
+
+def test_a_job_may_weigh_corrections_for_itself(world: World) -> None:
+    corrected(world)
+    with world.store.session() as session:
+        jobs.request(session, trigger="admin", requested_by="someone", config={"correction_weight": 0.0})
+    assert learn(world.context) == "nothing_to_learn"
+    assert world.claims() == {}, "they go on waiting"
+
+
+def test_a_correction_longer_than_an_answer_may_be_is_left_out_and_says_so(world: World) -> None:
+    [(interaction, _)] = world.ask(["too much"])
+    with world.store.session() as session:
+        add_grade(session, interaction, Entry("client", "someone", state="corrected", correction="long" * 50))
+    corrected(world)
+    assert learn(world.context) == "promoted"
+    assert world.claims()[interaction] == ("skipped", "correction_unusable")

@@ -1,0 +1,88 @@
+"""Corrected answers as the learner takes them: the correction as tokens, and the prompt with the correction as a hint.
+
+The hint is worded by a setting and goes through the model's own chat template, into the last thing that the user said.
+Leaves out who corrected what (`app.store.grades`) and how a correction teaches (`training.distill`).
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from app.settings import Settings
+from app.store.claims import Claimed
+from training.chat import render_chat
+from training.distill import Correction, corrected
+from training.policy import Policy
+from training.rollout import Rollout
+
+log = logging.getLogger(__name__)
+
+
+def corrections_of(
+    claimed: Sequence[Claimed], rollouts: Mapping[UUID, Rollout], policy: Policy, settings: Settings
+) -> dict[UUID, Correction]:
+    """Make a correction of every claimed answer that somebody corrected; none where LEPO_CORRECTION_WEIGHT is 0.
+
+    Args:
+        claimed: what the job holds.
+        rollouts: answer -> its rollout, of those that can be replayed.
+        policy: gives the tokenizer.
+        settings: how a hint is worded, and how long an answer may be.
+
+    """
+    if not settings.correction_weight:
+        return {}
+    found: dict[UUID, Correction] = {}
+    for one in claimed:
+        rollout = rollouts.get(one.interaction.id)
+        if one.correction is None or rollout is None:
+            continue
+        answer_T = answer_ids(one.correction, policy)
+        if len(rollout.prompt_ids_P) + rollout.latent_length + len(answer_T) > settings.max_length:
+            log.warning("a correction of %d tokens is longer than an answer may be; it is left out", len(answer_T))
+            continue
+        hinted_H = hinted_ids(one.interaction.request, one.correction, policy.tokenizer, settings)
+        if hinted_H is not None and len(hinted_H) + rollout.latent_length + len(answer_T) > settings.max_length:
+            hinted_H = None
+        found[one.interaction.id] = corrected(rollout, answer_T, hinted_H)
+    return found
+
+
+def answer_ids(correction: str, policy: Policy) -> Tensor:
+    """Write a correction as the policy would have to: its tokens, then the end; int32 [T]."""
+    end = policy.tokenizer.eos_token_id
+    ids = policy.tokenizer.encode(correction, add_special_tokens=False)
+    last = end if end in policy.eos_ids else min(policy.eos_ids, default=None)
+    return torch.tensor([*ids, *([] if last is None else [last])], dtype=torch.int32)
+
+
+def hinted_ids(
+    request: Mapping[str, Any], correction: str, tokenizer: PreTrainedTokenizerBase, settings: Settings
+) -> Tensor | None:
+    """Ask the same with the correction as a hint, int32 [H]; None where the request has no place for one."""
+    prompt, messages = request.get("prompt"), request.get("messages")
+    if isinstance(prompt, str):
+        return _tensor(tokenizer.encode(_worded(prompt, correction, settings)))
+    places = [index for index, one in enumerate(messages or ()) if one.get("role") == "user"]
+    if not places or not isinstance(messages[places[-1]].get("content"), str) or not tokenizer.chat_template:
+        return None
+    asked = [dict(one) for one in messages]
+    asked[places[-1]]["content"] = _worded(asked[places[-1]]["content"], correction, settings)
+    try:
+        return _tensor(render_chat(tokenizer, asked))
+    except ValueError as error:  # as asked it was rendered; a template may refuse what is longer
+        log.warning("a correction cannot be shown as a hint: %s", error)
+        return None
+
+
+def _worded(prompt: str, correction: str, settings: Settings) -> str:
+    return settings.correction_hint.replace("{prompt}", prompt).replace("{correction}", correction)
+
+
+def _tensor(ids: Sequence[int]) -> Tensor:
+    return torch.tensor(ids, dtype=torch.int32)
