@@ -58,7 +58,8 @@ class DistillConfig:
 class Correction:
     """An answer that should have been given, after the prompt and the latent steps of one that was."""
 
-    rollout: Rollout  # prompt and latent steps as executed; its tokens are the correction's, with nothing recorded
+    given: Rollout  # the answer that was given
+    rollout: Rollout  # its prompt and latent steps as executed, and the correction's tokens with nothing recorded
     hinted_ids_H: Tensor | None  # int32 [H], the prompt with the correction as a hint; None: no way to hint
 
 
@@ -105,7 +106,7 @@ def corrected(rollout: Rollout, answer_ids_T: Tensor, hinted_ids_H: Tensor | Non
         sampling=sampling,
         stop_reason="stop",
     )
-    return Correction(shown, None if hinted_ids_H is None else hinted_ids_H.to(torch.int32))
+    return Correction(rollout, shown, None if hinted_ids_H is None else hinted_ids_H.to(torch.int32))
 
 
 @torch.no_grad()

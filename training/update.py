@@ -166,7 +166,7 @@ class Learner:
 
         """
         _require_batch(rollouts, advantages, corrections, self._ranks)
-        traces = describe([*rollouts, *(one.rollout for one in corrections)])
+        traces = describe([*rollouts, *(one.given for one in corrections)])
         check_length(traces.mean_tokens, self.config.health)
         before = self._optimizer.snapshot()
         accepted = False
@@ -239,8 +239,8 @@ class Learner:
     ) -> UpdateReport:
         """Look, step, look again, judge."""
         config = self.config
-        shown = [*rollouts, *(one.rollout for one in corrections)]
-        probed = [shown[index] for index in spread(len(shown), config.probe_rollouts)]
+        drawn = [*rollouts, *(one.given for one in corrections)]  # of a correction, what the policy drew itself
+        probed = [drawn[index] for index in spread(len(drawn), config.probe_rollouts)]
         before = look(self._causal, probed, config.replay, config.micro_batch_positions)
         plan = list(self._plan(rollouts, advantages))
         start = self._start(rollouts) if len(plan) > 1 else None

@@ -142,4 +142,7 @@ def test_exported_problems_are_those_of_the_family(tmp_path: Path) -> None:
     result = CliRunner().invoke(build(), arguments)
     assert result.exit_code == 0
     assert len(out.read_text().splitlines()) == 5
+    assert CliRunner().invoke(build(), [*arguments[:-1], "-"]).output == out.read_text(), (
+        "out of a container, by a pipe"
+    )
     assert "unknown task family 'chess'" in CliRunner().invoke(build(), ["export", "chess", "--out", str(out)]).output
