@@ -10,10 +10,9 @@ from alembic.script import ScriptDirectory
 from click.testing import CliRunner
 
 from app.cli import build
+from app.store.migrate import script_config
 
 HEAVY = {"torch", "transformers", "sqlalchemy", "fastapi", "celery", "psycopg"}
-
-from app.store.migrate import script_config
 
 
 def lepo(*arguments: str, **env: str) -> tuple[int, str]:
