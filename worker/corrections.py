@@ -65,10 +65,11 @@ def hinted_ids(
     request: Mapping[str, Any], correction: str, tokenizer: PreTrainedTokenizerBase, settings: Settings
 ) -> Tensor | None:
     """Ask the same with the correction as a hint, int32 [H]; None where the request has no place for one."""
-    prompt, messages = request.get("prompt"), request.get("messages")
+    prompt: Any = request.get("prompt")
+    messages: Sequence[Mapping[str, Any]] = request.get("messages") or ()
     if isinstance(prompt, str):
         return _tensor(tokenizer.encode(_worded(prompt, correction, settings)))
-    places = [index for index, one in enumerate(messages or ()) if one.get("role") == "user"]
+    places = [index for index, one in enumerate(messages) if one.get("role") == "user"]
     if not places or not isinstance(messages[places[-1]].get("content"), str) or not tokenizer.chat_template:
         return None
     asked = [dict(one) for one in messages]

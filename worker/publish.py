@@ -9,7 +9,6 @@ then, it is tried again for a while. Leaves out how files are made whole (`train
 
 import logging
 import shutil
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,9 +19,10 @@ import redis
 from sqlalchemy.orm import Session
 from torch import Tensor
 
-from app.errors import Cancelled, Unavailable
+from app.errors import Cancelled
 from app.stack.redis import client_url
 from app.store import checkpoints, evaluations, jobs, learning, policy_life
+from app.store.retry import write_for_sure
 from app.store.tables import Checkpoint
 from training.advantage import Tracker
 from training.checkpoint import checkpoint_dir, publish, sweep
@@ -35,7 +35,6 @@ from worker.work import Assignment
 CHANNEL: Final = "lepo:policy"  # Redis channel of the hint; its message is the version
 ACTOR: Final = "worker"
 SETTLE_PATIENCE_S: Final = 60.0  # for how long a finished update waits for a database that is away
-RETRY_S: Final = 1.0
 
 Fate = Literal["promote", "hold", "refuse", "shadow", "canary"]  # events of `app.store.policy_life` for a candidate
 VERDICTS: Final[Mapping[Fate, str]] = {
@@ -143,24 +142,21 @@ def settle(
         Unavailable: the database stayed away.
 
     """
-    until = time.monotonic() + patience_s
-    while True:
-        try:
-            with job.store.session() as session:
-                if not committed(session, job, candidate):  # its answer may have been lost on the way back
-                    decide(session, job, assignment, candidate, trackers, decision)
-        except Unavailable as error:
-            if time.monotonic() >= until:
-                raise
-            log.warning("version %d waits to be settled: %s", candidate.version, error.message)
-            time.sleep(RETRY_S)
-        else:
-            job.over = True
-            return
+
+    def write(session: Session) -> bool:
+        decide(session, job, assignment, candidate, trackers, decision)
+        return True
+
+    def written(session: Session) -> bool | None:
+        return True if committed(session, job, candidate) else None
+
+    write_for_sure(job.store, write, written=written, within_s=patience_s)
+    job.over = True
 
 
 def committed(session: Session, job: RunningJob, candidate: Candidate) -> bool:
     """Whether a try before this one got through, though nobody heard of it."""
+    learning.lock(session)  # what `decide` locks first: a try that Postgres has not given up yet is waited for
     row = jobs.get_job(session, job.job_id)
     if row.status == "running" or row.fence != job.fence or row.result_checkpoint_id is None:
         return False

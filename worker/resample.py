@@ -62,7 +62,7 @@ def resample(
         check: called between answers, drawn or graded; what it raises ends the resampling.
 
     """
-    graders = {one.interaction.id: grader_of(one.interaction.grader) for one in claimed}
+    graders = {one.interaction.id: usable_grader(one, settings) for one in claimed}
     sizes = Counter(one.graded.group for one in samples)
     lone = [one for one in samples if sizes[one.graded.group] == 1 and graders[one.interaction_id] is not None]
     lone = [one for one in lone if room(one, settings) > 0][: settings.max_grades // settings.resample]
@@ -93,6 +93,12 @@ def within_shares(samples: Sequence[Sample], share: float) -> list[Sample]:
     groups = [Group(name, key, size) for (name, key), size in sizes.items()]
     chosen = {one.name for one in choose(groups, len(samples), share)}
     return [one for one in samples if (one.graded.group or str(one.interaction_id)) in chosen]
+
+
+def usable_grader(one: Claimed, settings: Settings) -> Grader | None:
+    """Give the grader that a request named, where its grades make rewards (LEPO_REQUEST_GRADERS)."""
+    counts = settings.request_graders == "all" or one.interaction.grader_source == "scoped"
+    return grader_of(one.interaction.grader) if counts else None
 
 
 def grader_of(spec: Mapping[str, Any] | None) -> Grader | None:

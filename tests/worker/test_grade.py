@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from app.store import claims
+from app.store import learnable
 from app.store.grades import Entry, add_grade, ledger, rewards
 from app.store.grading import settle, take, try_again
 from app.store.interactions import get_interaction
@@ -230,4 +230,4 @@ def test_a_grader_named_without_the_right_to_grade_is_another_class(
     assert (row.graded_at is not None) == counts
     with chosen.store.session() as session:
         assert (one in rewards(session, [one])) == counts
-        assert claims.count_fresh(session) == counts
+        assert learnable.count_waiting(session) == counts
