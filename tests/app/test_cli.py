@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from sqlalchemy import make_url, text
 
 from app.cli import build
+from app.store.connect import open_store
 from app.store.migrate import script_config
 
 HEAVY = {"torch", "transformers", "sqlalchemy", "fastapi", "celery", "psycopg"}
