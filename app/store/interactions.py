@@ -61,7 +61,8 @@ def record(
     session.add(interaction)
     session.flush()
     if codec is not None and payload is not None:
-        session.add(StoredRollout(interaction_id=interaction.id, codec=codec, payload=payload))
+        kept = interaction.learnable
+        session.add(StoredRollout(interaction_id=interaction.id, codec=codec, payload=payload, learnable=kept))
         session.flush()
 
 

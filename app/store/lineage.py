@@ -1,9 +1,11 @@
 """Lineage: which policies a policy descends from, and which answers are in it.
 
-A policy contains what it and its ancestors were made from; that is asked of `parent_id`, never of version numbers.
+A policy contains what it and its ancestors were made from; that is asked of `parent_id`, never of version numbers. An
+answer that was removed since is counted by its claim and its tombstone.
 Leaves out what happened to a policy since (`app.store.policy_life`).
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -13,7 +15,7 @@ from sqlalchemy import CTE, func, select
 from sqlalchemy.orm import Session
 
 from app.store.grades import EFFECTIVE, LATEST
-from app.store.tables import Checkpoint, Claim, Interaction, Job
+from app.store.tables import Checkpoint, Claim, Interaction, Job, Tombstone
 
 SERVER: Final = "server"  # stands for grades of this server's own graders, which come with no key
 
@@ -57,12 +59,14 @@ def contains(session: Session, checkpoint_id: UUID, other: UUID) -> bool:
 def ancestors(session: Session, checkpoint_id: UUID) -> list[Ancestor]:
     """List a policy and its ancestors, the policy itself first."""
     found = line(checkpoint_id)
+    reward = func.avg(func.coalesce(EFFECTIVE.c.reward, Tombstone.reward)).label("reward")
     learned = (
-        select(Claim.job_id, func.count().label("answers"), func.avg(EFFECTIVE.c.reward).label("reward"))
+        select(Claim.job_id, func.count().label("answers"), reward)
         .join(Job, Job.id == Claim.job_id)
         .join(Checkpoint, Checkpoint.job_id == Job.id)
         .join(found, found.c.id == Checkpoint.id)
         .outerjoin(EFFECTIVE, EFFECTIVE.c.interaction_id == Claim.interaction_id)
+        .outerjoin(Tombstone, Tombstone.interaction_id == Claim.interaction_id)
         .where(Claim.outcome == "learned")
         .group_by(Claim.job_id)
         .subquery()
@@ -89,21 +93,33 @@ def contents(session: Session, checkpoint_id: UUID) -> Contents:
         .join(found, found.c.id == Checkpoint.id)
         .where(Claim.outcome == "learned")
     )
+    answered = func.coalesce(Interaction.created_at, Tombstone.answered_at)
     total, first, last = session.execute(
-        select(func.count(), func.min(Interaction.created_at), func.max(Interaction.created_at)).where(
-            Interaction.id.in_(inside)
-        )
+        select(func.count(), func.min(answered), func.max(answered))
+        .select_from(Claim)
+        .outerjoin(Interaction, Interaction.id == Claim.interaction_id)
+        .outerjoin(Tombstone, Tombstone.interaction_id == Claim.interaction_id)
+        .where(Claim.interaction_id.in_(inside))
     ).one()
 
-    def counted(column: Any) -> dict[str, int]:
-        query = (
+    def counted(column: Any, buried: Any) -> dict[str, int]:
+        there = (
             select(func.coalesce(column, SERVER), func.count(LATEST.c.interaction_id.distinct()))
             .where(LATEST.c.interaction_id.in_(inside))
             .group_by(column)
         )
-        return {str(name): count for name, count in session.execute(query)}
+        named = select(func.unnest(buried).label("name")).where(Tombstone.interaction_id.in_(inside)).subquery()
+        gone = select(named.c.name, func.count()).group_by(named.c.name)
+        counts: Counter[str] = Counter()
+        for found in (there, gone):
+            counts.update({str(one): count for one, count in session.execute(found)})
+        return dict(counts)
 
-    return Contents(total, counted(LATEST.c.api_key_id), counted(LATEST.c.grader_kind), first, last)
+    keys, kinds = (
+        counted(LATEST.c.api_key_id, Tombstone.grader_keys),
+        counted(LATEST.c.grader_kind, Tombstone.grader_kinds),
+    )
+    return Contents(total, keys, kinds, first, last)
 
 
 def count_learned(session: Session, checkpoint_id: UUID | None) -> tuple[int, int]:

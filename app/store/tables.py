@@ -72,6 +72,7 @@ class Checkpoint(Base):
             for state in ("serving", "shadow", "canary")
         ),
         Index("ix_checkpoints_parent_id", "parent_id"),
+        Index("ix_checkpoints_job_id", "job_id"),
     )
 
     id: Mapped[Id]
@@ -94,6 +95,7 @@ class Transition(Base):
         one_of("to_state", POLICY_STATES),
         Index("ix_transitions_checkpoint_id", "checkpoint_id", "id"),
         Index("ix_transitions_to_state", "to_state", "id"),
+        Index("ix_transitions_job_id", "job_id"),
     )
 
     id: Mapped[Id]
@@ -156,6 +158,8 @@ class Interaction(Base):
             text("graded_at DESC"),
             postgresql_where=text("graded_at IS NOT NULL AND learnable AND NOT claimed"),
         ),
+        Index("ix_interactions_ungraded", "created_at", postgresql_where=text("graded_at IS NULL AND NOT claimed")),
+        Index("ix_interactions_user_tag", "user_tag", "id", postgresql_where=text("user_tag IS NOT NULL")),
         Index("ix_interactions_checkpoint_id", "checkpoint_id", "id"),
         Index("ix_interactions_pending", "created_at", postgresql_where=text("grading_state = 'pending'")),
         Index("ix_interactions_created_at", "created_at"),
@@ -193,13 +197,16 @@ class Interaction(Base):
 
 
 class StoredRollout(Base):
-    """An answer's lossless trace, apart from `interactions` so that listings stay light."""
+    """An answer's lossless trace, apart from `interactions` so that listings stay light and it may go first."""
 
     __tablename__ = "rollouts"
+    __table_args__ = (Index("ix_rollouts_unlearnable", "created_at", postgresql_where=text("NOT learnable")),)
 
     interaction_id: Mapped[UUID] = mapped_column(ForeignKey("interactions.id", ondelete="CASCADE"), primary_key=True)
     codec: Mapped[int] = mapped_column(SmallInteger)  # version of the byte codec
     payload: Mapped[bytes]
+    learnable: Mapped[bool] = mapped_column(server_default=text("true"))  # as its answer says
+    created_at: Mapped[Created]
 
 
 class Grade(Base):
@@ -211,6 +218,7 @@ class Grade(Base):
         CheckConstraint("(state = 'graded') = (value IS NOT NULL)", name="value_iff_graded"),
         CheckConstraint("value NOT IN ('NaN', 'Infinity', '-Infinity')", name="value_finite"),
         Index("ix_grades_ledger", "interaction_id", "grader_kind", "grader_id", "entry"),
+        Index("ix_grades_supersedes_id", "supersedes_id", postgresql_where=text("supersedes_id IS NOT NULL")),
     )
 
     id: Mapped[Id]
@@ -232,7 +240,11 @@ class IdempotencyKey(Base):
     """What was answered under an `Idempotency-Key`, per caller."""
 
     __tablename__ = "idempotency_keys"
-    __table_args__ = (one_of("state", ("running", "done")), Index("ix_idempotency_keys_created_at", "created_at"))
+    __table_args__ = (
+        one_of("state", ("running", "done")),
+        Index("ix_idempotency_keys_created_at", "created_at"),
+        Index("ix_idempotency_keys_interaction", text("(response ->> 'interaction_id')")),
+    )
 
     owner: Mapped[str] = mapped_column(primary_key=True)  # a key's id, or what stands in for it (a grading token)
     key: Mapped[str] = mapped_column(primary_key=True)
@@ -294,6 +306,7 @@ class JobEvent(Base):
         one_of("kind", ("message", "metrics")),
         one_of("level", ("info", "warning", "error")),
         Index("ix_job_events_job", "job_id", "id"),
+        Index("ix_job_events_created_at", "created_at"),
     )
 
     id: Mapped[Big] = mapped_column(Identity(always=True), primary_key=True)
@@ -308,7 +321,8 @@ class JobEvent(Base):
 class Claim(Base):
     """A job's hold on an interaction. The primary key is the proof that nothing is learned from twice.
 
-    `claimed` lasts while the job runs and while the policy it made waits for a decision; see `app.store.claims`.
+    `claimed` lasts while the job runs and while the policy it made waits for a decision; see `app.store.claims`. The
+    row outlives its interaction: what a policy was made from stays countable (`Tombstone` has the facts).
     """
 
     __tablename__ = "claims"
@@ -316,14 +330,20 @@ class Claim(Base):
         one_of("outcome", CLAIM_OUTCOMES),
         CheckConstraint("(outcome = 'skipped') = (reason IS NOT NULL)", name="skipped_says_why"),
         Index("ix_claims_job", "job_id", "outcome"),
+        Index(
+            "ix_claims_with_rollout",
+            "created_at",
+            postgresql_where=text("outcome <> 'claimed' AND NOT rollout_removed"),
+        ),
     )
 
-    interaction_id: Mapped[UUID] = mapped_column(ForeignKey("interactions.id"), primary_key=True)
+    interaction_id: Mapped[UUID] = mapped_column(primary_key=True)  # no foreign key: the interaction may go first
     job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id"))
     outcome: Mapped[str]
     reason: Mapped[str | None]
     divergence: Mapped[float | None]  # nats per step, from the policy that answered to the one that was to learn
     weight: Mapped[float | None]  # mean importance weight of its steps; 1 on policy
+    rollout_removed: Mapped[bool] = mapped_column(server_default=text("false"))  # its rollout's time was over
     created_at: Mapped[Created]
 
 
@@ -335,6 +355,7 @@ class Evaluation(Base):
         one_of("kind", ("gate", "heldout", "base")),
         CheckConstraint("correct >= 0 AND correct <= total AND total > 0", name="counts_possible"),
         Index("ix_evaluations_checkpoint", "checkpoint_id", "kind"),
+        Index("ix_evaluations_detailed", "created_at", postgresql_where=text("detail IS NOT NULL")),
     )
 
     id: Mapped[Id]
@@ -370,9 +391,51 @@ class TrackerValue(Base):
     """A prompt's running success rate: Beta(alpha, beta) counts that fade. Changes with every update."""
 
     __tablename__ = "tracker_values"
+    __table_args__ = (Index("ix_tracker_values_updated_at", "updated_at"),)
 
     key: Mapped[str] = mapped_column(primary_key=True)  # digest of the prompt
     alpha: Mapped[float]
     beta: Mapped[float]
     policy_version: Mapped[int] = mapped_column(BigInteger)
     updated_at: Mapped[Created]
+
+
+class Erasure(Base):
+    """A wish to remove somebody's data: who wanted it, whose it was as a digest, and what came of it."""
+
+    __tablename__ = "erasures"
+    __table_args__ = (
+        one_of("subject", ("user", "interaction")),
+        Index("ix_erasures_subject", "subject_hmac"),
+    )
+
+    id: Mapped[Id]
+    actor: Mapped[str]  # a key's id, or a login's name
+    subject: Mapped[str]  # what was named
+    subject_hmac: Mapped[bytes]  # HMAC-SHA-256 of its name under a secret of this database: no list of users
+    api_key_id: Mapped[str | None]  # only what this key asked; null: whoever asked
+    removed: Mapped[Json] = mapped_column(default=dict)  # table -> rows removed so far
+    created_at: Mapped[Created]
+    finished_at: Mapped[datetime | None]  # null: not everything is removed yet
+
+
+class Tombstone(Base):
+    """What is left of an answer that was removed: digests, times, and what lineage counts. No text, no user."""
+
+    __tablename__ = "tombstones"
+    __table_args__ = (
+        Index("ix_tombstones_erasure_id", "erasure_id"),
+        Index("ix_tombstones_created_at", "created_at"),
+    )
+
+    interaction_id: Mapped[UUID] = mapped_column(primary_key=True)
+    erasure_id: Mapped[UUID | None] = mapped_column(ForeignKey("erasures.id"))  # null: its time was over
+    checkpoint_id: Mapped[UUID] = mapped_column(ForeignKey("checkpoints.id"))  # the policy that answered
+    policy_version: Mapped[Big]
+    api_key_id: Mapped[str | None]  # the key that asked
+    answered_at: Mapped[datetime]
+    sha256: Mapped[bytes]  # of what was removed; see `app.store.removal`
+    reward: Mapped[float | None]  # what its grades came to
+    grader_keys: Mapped[list[str]] = mapped_column(ARRAY(Text))  # API keys whose grades counted; `server`: graded here
+    grader_kinds: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    created_at: Mapped[Created]  # when it was removed
