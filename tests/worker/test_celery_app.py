@@ -13,15 +13,15 @@ import redis
 
 from app.settings import Settings
 from app.stack.redis import EmbeddedRedis, client_url
-from worker.celery_app import GRADE, LEARN, QUEUES, build
+from worker.celery_app import GRADE, LEARN, QUEUES, SWEEP, build
 
 PROGRAM = """
 import sys, time
 from app.settings import Settings
-from worker.celery_app import GRADE, LEARN, build
+from worker.celery_app import GRADE, LEARN, SWEEP, build
 from worker.commands import BEAT, WORKER
 
-celery = build(Settings(learn_interval=0.05, grade_interval=0.05), sys.argv[2])
+celery = build(Settings(learn_interval=0.05, grade_interval=0.05, sweep_interval=0.05), sys.argv[2])
 def learn():
     print("learn", flush=True)
     time.sleep(float(sys.argv[3]))
@@ -30,6 +30,7 @@ def grade():
 if sys.argv[1] == "worker":
     celery.task(name=LEARN)(learn)
     celery.task(name=GRADE)(grade)
+    celery.task(name=SWEEP)(lambda: None)
     celery.Worker(**WORKER).start()
 else:
     celery.Beat(**BEAT).run()
@@ -141,10 +142,11 @@ def test_a_stopped_beat_and_worker_end_by_themselves(bell: Bell) -> None:
 
 
 def test_a_hint_expires_before_the_next_one_and_only_json_is_read() -> None:
-    celery = build(Settings(learn_interval=7, grade_interval=3), "redis://nowhere")
+    celery = build(Settings(learn_interval=7, grade_interval=3, sweep_interval=11), "redis://nowhere")
     assert {task: entry["options"]["expires"] for task, entry in celery.conf.beat_schedule.items()} == {
         LEARN: 7,
         GRADE: 3,
+        SWEEP: 11,
     }
     assert celery.conf.accept_content == ["json"]
     assert celery.conf.worker_pool == "solo"
