@@ -1,5 +1,6 @@
 """What stays on disk and what goes: by number, by quota, never under a reader; what a kill leaves is found again."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from app.errors import Conflict
 from app.settings import Settings
@@ -16,7 +18,8 @@ from app.store import checkpoints, policy_life
 from app.store.connect import Store
 from app.store.jobs import request, start
 from app.store.policy_life import Event
-from tests.app.store.learned import LEASE
+from tests.app.store.learned import LEASE, age
+from tests.conftest import Answers
 from tests.worker.world import World
 from training.checkpoint import MANIFEST, checkpoint_dir
 from training.policy import Policy
@@ -25,6 +28,7 @@ from worker.job import RunningJob
 from worker.publish import bytes_of, publish_files
 from worker.retention import QuotaReached, begin_anew, clear, expired, make_room, prune, taken, too_many
 from worker.sweep import sweep
+from worker.sweep_command import command
 from worker.watchdog import Watchdog
 from worker.work import begin
 
@@ -283,3 +287,19 @@ def test_publishing_beyond_the_quota_writes_nothing(world: World) -> None:
     assert (row.status, row.fault) == ("failed", "infrastructure")
     assert row.error is not None
     assert "LEPO_DISK_QUOTA" in row.error
+
+
+def test_the_command_counts_or_removes(answers: Answers, store: Store, database_url: str, tmp_path: Path) -> None:
+    answers(2)
+    age(store, days=9)
+    env = {"LEPO_DATABASE_URL": database_url, "LEPO_VAR_DIR": str(tmp_path), "LEPO_KEEP_UNGRADED_DAYS": "8"}
+
+    def run(*args: str) -> str:
+        done = CliRunner().invoke(command, args, env=env, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    for _ in range(2):
+        assert json.loads(run("--dry-run", "--json")) == {"dry_run": True, "removed": {"ungraded_answers": 2}}
+    assert "2  ungraded_answers" in run()
+    assert json.loads(run("--json")) == {"dry_run": False, "removed": {}}
