@@ -21,7 +21,7 @@ from app.errors import NotFound
 from app.identifiers import read, show
 from app.store import erasure
 from app.store.erasure import Subject
-from app.store.tables import Erasure
+from app.store.removed import Erasure
 
 router = APIRouter(tags=["data"])
 

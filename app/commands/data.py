@@ -75,7 +75,7 @@ def delete(user: str, key: str | None, as_json: bool) -> None:
     """Remove every answer to requests of a user, with all that was stored of it; say which policies contain it."""
     from app.store import erasure
     from app.store.erasure import Subject
-    from app.store.tables import Erasure
+    from app.store.removed import Erasure
 
     subject = Subject(user=user, key_id=key)
     with closing(the_store()) as store:

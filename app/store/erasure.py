@@ -22,8 +22,9 @@ from sqlalchemy.orm import Session
 from app.store import lineage
 from app.store.claims import any_of
 from app.store.removal import remove
+from app.store.removed import Erasure, Tombstone
 from app.store.signing import shared_secret
-from app.store.tables import Checkpoint, Claim, Erasure, Interaction, Job, Tombstone
+from app.store.tables import Checkpoint, Claim, Interaction, Job
 
 DIGESTED_UNDER: Final = "erasures"  # the name, in `secrets`, of what subjects are digested under
 BATCH: Final = 500  # answers a transaction removes; a rollout is some tens of KB

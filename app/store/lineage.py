@@ -15,7 +15,8 @@ from sqlalchemy import CTE, func, select
 from sqlalchemy.orm import Session
 
 from app.store.grades import EFFECTIVE, LATEST
-from app.store.tables import Checkpoint, Claim, Interaction, Job, Tombstone
+from app.store.removed import Tombstone
+from app.store.tables import Checkpoint, Claim, Interaction, Job
 
 SERVER: Final = "server"  # stands for grades of this server's own graders, which come with no key
 

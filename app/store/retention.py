@@ -33,10 +33,10 @@ from app.store.base import Base
 from app.store.claims import any_of
 from app.store.connect import Store
 from app.store.removal import remove, rows_of
+from app.store.removed import Erasure, Tombstone
 from app.store.tables import (
     Checkpoint,
     Claim,
-    Erasure,
     Evaluation,
     IdempotencyKey,
     Interaction,
@@ -44,7 +44,6 @@ from app.store.tables import (
     JobEvent,
     StoredRollout,
     Swap,
-    Tombstone,
     TrackerValue,
     Transition,
 )

@@ -1,4 +1,4 @@
-"""The schema on one page: every table of the product.
+"""The schema on one page: every table of the product but those of what was removed (`app.store.removed`).
 
 Leaves out queries (one file per domain beside this one), the view `effective_grades` (`app.store.grades`) and how the
 schema came about (`migrations`). Facts are appended; the few columns that change say so.
@@ -23,6 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
+import app.store.removed  # noqa: F401 - its tables belong to the schema
 from app.store.base import AnyJson, Base, Big, Created, Id, Json, one_of
 
 SCOPES: Final = ("infer", "grade", "admin")
@@ -398,44 +399,3 @@ class TrackerValue(Base):
     beta: Mapped[float]
     policy_version: Mapped[int] = mapped_column(BigInteger)
     updated_at: Mapped[Created]
-
-
-class Erasure(Base):
-    """A wish to remove somebody's data: who wanted it, whose it was as a digest, and what came of it."""
-
-    __tablename__ = "erasures"
-    __table_args__ = (
-        one_of("subject", ("user", "interaction")),
-        Index("ix_erasures_subject", "subject_hmac"),
-    )
-
-    id: Mapped[Id]
-    actor: Mapped[str]  # a key's id, or a login's name
-    subject: Mapped[str]  # what was named
-    subject_hmac: Mapped[bytes]  # HMAC-SHA-256 of its name under a secret of this database: no list of users
-    api_key_id: Mapped[str | None]  # only what this key asked; null: whoever asked
-    removed: Mapped[Json] = mapped_column(default=dict)  # table -> rows removed so far
-    created_at: Mapped[Created]
-    finished_at: Mapped[datetime | None]  # null: not everything is removed yet
-
-
-class Tombstone(Base):
-    """What is left of an answer that was removed: digests, times, and what lineage counts. No text, no user."""
-
-    __tablename__ = "tombstones"
-    __table_args__ = (
-        Index("ix_tombstones_erasure_id", "erasure_id"),
-        Index("ix_tombstones_created_at", "created_at"),
-    )
-
-    interaction_id: Mapped[UUID] = mapped_column(primary_key=True)
-    erasure_id: Mapped[UUID | None] = mapped_column(ForeignKey("erasures.id"))  # null: its time was over
-    checkpoint_id: Mapped[UUID] = mapped_column(ForeignKey("checkpoints.id"))  # the policy that answered
-    policy_version: Mapped[Big]
-    api_key_id: Mapped[str | None]  # the key that asked
-    answered_at: Mapped[datetime]
-    sha256: Mapped[bytes]  # of what was removed; see `app.store.removal`
-    reward: Mapped[float | None]  # what its grades came to
-    grader_keys: Mapped[list[str]] = mapped_column(ARRAY(Text))  # API keys whose grades counted; `server`: graded here
-    grader_kinds: Mapped[list[str]] = mapped_column(ARRAY(Text))
-    created_at: Mapped[Created]  # when it was removed

@@ -23,7 +23,8 @@ from app.store.erasure import Subject, begin, step
 from app.store.export import page
 from app.store.grades import Entry, add_grade
 from app.store.interactions import Filters
-from app.store.tables import Claim, Grade, Interaction, StoredRollout, Tombstone
+from app.store.removed import Tombstone
+from app.store.tables import Claim, Grade, Interaction, StoredRollout
 from tests.app.store.learned import learned
 from tests.conftest import Answers
 

@@ -15,7 +15,8 @@ from sqlalchemy import select, text
 from app.api.grades import GradeBody
 from app.store.export import page
 from app.store.interactions import rollout
-from app.store.tables import Erasure, Interaction
+from app.store.removed import Erasure
+from app.store.tables import Interaction
 from tests.app.api.live import Live, served, sse
 
 HIDE = "tests.app.redaction.functions:hide"

@@ -45,7 +45,9 @@ def test_telephone_numbers_go(number: str) -> None:
     assert redact(f"call {number} now") == "call [phone] now"
 
 
-@pytest.mark.parametrize("number", ["4111 1111 1111 1111", "4111111111111111", "378282246310005", "5555-5555-5555-4444"])
+@pytest.mark.parametrize(
+    "number", ["4111 1111 1111 1111", "4111111111111111", "378282246310005", "5555-5555-5555-4444"]
+)
 def test_card_numbers_go(number: str) -> None:
     assert redact(f"card {number}.") == "card [card]."
 

@@ -17,13 +17,8 @@ from app.store.erasure import Subject
 from app.store.grades import Entry, add_grade
 from app.store.idempotency import Begun, Replay, begin, finish
 from app.store.keys import create_key
-from app.store.tables import (
-    Claim,
-    Erasure,
-    Interaction,
-    Job,
-    Tombstone,
-)
+from app.store.removed import Erasure, Tombstone
+from app.store.tables import Claim, Interaction, Job
 from tests.app.store.learned import LEASE, claimed, graded, learned, made
 from tests.conftest import Answers
 

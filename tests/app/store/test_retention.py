@@ -8,21 +8,23 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import delete, func, select, text
 
 from app.settings import Settings
 from app.store import checkpoints, claims, evaluations, events, jobs, lineage, policy_life, retention, swaps, tracker
 from app.store.base import Base
+from app.store.claims import any_of
 from app.store.connect import Store
 from app.store.erasure import Subject, begin, step
 from app.store.grades import Entry, add_grade
 from app.store.idempotency import Begun, finish
 from app.store.idempotency import begin as begin_once
 from app.store.jobs import request
+from app.store.migrate import downgrade, upgrade
+from app.store.removed import Erasure, Tombstone
 from app.store.tables import (
     Checkpoint,
     Claim,
-    Erasure,
     Evaluation,
     Grade,
     IdempotencyKey,
@@ -31,7 +33,6 @@ from app.store.tables import (
     JobEvent,
     StoredRollout,
     Swap,
-    Tombstone,
     TrackerValue,
 )
 from tests.app.store.learned import age, learned
@@ -280,3 +281,18 @@ def test_claims_come_to_an_end_though_their_answers_are_gone(store: Store, answe
         assert session.scalar(select(func.count()).select_from(Erasure)) == 0
         stones = session.scalars(select(Tombstone)).all()
         assert [(len(one.sha256), one.erasure_id) for one in stones] == [(32, None)] * 2
+
+
+def test_the_migration_keeps_what_is_there(store: Store, answers: Answers, database_url: str) -> None:
+    make_unlearnable(store, answers)
+    learned(store, stays := answers(1))
+    with store.session() as session:
+        session.execute(delete(Interaction).where(Interaction.id == any_of(goes := answers(1))))
+        session.add(Claim(interaction_id=goes[0], job_id=session.scalars(select(Job.id)).one(), outcome="learned"))
+    store.close()
+    downgrade(database_url, "0002")
+    upgrade(database_url)
+    with store.session() as session:
+        rows = session.execute(select(StoredRollout.learnable, Interaction.learnable).join(Interaction)).all()
+        assert sorted(map(tuple, rows)) == [(False, False), (True, True)]
+        assert list(session.scalars(select(Claim.interaction_id))) == stays, "claims without an answer cannot go back"
