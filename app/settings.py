@@ -21,6 +21,7 @@ PREFIX: Final = "LEPO_"
 SERVICE_LINK: Final = re.compile(r"(?:tcp|udp|sctp)://\S+:\d+")
 POSTGRES: Final = ("postgresql", "postgres", "postgresql+psycopg")
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Days = Annotated[float, Field(ge=0.0)]
 
 log = logging.getLogger("lepo.settings")
 
@@ -236,6 +237,12 @@ class Settings(BaseSettings):
         "first, always stay.",
     )
     keep_refused: int = Field(2, ge=0, description="Of these, refused ones kept to look into.")
+    disk_quota: int = Field(
+        0,
+        ge=0,
+        description="Bytes all checkpoints may take: the oldest refused, rolled back and retired ones go to stay "
+        "below it; 0: no bound.",
+    )
 
     # Grading
     grade_interval: float = Field(
@@ -252,6 +259,35 @@ class Settings(BaseSettings):
     )
     grade_apart: bool = Field(
         False, description="True: `lepo up` grades in a process of its own, so grades do not wait for updates."
+    )
+
+    # Data: how long rows are kept, in days (0: for ever), and what is stored at all
+    sweep_interval: float = Field(3600.0, gt=0, description="Seconds between two sweeps of what is too old to keep.")
+    keep_idempotency_days: Days = Field(2.0, description="Answers to requests with an Idempotency-Key.")
+    keep_events_days: Days = Field(90.0, description="Lines of jobs' diaries.")
+    keep_jobs_days: Days = Field(365.0, description="Jobs that are over and of which nothing came.")
+    keep_rollouts_days: Days = Field(
+        30.0, description="Rollouts, from when their answer was claimed to be learned, once it was learned or skipped."
+    )
+    keep_ungraded_days: Days = Field(90.0, description="Answers without a grade, with their rollouts.")
+    keep_graded_days: Days = Field(0.0, description="Graded answers, with their grades.")
+    keep_evaluations_days: Days = Field(90.0, description="What explains an evaluation's counts.")
+    keep_swaps_days: Days = Field(90.0, description="Attempts of servers to take new weights.")
+    keep_trackers_days: Days = Field(180.0, description="A prompt's running success rate, from its last grade.")
+    keep_tombstones_days: Days = Field(0.0, description="Digests and times of removed answers, and who removed them.")
+    keep_log_bytes: int = Field(
+        50_000_000, ge=0, description="Size beyond which a log of the embedded stack is begun anew; 0: never."
+    )
+    max_grade_text: int = Field(
+        16_384, ge=0, le=1_000_000, description="Characters of a grade's comment, and of its correction; beyond it 413."
+    )
+    redact: str | None = Field(
+        None,
+        description="Python function `module:function`, text to text, that every text passes before it is stored, such "
+        "as app.redaction.patterns:redact. Unset: texts are stored as they are.",
+    )
+    redact_keep_rollouts: bool = Field(
+        False, description="True: what was redacted is learned from all the same; its token ids spell the text."
     )
 
     # Secrets

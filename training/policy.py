@@ -25,6 +25,8 @@ from transformers import (
 )
 from transformers.configuration_utils import PreTrainedConfig
 
+from training.in_use import reading
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 
 
@@ -77,9 +79,10 @@ def load_policy(
         raise ValueError(f"dtype must be float32 or bfloat16 (float64 for checks), got {dtype}")
     placement = placed(device)
     where = _resolved(source)
-    config = _config(where, revision)
-    tokenizer = _tokenizer(where, revision)
-    model = _model(where, revision, config, dtype, placement)
+    with reading(Path(where)):
+        config = _config(where, revision)
+        tokenizer = _tokenizer(where, revision)
+        model = _model(where, revision, config, dtype, placement)
     rows = cast("nn.Embedding", model.get_input_embeddings()).weight.shape[0]
     if len(tokenizer) > rows:
         raise ValueError(f"the tokenizer of '{where}' has {len(tokenizer)} ids but the model embeds only {rows}")

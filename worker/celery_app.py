@@ -1,10 +1,10 @@
 """The Celery application: a bell that says "look now", and the clock that rings it.
 
-A message carries nothing: whether there is something to learn or to grade stands in Postgres, so a lost, doubled or
-late message costs at most one interval. A hint has no expiry, since that would compare beat's clock with the worker's:
-there is one of its kind at most, and reading it late is looking once. That is why acknowledgement, results and retries
-of Celery are left unused. Leaves out what the tasks do (`worker.learn`, `worker.grade`) and how they are bound to a
-process (`worker.tasks`).
+A message carries nothing: whether there is something to learn, to grade or to sweep stands in Postgres, so a lost,
+doubled or late message costs at most one interval. A hint has no expiry, since that would compare beat's clock with the
+worker's: there is one of its kind at most, and reading it late is looking once. That is why acknowledgement, results
+and retries of Celery are left unused. Leaves out what the tasks do (`worker.learn`, `worker.grade`, `worker.sweep`) and
+how they are bound to a process (`worker.tasks`).
 """
 
 from typing import Any, Final
@@ -17,7 +17,8 @@ from app.settings import Settings
 
 LEARN: Final = "lepo.learn"
 GRADE: Final = "lepo.grade"
-QUEUES: Final = {LEARN: "lepo-learn", GRADE: "lepo-grade"}
+SWEEP: Final = "lepo.sweep"
+QUEUES: Final = {LEARN: "lepo-learn", GRADE: "lepo-grade", SWEEP: "lepo-sweep"}
 
 _HEALTH_CHECK_S = 10  # an idle connection is pinged this often, so that a Redis that went away is noticed
 _SOCKET_S = 15.0  # a Redis that accepts and never answers is an error after this long
@@ -42,7 +43,7 @@ def build(settings: Settings, redis_url: str) -> Celery:
     """Make the application; nothing is connected yet.
 
     Args:
-        settings: the intervals of the two hints.
+        settings: the intervals of the hints.
         redis_url: `redis://...`, `rediss://...` or `redis+socket:///path`, already resolved.
 
     """
@@ -92,7 +93,7 @@ def queue(task: str, channel: Any = None) -> Any:
 
 
 def _schedule(settings: Settings) -> dict[str, dict[str, Any]]:
-    intervals = {LEARN: settings.learn_interval, GRADE: settings.grade_interval}
+    intervals = {LEARN: settings.learn_interval, GRADE: settings.grade_interval, SWEEP: settings.sweep_interval}
     return {
         task: {"task": task, "schedule": interval, "options": {"queue": QUEUES[task]}}
         for task, interval in intervals.items()

@@ -10,7 +10,7 @@ import click
 
 log = logging.getLogger(__name__)
 
-TASKS: Final = ("learn", "grade")
+TASKS: Final = ("learn", "grade", "sweep")
 # No gossip, mingle or heartbeats: workers need not know of each other, Postgres knows them all.
 WORKER: Final[dict[str, Any]] = {
     "without_gossip": True,
@@ -30,10 +30,10 @@ BEAT: Final[dict[str, Any]] = {"quiet": True, "loglevel": "WARNING"}
     multiple=True,
     default=TASKS,
     show_default=True,
-    help="Do only this; a second worker can then do the other.",
+    help="Do only this; other workers can then do the others.",
 )
 def worker(tasks: tuple[str, ...]) -> None:
-    """Grade answers and learn from grades, whenever the clock (`lepo beat`) says to look.
+    """Grade answers, learn from grades and sweep what is too old, whenever the clock (`lepo beat`) says to look.
 
     One task at a time, in this process. Any number of workers may run; one of them learns at a time. Stopped (SIGTERM),
     it gives back what it was learning from.
@@ -76,7 +76,7 @@ def worker(tasks: tuple[str, ...]) -> None:
 
 @click.command("beat", short_help="Run the clock that rings the worker.")
 def beat() -> None:
-    """Ring every worker at the intervals of LEPO_LEARN_INTERVAL and LEPO_GRADE_INTERVAL. Run exactly one."""
+    """Ring workers at LEPO_LEARN_INTERVAL, LEPO_GRADE_INTERVAL and LEPO_SWEEP_INTERVAL. Run exactly one."""
     from app.settings import read_settings
     from app.stack.addresses import redis_address
     from worker.celery_app import build

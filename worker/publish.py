@@ -30,6 +30,7 @@ from training.policy import Policy, fingerprint
 from worker.batch import write_trackers
 from worker.exam import Marks, detail_of
 from worker.job import RunningJob, plain
+from worker.retention import make_room
 from worker.work import Assignment
 
 CHANNEL: Final = "lepo:policy"  # Redis channel of the hint; its message is the version
@@ -92,9 +93,11 @@ def publish_files(
 
     Raises:
         Fenced: the job is no longer ours.
+        QuotaReached: there is no room for it within LEPO_DISK_QUOTA.
         ValueError: the weights are not finite.
 
     """
+    make_room(job.store, assignment.settings, parent_dir, bytes_of(policy, state))
     version = clear_way(job, parent_dir)
     settings = assignment.settings.model_dump(mode="json")
     training = plain({"job": str(assignment.job_id), "settings": settings, **job.metrics})
@@ -109,6 +112,11 @@ def publish_files(
         beside=beside,
     )
     return Candidate(version, directory, fingerprint(policy.model), drift, marks)
+
+
+def bytes_of(policy: Policy, state: Mapping[str, Tensor]) -> int:
+    """Estimate what a checkpoint will take on disk: its weights and its learner's state."""
+    return sum(one.nbytes for one in (*policy.model.parameters(), *state.values()))
 
 
 def clear_way(job: RunningJob, parent_dir: Path) -> int:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from sqlalchemy.orm import Session
+
 from app.api.ask import Ask
 from app.api.mailbox import Mailbox
 from app.api.record import remember
@@ -21,6 +23,7 @@ from app.engine.request import Crashed, Delta, EngineRefusal, Event, Finished, R
 from app.engine.ticket import Ticket
 from app.errors import LepoError, Unavailable
 from app.identifiers import show
+from app.store.tables import Interaction
 
 log = logging.getLogger("lepo.api")
 
@@ -162,7 +165,7 @@ class Answers:
         """Commit choices of one prompt in one transaction; what comes of it arrives in the mailbox."""
         try:
             rows = await self.server.traffic.run(
-                lambda session: [remember(session, self.ask, prompt, one) for one in finished]
+                lambda session: [self._remember(session, prompt, one) for one in finished]
             )
         except LepoError as error:
             self._mailbox.put((Lost(len(finished), error),))
@@ -171,6 +174,10 @@ class Answers:
         pairs = zip(finished, rows, strict=True)
         self._mailbox.put([Stored(first + one.choice, one, show("int", row.id)) for one, row in pairs])
         self.server.metrics.answered(finished, time.monotonic() - self._began)
+
+    def _remember(self, session: Session, prompt: int, finished: Finished) -> Interaction:
+        keep = self.server.settings.redact_keep_rollouts
+        return remember(session, self.ask, prompt, finished, self.server.redactor, keep_rollouts=keep)
 
     def _settled(self, choices: int, task: asyncio.Task[None]) -> None:
         """Let go of a commit; one that a bug ended must not leave its client waiting."""

@@ -20,7 +20,9 @@ from app.api import (
     checkpoints,
     completions,
     dashboard,
+    erasure,
     errors,
+    export,
     graders,
     grades,
     health,
@@ -44,6 +46,7 @@ log = logging.getLogger("lepo.api")
 ROUTERS = (
     *(chat.router, completions.router, models.router, tokenize.router, interactions.router, grades.router),
     *(graders.router, jobs.router, checkpoints.router, learning.router, admin_keys.router, overview.router),
+    *(erasure.router, export.router),
     *(health.router, metrics.router, dashboard.router),
 )
 

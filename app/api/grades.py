@@ -7,7 +7,7 @@ another's grade, and kinds of this server's own graders cannot be claimed. Leave
 
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import Field
 from sqlalchemy.orm import Session
 from starlette.responses import JSONResponse, Response
@@ -19,8 +19,8 @@ from app.api.fields import Strict, Text
 from app.api.grading_tokens import LONGEST_S, GradingToken, make_token
 from app.api.once import Outcome, once
 from app.api.server import Server, ServerDep
-from app.errors import BadRequest
-from app.identifiers import show
+from app.errors import BadRequest, TooLarge
+from app.identifiers import read, show
 from app.store import clock
 from app.store.grades import Entry, add_grade, ledger, retract, rewards
 from app.store.tables import Grade, Interaction
@@ -53,8 +53,8 @@ class GradeBody(Strict):
         None, description="0 is wrong, 1 is right; true is 1, false 0. May be left out where there is a correction."
     )
     grader: GraderName = GraderName()
-    comment: Annotated[Text, Field(max_length=10_000)] | None = None
-    correction: Annotated[Text, Field(max_length=100_000)] | None = None
+    comment: Text | None = Field(None, description="At most LEPO_MAX_GRADE_TEXT characters, as the correction.")
+    correction: Text | None = Field(None, description="What the answer should have been.")
     choice: int | None = Field(None, ge=0, description="Which choice, when the path names a response of several.")
 
 
@@ -73,10 +73,12 @@ async def post_grade(
     if body.value is None and not body.correction:
         raise BadRequest("Give a value, or a correction, or both.", param="value")
     state, value = ("corrected", None) if body.value is None else ("graded", float(body.value))
-    said = {"comment": body.comment, "correction": body.correction}
-    entry = entry_of(body.grader, caller, state=state, value=value, **said)
+    require_short(server.settings.max_grade_text, comment=body.comment, correction=body.correction)
+    redactor = server.redactor
 
     def work(session: Session) -> Outcome:
+        texts = {"comment": redactor.optional(body.comment), "correction": redactor.optional(body.correction)}
+        entry = entry_of(body.grader, caller, state=state, value=value, **texts)
         target = reach(session, server, interaction_id, body.choice, caller)
         made = graded(session, add_grade(session, target.id, entry))
         server.metrics.graded(entry.grader_kind)
@@ -106,15 +108,36 @@ async def take_back(
 
 
 @router.get("/v1/interactions/{interaction_id}/grades", response_model=None)
-async def list_grades(interaction_id: str, server: ServerDep, caller: MayGrade, choice: int | None = None) -> Response:
-    """Read every entry on an answer, the superseded ones too, and what they come to."""
+async def list_grades(
+    interaction_id: str,
+    server: ServerDep,
+    caller: MayGrade,
+    choice: int | None = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: str | None = None,
+) -> Response:
+    """Read the entries on an answer in the order of writing, superseded ones too, and what they come to.
 
-    def read(session: Session) -> dict[str, Any]:
+    Continue with `next_after` as `after`.
+    """
+    try:
+        begin = None if after is None else read("grade", after)
+    except ValueError as error:
+        raise BadRequest(f"after: {error}.", param="after") from error
+
+    def listing(session: Session) -> dict[str, Any]:
         target = reach(session, server, interaction_id, choice, caller)
-        entries = [grade_json(grade) for grade in ledger(session, target.id)]
-        return {"object": "list", "data": entries, "reward": reward_json(session, target)}
+        found = ledger(session, target.id, limit=limit + 1, after=begin)
+        more = len(found) > limit
+        return {
+            "object": "list",
+            "data": [grade_json(grade) for grade in found[:limit]],
+            "has_more": more,
+            "next_after": show("grade", found[limit - 1].id) if more else None,
+            "reward": reward_json(session, target),
+        }
 
-    return JSONResponse(await server.traffic.run(read))
+    return JSONResponse(await server.traffic.run(listing))
 
 
 @router.post("/v1/interactions/{interaction_id}/grading_tokens", response_model=None, status_code=201)
@@ -133,6 +156,19 @@ async def post_grading_token(interaction_id: str, body: TokenBody, server: Serve
         "expires_at": token.expires,
     }
     return JSONResponse(shown, 201)
+
+
+def require_short(most: int, **texts: str | None) -> None:
+    """Refuse texts beyond a bound.
+
+    Raises:
+        TooLarge: one is; `param` names it.
+
+    """
+    for name, given in texts.items():
+        if given is not None and len(given) > most:
+            words = f"{name} has {len(given)} characters; {most} may be stored (LEPO_MAX_GRADE_TEXT)."
+            raise TooLarge(words, param=name, code="text_too_large")
 
 
 def reach(session: Session, server: Server, text: str, choice: int | None, caller: Caller) -> Interaction:

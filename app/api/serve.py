@@ -87,9 +87,11 @@ def answer(settings: "Settings", traffic: "Store", control: "Store", listener: "
     from app.api.server import Parts
     from app.engine.config import EngineConfig
     from app.engine.engine import Engine
+    from app.redaction.hook import load_redactor
 
     torch.set_num_threads(1)  # the engine's thread has LEPO_THREADS; see `Engine.start`
     try:
+        load_redactor(settings.redact)
         policy = first_policy(settings, control)
         engine = Engine(policy, EngineConfig.from_settings(settings))
     except ValueError as error:

@@ -21,6 +21,7 @@ from app.api.prompts import PromptReader
 from app.api.token_names import TokenNames
 from app.api.transactions import Transactions
 from app.engine.engine import Engine
+from app.redaction.hook import load_redactor
 from app.settings import Settings
 from app.store.connect import Store
 from app.store.signing import shared_secret
@@ -51,6 +52,7 @@ class Server:
         self.traffic = Transactions(parts.traffic, parts.settings.database_pool, patience, "traffic")
         self.control = Transactions(parts.control, parts.settings.control_pool, CONTROL_S, "control")
         self.redis_url = parts.redis_url
+        self.redactor = load_redactor(parts.settings.redact)
         self.prompts = PromptReader(parts.tokenizer)
         self.names = TokenNames(parts.tokenizer)
         self.metrics = Metrics(parts.engine, parts.settings.served_name)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from app.decoder.anatomy import Anatomy, probe_ids
 from training.checkpoint import Manifest, load_tensors, verify
+from training.in_use import reading
 from training.policy import Policy, digest
 
 
@@ -56,11 +57,12 @@ def read(directory: Path, version: int, model: nn.Module) -> Weights:
         StageFailed: it does not verify, does not fit the model, or holds values that are not finite.
 
     """
-    manifest = check(directory, version)
-    try:
-        tensors = load_tensors(directory)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise StageFailed(f"checkpoint {directory.name} cannot be read: {error}") from error
+    with reading(directory):
+        manifest = check(directory, version)
+        try:
+            tensors = load_tensors(directory)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise StageFailed(f"checkpoint {directory.name} cannot be read: {error}") from error
     places = _places(model)
     aliases = model.state_dict().keys()
     missing, unknown = sorted(places.keys() - tensors.keys()), sorted(tensors.keys() - aliases)

@@ -30,7 +30,7 @@ GRADER: Final = "grader"  # joins the worker when LEPO_GRADE_APART is set
 COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {"api": ("serve",), "worker": ("worker",), "beat": ("beat",)}
 APART: Final[Mapping[str, tuple[str, ...]]] = {
     "worker": ("worker", "--task", "learn"),
-    GRADER: ("worker", "--task", "grade"),
+    GRADER: ("worker", "--task", "grade", "--task", "sweep"),
 }
 READY_SECONDS: Final = 180.0  # a large model takes minutes to load
 

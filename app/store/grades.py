@@ -167,9 +167,15 @@ def latest_entry(session: Session, interaction_id: UUID, grader_kind: str, grade
     return session.scalar(query)
 
 
-def ledger(session: Session, interaction_id: UUID) -> list[Grade]:
-    """Read every entry on an answer, in the order of writing."""
-    return list(session.scalars(select(Grade).where(Grade.interaction_id == interaction_id).order_by(Grade.entry)))
+def ledger(
+    session: Session, interaction_id: UUID, *, limit: int | None = None, after: UUID | None = None
+) -> list[Grade]:
+    """Read the entries on an answer in the order of writing: all, or `limit` of them, or those after an entry's id."""
+    query = select(Grade).where(Grade.interaction_id == interaction_id).order_by(Grade.entry).limit(limit)
+    if after is not None:
+        last = select(Grade.entry).where(Grade.id == after, Grade.interaction_id == interaction_id)
+        query = query.where(Grade.entry > last.scalar_subquery())
+    return list(session.scalars(query))
 
 
 def rewards(session: Session, interaction_ids: Sequence[UUID]) -> dict[UUID, Reward]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from app.errors import NotFound
@@ -62,7 +62,8 @@ def record(
     session.add(interaction)
     session.flush()
     if codec is not None and payload is not None:
-        session.add(StoredRollout(interaction_id=interaction.id, codec=codec, payload=payload))
+        kept = interaction.learnable
+        session.add(StoredRollout(interaction_id=interaction.id, codec=codec, payload=payload, learnable=kept))
         session.flush()
 
 
@@ -101,6 +102,30 @@ def rollout(session: Session, interaction_id: UUID) -> StoredRollout | None:
     return session.get(StoredRollout, interaction_id)
 
 
+def conditions(wanted: Filters) -> list[ColumnElement[bool]]:
+    """Say in SQL what a listing shows."""
+    found: list[ColumnElement[bool]] = []
+    if wanted.since is not None:
+        found.append(Interaction.created_at >= wanted.since)
+    if wanted.until is not None:
+        found.append(Interaction.created_at < wanted.until)
+    if wanted.graded is not None:
+        found.append(Interaction.graded_at.is_not(None) if wanted.graded else Interaction.graded_at.is_(None))
+    if wanted.learned_by is not None:
+        made = select(Checkpoint.job_id).where(Checkpoint.version == wanted.learned_by)
+        learned = select(Claim.interaction_id).where(Claim.outcome == "learned", Claim.job_id.in_(made))
+        found.append(Interaction.id.in_(learned))
+    for column, value in (
+        (Interaction.api_key_id, wanted.api_key_id),
+        (Interaction.completion_id, wanted.completion_id),
+        (Interaction.policy_version, wanted.policy_version),
+        (Interaction.user_tag, wanted.user_tag),
+    ):
+        if value is not None:
+            found.append(column == value)
+    return found
+
+
 def list_interactions(
     session: Session, filters: Filters | None = None, *, limit: int = 50, after: UUID | None = None
 ) -> Page:
@@ -122,24 +147,7 @@ def list_interactions(
     query = select(Interaction).order_by(Interaction.id.desc()).limit(limit + 1)
     if after is not None:
         query = query.where(Interaction.id < after)
-    if wanted.since is not None:
-        query = query.where(Interaction.created_at >= wanted.since)
-    if wanted.until is not None:
-        query = query.where(Interaction.created_at < wanted.until)
-    if wanted.graded is not None:
-        query = query.where(Interaction.graded_at.is_not(None) if wanted.graded else Interaction.graded_at.is_(None))
-    if wanted.learned_by is not None:
-        made = select(Checkpoint.job_id).where(Checkpoint.version == wanted.learned_by)
-        learned = select(Claim.interaction_id).where(Claim.outcome == "learned", Claim.job_id.in_(made))
-        query = query.where(Interaction.id.in_(learned))
-    for column, value in (
-        (Interaction.api_key_id, wanted.api_key_id),
-        (Interaction.completion_id, wanted.completion_id),
-        (Interaction.policy_version, wanted.policy_version),
-        (Interaction.user_tag, wanted.user_tag),
-    ):
-        if value is not None:
-            query = query.where(column == value)
+    query = query.where(*conditions(wanted))
     rows = list(session.scalars(query))
     shown = rows[:limit]
     found = rewards(session, [row.id for row in shown])

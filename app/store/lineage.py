@@ -1,18 +1,21 @@
 """Lineage: which policies a policy descends from, and which answers are in it.
 
-A policy contains what it and its ancestors were made from; that is asked of `parent_id`, never of version numbers.
+A policy contains what it and its ancestors were made from; that is asked of `parent_id`, never of version numbers. An
+answer that was removed since is counted by its claim and its tombstone.
 Leaves out what happened to a policy since (`app.store.policy_life`).
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import CTE, ColumnElement, func, select, true
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.store.grades import LATEST
+from app.store.removed import Tombstone
 from app.store.tables import Checkpoint, Claim, Interaction, Job
 
 SERVER: Final = "server"  # stands for grades of this server's own graders, which come with no key
@@ -57,11 +60,13 @@ def contains(session: Session, checkpoint_id: UUID, other: UUID) -> bool:
 def ancestors(session: Session, checkpoint_id: UUID) -> list[Ancestor]:
     """List a policy and its ancestors, the policy itself first."""
     found = line(checkpoint_id)
+    reward = func.avg(func.coalesce(Interaction.reward, Tombstone.reward)).label("reward")
     learned = (
-        select(Claim.job_id, func.count().label("answers"), func.avg(Interaction.reward).label("reward"))
+        select(Claim.job_id, func.count().label("answers"), reward)
         .join(Checkpoint, Checkpoint.job_id == Claim.job_id)
         .join(found, found.c.id == Checkpoint.id)
-        .join(Interaction, Interaction.id == Claim.interaction_id)
+        .outerjoin(Interaction, Interaction.id == Claim.interaction_id)
+        .outerjoin(Tombstone, Tombstone.interaction_id == Claim.interaction_id)
         .where(Claim.outcome == "learned")
         .group_by(Claim.job_id)
         .subquery()
@@ -82,12 +87,15 @@ def ancestors(session: Session, checkpoint_id: UUID) -> list[Ancestor]:
 def contents(session: Session, checkpoint_id: UUID) -> Contents:
     """Count what went into a policy."""
     inside = answers(checkpoint_id)
+    answered = func.coalesce(Interaction.created_at, Tombstone.answered_at)
     total, first, last = session.execute(
-        select(func.count(), func.min(Interaction.created_at), func.max(Interaction.created_at)).where(
-            Interaction.id.in_(select(inside.c.interaction_id))
-        )
+        select(func.count(), func.min(answered), func.max(answered))
+        .select_from(inside)
+        .outerjoin(Interaction, Interaction.id == inside.c.interaction_id)
+        .outerjoin(Tombstone, Tombstone.interaction_id == inside.c.interaction_id)
     ).one()
-    by_key, by_grader = (count_by(session, inside, column) for column in (LATEST.c.api_key_id, LATEST.c.grader_kind))
+    by_key = count_by(session, inside, LATEST.c.api_key_id, Tombstone.grader_keys)
+    by_grader = count_by(session, inside, LATEST.c.grader_kind, Tombstone.grader_kinds)
     return Contents(total, by_key, by_grader, first, last)
 
 
@@ -103,11 +111,22 @@ def answers(checkpoint_id: UUID) -> CTE:
     )
 
 
-def count_by(session: Session, inside: CTE, column: ColumnElement[Any]) -> dict[str, int]:
-    """Count answers by who graded them, looking each up in the ledger's index: a join would sort the whole ledger."""
+def count_by(
+    session: Session, inside: CTE, column: ColumnElement[Any], buried: InstrumentedAttribute[list[str]]
+) -> dict[str, int]:
+    """Count answers by who graded them: of each that is there, in the ledger's index; of the others, by tombstones.
+
+    A join with the ledger would sort all of it.
+    """
     grade = select(column.label("name")).where(LATEST.c.interaction_id == inside.c.interaction_id).distinct().lateral()
-    query = select(func.coalesce(grade.c.name, SERVER), func.count()).select_from(inside.join(grade, true()))
-    return {str(name): count for name, count in session.execute(query.group_by(grade.c.name))}
+    there = select(func.coalesce(grade.c.name, SERVER), func.count()).select_from(inside.join(grade, true()))
+    removed = select(Tombstone.interaction_id).join(inside, inside.c.interaction_id == Tombstone.interaction_id)
+    named = select(func.unnest(buried).label("name")).where(Tombstone.interaction_id.in_(removed)).subquery()
+    gone = select(named.c.name, func.count()).group_by(named.c.name)
+    counts: Counter[str] = Counter()
+    for query in (there.group_by(grade.c.name), gone):
+        counts.update({str(name): count for name, count in session.execute(query)})
+    return dict(counts)
 
 
 def count_learned(session: Session, checkpoint_id: UUID | None) -> tuple[int, int]:

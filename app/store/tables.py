@@ -1,4 +1,4 @@
-"""The schema on one page: every table of the product.
+"""The schema on one page: every table of the product but those of what was removed (`app.store.removed`).
 
 Leaves out queries (one file per domain beside this one), the view `effective_grades` (`app.store.grades`) and how the
 schema came about (`migrations`). Facts are appended; the few columns that change say so.
@@ -23,6 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
+import app.store.removed  # noqa: F401 - its tables belong to the schema
 from app.store.base import AnyJson, Base, Big, Created, Id, Json, one_of
 
 SCOPES: Final = ("infer", "grade", "admin")
@@ -76,6 +77,7 @@ class Checkpoint(Base):
             for state in ("serving", "shadow", "canary")
         ),
         Index("ix_checkpoints_parent_id", "parent_id"),
+        Index("ix_checkpoints_job_id", "job_id"),
     )
 
     id: Mapped[Id]
@@ -98,6 +100,7 @@ class Transition(Base):
         one_of("to_state", POLICY_STATES),
         Index("ix_transitions_checkpoint_id", "checkpoint_id", "entry"),
         Index("ix_transitions_to_state", "to_state", "entry"),
+        Index("ix_transitions_job_id", "job_id"),
     )
 
     id: Mapped[Id]
@@ -167,6 +170,8 @@ class Interaction(Base):
             "reward",
             postgresql_where=text("graded_at IS NOT NULL AND learnable AND NOT claimed"),
         ),
+        Index("ix_interactions_ungraded", "created_at", postgresql_where=text("graded_at IS NULL AND NOT claimed")),
+        Index("ix_interactions_user_tag", "user_tag", "id", postgresql_where=text("user_tag IS NOT NULL")),
         Index("ix_interactions_checkpoint_id", "checkpoint_id", "id"),
         Index("ix_interactions_grading_untried", "created_at", postgresql_where=GRADING_UNTRIED),
         Index("ix_interactions_grading_due", "grading_until", postgresql_where=GRADING_DUE),
@@ -208,13 +213,16 @@ class Interaction(Base):
 
 
 class StoredRollout(Base):
-    """An answer's lossless trace, apart from `interactions` so that listings stay light."""
+    """An answer's lossless trace, apart from `interactions` so that listings stay light and it may go first."""
 
     __tablename__ = "rollouts"
+    __table_args__ = (Index("ix_rollouts_unlearnable", "created_at", postgresql_where=text("NOT learnable")),)
 
     interaction_id: Mapped[UUID] = mapped_column(ForeignKey("interactions.id", ondelete="CASCADE"), primary_key=True)
     codec: Mapped[int] = mapped_column(SmallInteger)  # version of the byte codec
     payload: Mapped[bytes]
+    learnable: Mapped[bool] = mapped_column(server_default=text("true"))  # as its answer says
+    created_at: Mapped[Created]
 
 
 class Grade(Base):
@@ -228,6 +236,7 @@ class Grade(Base):
         CheckConstraint("state <> 'corrected' OR correction IS NOT NULL", name="corrected_says_how"),
         CheckConstraint("value NOT IN ('NaN', 'Infinity', '-Infinity')", name="value_finite"),
         Index("ix_grades_ledger", "interaction_id", "grader_kind", "grader_id", "entry"),
+        Index("ix_grades_supersedes_id", "supersedes_id", postgresql_where=text("supersedes_id IS NOT NULL")),
     )
 
     id: Mapped[Id]
@@ -252,7 +261,11 @@ class IdempotencyKey(Base):
     """What was answered under an `Idempotency-Key`, per caller."""
 
     __tablename__ = "idempotency_keys"
-    __table_args__ = (one_of("state", ("running", "done")), Index("ix_idempotency_keys_created_at", "created_at"))
+    __table_args__ = (
+        one_of("state", ("running", "done")),
+        Index("ix_idempotency_keys_created_at", "created_at"),
+        Index("ix_idempotency_keys_interaction", text("(response ->> 'interaction_id')")),
+    )
 
     owner: Mapped[str] = mapped_column(primary_key=True)  # a key's id, or what stands in for it (a grading token)
     key: Mapped[str] = mapped_column(primary_key=True)
@@ -314,6 +327,7 @@ class JobEvent(Base):
         one_of("kind", ("message", "metrics")),
         one_of("level", ("info", "warning", "error")),
         Index("ix_job_events_job", "job_id", "id"),
+        Index("ix_job_events_created_at", "created_at"),
     )
 
     id: Mapped[Big] = mapped_column(Identity(always=True), primary_key=True)
@@ -328,7 +342,8 @@ class JobEvent(Base):
 class Claim(Base):
     """A job's hold on an interaction. The primary key is the proof that nothing is learned from twice.
 
-    `claimed` lasts while the job runs and while the policy it made waits for a decision; see `app.store.claims`.
+    `claimed` lasts while the job runs and while the policy it made waits for a decision; see `app.store.claims`. The
+    row outlives its interaction: what a policy was made from stays countable (`Tombstone` has the facts).
     """
 
     __tablename__ = "claims"
@@ -336,14 +351,20 @@ class Claim(Base):
         one_of("outcome", CLAIM_OUTCOMES),
         CheckConstraint("(outcome = 'skipped') = (reason IS NOT NULL)", name="skipped_says_why"),
         Index("ix_claims_job", "job_id", "outcome"),
+        Index(
+            "ix_claims_with_rollout",
+            "created_at",
+            postgresql_where=text("outcome <> 'claimed' AND NOT rollout_removed"),
+        ),
     )
 
-    interaction_id: Mapped[UUID] = mapped_column(ForeignKey("interactions.id"), primary_key=True)
+    interaction_id: Mapped[UUID] = mapped_column(primary_key=True)  # no foreign key: the interaction may go first
     job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id"))
     outcome: Mapped[str]
     reason: Mapped[str | None]
     divergence: Mapped[float | None]  # nats per step, from the policy that answered to the one that was to learn
     weight: Mapped[float | None]  # mean importance weight of its steps; 1 on policy
+    rollout_removed: Mapped[bool] = mapped_column(server_default=text("false"))  # its rollout's time was over
     created_at: Mapped[Created]
 
 
@@ -355,6 +376,7 @@ class Evaluation(Base):
         one_of("kind", ("gate", "heldout", "base")),
         CheckConstraint("correct >= 0 AND correct <= total AND total > 0", name="counts_possible"),
         Index("ix_evaluations_checkpoint", "checkpoint_id", "kind"),
+        Index("ix_evaluations_detailed", "created_at", postgresql_where=text("detail IS NOT NULL")),
     )
 
     id: Mapped[Id]
@@ -390,6 +412,7 @@ class TrackerValue(Base):
     """A prompt's running success rate: Beta(alpha, beta) counts that fade. Changes with every update."""
 
     __tablename__ = "tracker_values"
+    __table_args__ = (Index("ix_tracker_values_updated_at", "updated_at"),)
 
     key: Mapped[str] = mapped_column(primary_key=True)  # digest of the prompt
     alpha: Mapped[float]

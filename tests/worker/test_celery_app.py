@@ -20,18 +20,21 @@ from worker.celery_app import GRADE, LEARN, QUEUES, build
 PROGRAM = """
 import sys, time
 from app.settings import Settings
-from worker.celery_app import GRADE, LEARN, build
+from worker.celery_app import GRADE, LEARN, SWEEP, build
 from worker.commands import BEAT, WORKER
 
-celery = build(Settings(learn_interval=0.05, grade_interval=0.05), sys.argv[2])
+celery = build(Settings(learn_interval=0.05, grade_interval=0.05, sweep_interval=0.05), sys.argv[2])
 def learn():
     print("learn", flush=True)
     time.sleep(float(sys.argv[3]))
 def grade():
     print("grade", flush=True)
+def sweep():
+    pass
 if sys.argv[1] == "worker":
     celery.task(name=LEARN)(learn)
     celery.task(name=GRADE)(grade)
+    celery.task(name=SWEEP)(sweep)
     celery.Worker(**WORKER).start()
 else:
     celery.Beat(**BEAT).run()

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -13,11 +14,12 @@ import pytest
 from sqlalchemy import text
 
 from app.store import learnable
+from app.store.connect import Store
 from app.store.grades import Entry, add_grade, ledger, rewards
 from app.store.grading import settle, take, try_again
 from app.store.interactions import get_interaction
 from app.store.tables import Grade, Interaction
-from tests.worker.world import World
+from tests.worker.world import World, make_world
 from worker.grade import LEASE_S, MOST_ATTEMPTS, MOST_LOST, grade
 
 NE = {"type": "string_check", "reference": "no byte soup is this", "operation": "ne", "name": "not-it"}
@@ -25,6 +27,12 @@ EQ = {**NE, "operation": "eq"}
 HIDDEN_TOWER = "(9^9)^{(9^9)^{(9^9)}}"  # not seen in the text, so not refused
 HANGS_ON_ANSWER = {"type": "math", "reference": "2"}  # with the answer that `hang` writes
 BROKEN_REFERENCE = {"type": "math", "reference": "\\frac{1}{"}
+
+
+@pytest.fixture
+def world(store: Store, model_dir: Path, tmp_path: Path) -> World:
+    """A world whose worker takes its time between two looks: grading ends when there is no more to grade."""
+    return make_world(store, model_dir, tmp_path / "var").with_settings(learn_interval=10)
 
 
 def asked(world: World, grader: Mapping[str, Any], count: int = 1) -> list[UUID]:
@@ -100,7 +108,6 @@ def test_one_failing_grader_does_not_hold_up_the_others(world: World) -> None:
 
 
 def test_two_workers_share_the_work_and_grade_nothing_twice(world: World) -> None:
-    world = world.with_settings(learn_interval=10)
     ids = asked(world, NE, count=24)
     with world.store.engine.begin() as connection:  # one answer is in another worker's hands
         connection.execute(text("SELECT 1 FROM interactions WHERE id = :id FOR NO KEY UPDATE"), {"id": ids[0]})
@@ -167,7 +174,7 @@ from app.settings import Settings
 from app.store.connect import open_store
 from worker.grade import grade
 from worker.resident import Resident
-from worker.workshop import Context
+from worker.context import Context
 
 settings = Settings(grader_timeout=60)
 grade(Context(settings, open_store(sys.argv[1]), "redis+socket:///nowhere", Resident(settings)))

@@ -4,6 +4,7 @@
     gsm8k:/data/test.parquet           one file in that data set's layout: .jsonl, .json or .parquet
     gsm8k:test:/data/gsm8k             a split in a directory that looks like the repository
     gsm8k:test                         a split from the hub, or from its cache when offline
+    export:answers.jsonl               what `lepo data export` wrote: the questions that came with a grader
 
 Leaves out the layouts themselves (`training.tasks.layouts`).
 """
@@ -17,6 +18,7 @@ from training.tasks.jsonl import read_problems
 from training.tasks.layouts import LAYOUTS, Layout, read_dataset, split_files
 from training.tasks.problem import Problem
 from worker.heldout import normal
+from worker.offline.exported import read_exported
 
 SHOWN = 3  # problems of an overlap that the message quotes
 
@@ -39,7 +41,10 @@ def read_source(source: str) -> list[Problem]:
     """
     name, _, where = source.partition(":")
     with told():
-        problems = _known(LAYOUTS[name], where) if name in LAYOUTS else read_problems(_file(source))
+        if name == "export":
+            problems = read_exported(_file(where))
+        else:
+            problems = _known(LAYOUTS[name], where) if name in LAYOUTS else read_problems(_file(source))
     if not problems:
         raise BadRequest(f"{source} holds no problems: give it a line per problem")
     return problems

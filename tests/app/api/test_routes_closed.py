@@ -38,7 +38,7 @@ def routes(live: Live) -> list[Route]:
 
 def scope_of(path: str) -> str:
     """The scope a route asks for, by what it is about."""
-    if path.startswith("/v1/admin"):
+    if path.startswith(("/v1/admin", "/v1/users")):
         return "admin"
     about_grades = path.endswith(("/grades", "/grading_tokens")) or path.startswith("/v1/graders")
     return "grade" if about_grades else "infer"

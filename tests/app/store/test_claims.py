@@ -92,6 +92,7 @@ def test_a_claim_carries_reward_rollout_and_who_graded(store: Store, answers: An
     with store.session() as session:
         grades.add_grade(session, one, Entry("math", "m", value=0.75))
     [item] = take(store, job, [one])
+    assert item.reward is not None
     assert (item.reward.value, item.reward.graders) == (0.5, 2)
     assert (item.codec, item.payload, item.grader_keys) == (1, b"\x00\x01", frozenset())
 

@@ -1,0 +1,192 @@
+"""Files of exported answers: JSON lines or Parquet, whole under their name or not there.
+
+Written beside the wanted name and renamed at the end. JSON lines that broke off are gone on with after their last whole
+line; a Parquet file needs its footer and begins anew. Leaves out the records (`app.store.export`).
+"""
+
+import base64
+import importlib.util
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Final, Protocol, Self
+from uuid import UUID
+
+from app.errors import BadRequest
+from app.identifiers import read
+from app.store.base import Json
+from app.store.connect import Store
+from app.store.export import pages
+from app.store.interactions import Filters
+
+OBJECTS: Final = ("metadata", "request", "usage", "grader", "grades", "learning")  # JSON texts in Parquet
+TEXTS: Final = (
+    *("id", "created_at", "completion_id", "endpoint", "model", "checkpoint_id", "key", "user"),
+    *("prompt", "answer", "finish_reason", "grading_state", "unlearnable_reason"),
+)
+COUNTS: Final = ("choice", "group_size", "policy_version")
+
+
+class Writer(Protocol):
+    """Takes pages of records."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def write(self, records: list[Json]) -> None:
+        """Append records."""
+
+
+def export_file(
+    store: Store,
+    out: Path,
+    filters: Filters,
+    *,
+    form: str,
+    after: UUID | None = None,
+    rollouts: bool = False,
+    resume: bool = False,
+) -> tuple[int, str | None]:
+    """Write all that a filter shows.
+
+    Args:
+        store: read page by page.
+        out: the file; replaced at the end.
+        filters: which answers.
+        form: `jsonl` or `parquet`.
+        after: begin after this answer.
+        rollouts: whether each comes with its rollout.
+        resume: go on with the JSON lines that a broken-off export left.
+
+    Returns:
+        Answers written now, and the id of the file's last one; None: it holds none.
+
+    Raises:
+        OSError: it cannot be written; what was written stays beside it.
+
+    """
+    partial = out.with_name(f"{out.name}.partial")
+    last: str | None = None
+    if resume and partial.is_file():
+        last = trim(partial)
+        after = after if last is None else read("int", last)
+    elif partial.exists():
+        partial.unlink()
+    count = 0
+    writer: Writer = Parquet(partial, rollouts=rollouts) if form == "parquet" else Lines(partial)
+    with writer:
+        for records in pages(store, filters, after, rollouts=rollouts):
+            writer.write(records)
+            count += len(records)
+            last = records[-1]["id"]
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(out)
+    return count, last
+
+
+def trim(partial: Path) -> str | None:
+    """Cut a file of JSON lines after its last whole line; returns the id in it."""
+    last, end = None, 0
+    with partial.open("rb+") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            end += len(line)
+            last = line
+        file.truncate(end)
+    return None if last is None else str(json.loads(last)["id"])
+
+
+def read_lines(path: Path) -> list[Json]:
+    """Read exported JSON lines back."""
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+class Lines:
+    """One JSON object a line."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> Self:
+        self._file = self._path.open("ab")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._file is not None, "entered"
+        self._file.close()
+
+    def write(self, records: list[Json]) -> None:
+        """Append records."""
+        assert self._file is not None, "entered"
+        self._file.write("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records).encode())
+
+
+class Parquet:
+    """A column a field; what is an object is its JSON, a rollout its bytes. A row group a page, zstd."""
+
+    def __init__(self, path: Path, *, rollouts: bool) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        kinds = dict.fromkeys((*TEXTS, *OBJECTS), pa.string()) | dict.fromkeys(COUNTS, pa.int64())
+        kinds |= {"learnable": pa.bool_(), "reward": pa.float64()}
+        if rollouts:
+            kinds |= {"rollout_codec": pa.int16(), "rollout": pa.binary()}
+        self._schema = pa.schema(list(kinds.items()))
+        self._path, self._pa, self._pq = path, pa, pq
+        self._writer: Any = None
+
+    @staticmethod
+    def require() -> None:
+        """Refuse early where pyarrow is missing.
+
+        Raises:
+            BadRequest: it is.
+
+        """
+        if importlib.util.find_spec("pyarrow") is None:
+            raise BadRequest("Parquet needs pyarrow: pip install 'lepo-service[data]'")
+
+    def __enter__(self) -> Self:
+        self._writer = self._pq.ParquetWriter(self._path, self._schema, compression="zstd")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+
+    def write(self, records: list[Json]) -> None:
+        """Append records as a row group."""
+        rows = [flat(one) for one in records]
+        self._writer.write_table(self._pa.Table.from_pylist(rows, schema=self._schema))
+
+
+def flat(record: Json) -> Json:
+    """Write a record as a row of plain columns."""
+    row = {name: value for name, value in record.items() if name != "rollout"}
+    for name in OBJECTS:
+        row[name] = None if row[name] is None else json.dumps(row[name], ensure_ascii=False)
+    stored = record.get("rollout")
+    if stored is not None:
+        row |= {"rollout_codec": stored["codec"], "rollout": base64.b64decode(stored["payload"])}
+    return row
+
+
+def unflat(row: Json) -> Json:
+    """Read such a row back as the record it was."""
+    record = {name: value for name, value in row.items() if name not in {"rollout", "rollout_codec"}}
+    for name in OBJECTS:
+        record[name] = None if row[name] is None else json.loads(row[name])
+    if "rollout" in row:
+        coded = row["rollout"]
+        record["rollout"] = (
+            None if coded is None else {"codec": row["rollout_codec"], "payload": base64.b64encode(coded).decode()}
+        )
+    return record

@@ -1,0 +1,108 @@
+"""Removing answers: the rows, all that refers to them, and what is left in their place.
+
+An answer goes with its rollout, its grades, whatever else has a foreign key to it, and the stored responses of
+requests that graded it. Its claim stays, without a text in it, so that what a policy was made from stays countable; a
+tombstone keeps what lineage asks of the answer (times, policy, keys and kinds of graders, reward) and one digest:
+
+    SHA-256 of: prompt as the model saw it | one zero byte | answer | one zero byte | rollout's bytes, if it had one
+
+Text is UTF-8. Whoever has an export of the answer can prove by it what was removed. Leaves out which answers go, and
+when (`app.store.retention`, `app.store.erasure`).
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, cast
+from uuid import UUID
+
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    CursorResult,
+    Delete,
+    Table,
+    Text,
+    Update,
+    Uuid,
+    any_,
+    bindparam,
+    delete,
+    literal,
+    literal_column,
+    select,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.orm import Session
+
+from app.identifiers import show
+from app.store.base import Base
+from app.store.claims import any_of
+from app.store.tables import Claim, IdempotencyKey, Interaction
+
+INTERACTIONS: Final = cast("Table", Interaction.__table__)
+SAID: Final[ColumnElement[str]] = literal_column("(idempotency_keys.response ->> 'interaction_id')")  # as its index
+BURY: Final = text(
+    """
+    INSERT INTO tombstones (
+        interaction_id, erasure_id, checkpoint_id, policy_version, api_key_id, answered_at, sha256, reward,
+        grader_keys, grader_kinds
+    )
+    SELECT one.id, :erasure, one.checkpoint_id, one.policy_version, one.api_key_id, one.created_at,
+        sha256(
+            convert_to(one.prompt_text, 'UTF8') || '\\x00'::bytea || convert_to(one.answer, 'UTF8') || '\\x00'::bytea
+            || coalesce(rollouts.payload, ''::bytea)
+        ),
+        (SELECT reward FROM effective_grades WHERE interaction_id = one.id),
+        coalesce(
+            (SELECT array_agg(DISTINCT coalesce(api_key_id, 'server'))
+             FROM latest_grades WHERE interaction_id = one.id),
+            '{}'
+        ),
+        coalesce(
+            (SELECT array_agg(DISTINCT grader_kind) FROM latest_grades WHERE interaction_id = one.id), '{}'
+        )
+    FROM interactions AS one LEFT JOIN rollouts ON rollouts.interaction_id = one.id
+    WHERE one.id = ANY(:ids)
+    """
+).bindparams(bindparam("ids", type_=ARRAY(Uuid)), bindparam("erasure", type_=Uuid))
+
+
+def remove(session: Session, ids: Sequence[UUID], erasure_id: UUID | None = None) -> Counter[str]:
+    """Remove answers that this transaction has locked (`FOR UPDATE`).
+
+    Args:
+        session: a transaction.
+        ids: answers.
+        erasure_id: the wish they are removed by: each leaves a tombstone. None: their time is over, and only those
+            that a job claimed leave one.
+
+    Returns:
+        Rows removed, by table.
+
+    """
+    buried = list(ids)
+    if erasure_id is None:
+        buried = list(session.scalars(select(Claim.interaction_id).where(Claim.interaction_id == any_of(ids))))
+    session.execute(BURY, {"ids": buried, "erasure": erasure_id})
+    counts: Counter[str] = Counter()
+    for table, column in referring():
+        counts[table.name] += rows_of(session, delete(table).where(column == any_of(ids)))
+    shown = any_(literal([show("int", one) for one in ids], ARRAY(Text)))
+    counts["idempotency_keys"] += rows_of(session, delete(IdempotencyKey).where(shown == SAID))
+    counts["interactions"] += rows_of(session, delete(INTERACTIONS).where(INTERACTIONS.c.id == any_of(ids)))
+    return +counts
+
+
+def rows_of(session: Session, statement: Delete | Update) -> int:
+    """Execute a statement and count its rows."""
+    done = cast("CursorResult[Any]", session.execute(statement, execution_options={"synchronize_session": False}))
+    return done.rowcount
+
+
+def referring() -> Iterator[tuple[Table, Column[Any]]]:
+    """Find every table whose rows belong to an answer: those with a foreign key to it."""
+    for table in Base.metadata.sorted_tables:
+        for column in table.columns:
+            if any(key.column is INTERACTIONS.c.id for key in column.foreign_keys):
+                yield table, column
