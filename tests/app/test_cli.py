@@ -6,9 +6,11 @@ import time
 from pathlib import Path
 
 import pytest
+from alembic.script import ScriptDirectory
 from click.testing import CliRunner
 
 from app.cli import build
+from app.store.migrate import script_config
 
 HEAVY = {"torch", "transformers", "sqlalchemy", "fastapi", "celery", "psycopg"}
 
@@ -21,7 +23,11 @@ def lepo(*arguments: str, **env: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [[*door, "--help"] for door in ([], ["bench"], ["keys"], ["up"], ["train"], ["eval"])]
+    "arguments",
+    [
+        [*door, "--help"]
+        for door in ([], ["bench"], ["keys"], ["policy"], ["policy", "rollback"], ["up"], ["train"], ["eval"])
+    ],
 )
 def test_help_is_light(arguments: list[str]) -> None:
     program = (
@@ -35,17 +41,18 @@ def test_help_is_light(arguments: list[str]) -> None:
     assert "Usage: " in done.stdout
 
 
-def test_help_comes_within_a_second() -> None:
+@pytest.mark.parametrize("arguments", [[], ["policy"]], ids=str)
+def test_help_comes_within_a_second(arguments: list[str]) -> None:
     spent = []
     for _ in range(3):
         begun = time.monotonic()
-        subprocess.run([sys.executable, "-m", "app.cli", "--help"], capture_output=True, check=True)
+        subprocess.run([sys.executable, "-m", "app.cli", *arguments, "--help"], capture_output=True, check=True)
         spent.append(time.monotonic() - begun)
     assert min(spent) < 1.0
 
 
 def test_every_door_of_this_room_opens() -> None:
-    for name in ("up", "migrate", "keys", "health"):
+    for name in ("up", "migrate", "keys", "policy", "health"):
         assert lepo(name, "--help")[0] == 0
 
 
@@ -84,4 +91,5 @@ def test_keys_from_birth_to_end(database_url: str) -> None:
 
 def test_migrate_down_and_up(database_url: str) -> None:
     assert lepo("migrate", "--down", "--to", "base", LEPO_DATABASE_URL=database_url)[0] == 0
-    assert "0001" in lepo("migrate", LEPO_DATABASE_URL=database_url)[1]
+    newest = ScriptDirectory.from_config(script_config()).get_current_head()
+    assert str(newest) in lepo("migrate", LEPO_DATABASE_URL=database_url)[1]

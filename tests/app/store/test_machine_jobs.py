@@ -143,7 +143,7 @@ class Jobs(RuleBasedStateMachine):
     @invariant()
     def the_tables_say_what_happened(self) -> None:
         with self.store.session() as session:
-            assert {job: status for job, status in session.execute(select(Job.id, Job.status))} == self.status
+            assert {row.id: row.status for row in session.execute(select(Job.id, Job.status))} == self.status
         assert list(self.status.values()).count("running") <= 1
 
     @invariant()
