@@ -195,9 +195,12 @@ def ready_groups(session: Session, most: int, grace: timedelta) -> list[_Ready]:
         .having(or_(complete, oldest <= func.now() - grace))
         .order_by(func.max(Interaction.policy_version).desc(), oldest.desc(), Interaction.completion_id)
     )
-    rows = [row for row in session.execute(query) if row[1]]
+    rows = [(name, ids, values, at) for name, ids, values, at in session.execute(query) if ids and at]
     keys = charged(session, {name: ids for name, ids, _, _ in rows}, seen)
-    return [_Ready(Group(name, keys[name], len(ids)), ids, frozenset(values), at) for name, ids, values, at in rows]
+    return [
+        _Ready(Group(name, keys[name], len(ids)), ids, frozenset(one for one in values if one is not None), at)
+        for name, ids, values, at in rows
+    ]
 
 
 def charged(session: Session, groups: Mapping[str, Sequence[UUID]], asked: Mapping[str, str]) -> dict[str, str]:
