@@ -206,12 +206,11 @@ def ready_groups(session: Session, most: int, grace: timedelta) -> list[_Ready]:
         .having(or_(complete, oldest <= func.now() - grace))
         .order_by(func.max(Interaction.policy_version).desc(), oldest.desc(), Interaction.completion_id)
     )
-    rows = [row for row in session.execute(query) if row[1]]
+    rows = [(name, ids, values, at) for name, ids, values, at in session.execute(query) if ids and at]
     keys = charged(session, {name: ids for name, ids, _, _ in rows}, seen)
     return [
         _Ready(Group(name, keys[name], len(ids)), ids, frozenset(_numbers(values)), None in values, at)
         for name, ids, values, at in rows
-        if at is not None
     ]
 
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread, Timer
 from urllib.parse import urlsplit
@@ -60,7 +61,7 @@ def test_a_worker_that_reads_is_busy_or_is_deaf(
     assert health("worker", where) == 1, "nobody reads"
     with store.session() as session:
         jobs.request(session, trigger="admin", requested_by="test")
-        assert jobs.start(session, "w") is not None
+        assert jobs.start(session, "w", timedelta(seconds=20)) is not None
     assert health("worker", where) == 0, "busy"
     with store.session() as session:
         session.execute(update(Job).values(heartbeat_at=func.now() - func.make_interval(0, 0, 0, 0, 0, 5)))

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from app.store.keys import create_key
-from tests.app.api.live import Live, new_checkpoint, wait_for
+from tests.app.api.live import Live, wait_for
 
 CLOSED = [
     ("POST", "/v1/chat/completions", "infer"),
@@ -21,8 +21,16 @@ CLOSED = [
     ("GET", "/v1/admin/jobs", "admin"),
     ("POST", "/v1/admin/jobs", "admin"),
     ("GET", "/v1/admin/checkpoints", "admin"),
+    ("GET", "/v1/admin/checkpoints/0/lineage", "admin"),
     ("POST", "/v1/admin/checkpoints/0/promote", "admin"),
+    ("POST", "/v1/admin/checkpoints/0/discard", "admin"),
     ("POST", "/v1/admin/rollback", "admin"),
+    ("GET", "/v1/admin/transitions", "admin"),
+    ("GET", "/v1/admin/learning", "admin"),
+    ("POST", "/v1/admin/learning/freeze", "admin"),
+    ("POST", "/v1/admin/learning/thaw", "admin"),
+    ("POST", "/v1/admin/learning/pin", "admin"),
+    ("POST", "/v1/admin/learning/unpin", "admin"),
     ("GET", "/v1/admin/keys", "admin"),
     ("POST", "/v1/admin/keys", "admin"),
     ("GET", "/v1/admin/overview", "admin"),
@@ -87,8 +95,13 @@ def test_a_job_is_a_row_that_can_be_followed_and_cancelled(live: Live) -> None:
     assert admin.get(f"/v1/admin/jobs/{job}").json() == made.json()
     assert [row["id"] for row in admin.get("/v1/admin/jobs", params={"status": "queued"}).json()["data"]] == [job]
     assert admin.get(f"/v1/admin/jobs/{job}/events").json()["data"] == []
-    assert admin.post(f"/v1/admin/jobs/{job}/cancel").json()["status"] == "cancelled"
+    once = {"Idempotency-Key": "cancel-1"}
+    cancelled = admin.post(f"/v1/admin/jobs/{job}/cancel", headers=once).json()
+    assert (cancelled["status"], cancelled["fault"]) == ("cancelled", "operator")
+    assert admin.post(f"/v1/admin/jobs/{job}/cancel", headers=once).json() == cancelled, "a retry is answered again"
     assert admin.post(f"/v1/admin/jobs/{job}/cancel").status_code == 409
+    [line] = admin.get(f"/v1/admin/jobs/{job}/events").json()["data"]
+    assert line["message"] == f"{live.keys['admin'].split('-')[1]} asked to cancel it"
     assert admin.get("/v1/admin/jobs/job_x").status_code == 404
 
 
@@ -104,25 +117,6 @@ def test_a_job_is_a_row_that_can_be_followed_and_cancelled(live: Live) -> None:
 def test_a_job_takes_only_settings_that_are_a_jobs(live: Live, config: dict[str, Any], param: str) -> None:
     response = live.http("admin").post("/v1/admin/jobs", json={"config": config})
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
-
-
-def test_checkpoints_are_promoted_and_rolled_back(live: Live) -> None:
-    admin = live.http("admin")
-    version = new_checkpoint(live, seed=1)
-    promoted = admin.post(f"/v1/admin/checkpoints/{version}/promote", json={"reason": "better"}).json()
-    assert (promoted["version"], promoted["aliases"], promoted["changed"]) == (version, ["serving"], True)
-    assert admin.post(f"/v1/admin/checkpoints/{promoted['id']}/promote").json()["changed"] is False
-    wait_for(lambda: live.http(None).get("/version").json()["policy_version"] == version)
-    back = admin.post("/v1/admin/rollback").json()
-    assert back["version"] == 0
-    wait_for(lambda: live.http(None).get("/version").json()["policy_version"] == 0)
-    reasons = [row["reason"] for row in admin.get("/v1/admin/promotions").json()["data"]]
-    assert reasons == ["rolled back by an operator", "better", "the first policy"]
-    wait_for(lambda: len(admin.get("/v1/admin/swaps").json()["data"]) == 2)
-    swaps = [(row["to_version"], row["status"]) for row in admin.get("/v1/admin/swaps").json()["data"]]
-    assert swaps == [(0, "served"), (version, "served")]
-    assert admin.get(f"/v1/admin/checkpoints/{version}").json()["aliases"] == ["previous"]
-    assert admin.post("/v1/admin/checkpoints/999/promote").status_code == 404
 
 
 def test_the_overview_counts_what_happened(live: Live) -> None:

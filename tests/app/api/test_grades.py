@@ -261,3 +261,19 @@ def test_events_of_a_stream_carry_ids_only_once_stored(live: Live) -> None:
         ids = [part.split('"')[0] for event in sse(response) for part in event.split('"interaction_id":"')[1:]]
     assert len(set(ids)) == 3
     assert all(grade(live, one, value=1).status_code == 201 for one in ids)
+
+
+def test_an_idempotency_key_covers_the_query_too(live: Live) -> None:
+    """Two choices named in the query are two deletions, even under one key sent by mistake: the second is refused."""
+    first, second = (interaction(live) for _ in range(2))
+    for target in (first, second):
+        for name in ("x", "y"):
+            assert grade(live, target, value=1, grader={"id": name}).status_code == 201
+    headers = {"Idempotency-Key": "taken-back"}
+    path = f"/v1/interactions/{first}/grades"
+    gone = live.http().delete(path, params={"id": "x"}, headers=headers)
+    assert gone.status_code == 200
+    assert live.http().delete(path, params={"id": "x"}, headers=headers).json() == gone.json()
+    other = live.http().delete(path, params={"id": "y"}, headers=headers)
+    assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reused")
+    assert live.http().get(path).json()["reward"] == {"value": 1.0, "graders": 1}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy import event as listening
@@ -183,7 +184,7 @@ def plans(store: Store, ask: Callable[[], object]) -> list[str]:
     """The plans of the statements that something makes."""
     seen: list[str] = []
 
-    def explain(connection: Connection, cursor: object, statement: str, parameters: object, *_: object) -> None:
+    def explain(connection: Connection, cursor: object, statement: str, parameters: Any, *_: object) -> None:
         if statement.startswith(("SELECT", "WITH")):
             done = connection.connection.cursor()
             done.execute("EXPLAIN " + statement, parameters)

@@ -4,9 +4,12 @@ One event happens at a time, and after every one the tables are compared with wh
 that really happen at once are in the files of each domain. Leaves out the machines (`test_machine_*.py`).
 """
 
+from collections.abc import Callable
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 from sqlalchemy import select, text
 
 from app.store import checkpoints, interactions, policy_life
@@ -52,3 +55,8 @@ def fates(store: Store) -> dict[UUID, str]:
             )
         )
         return {one: "fresh" if not claimed else outcome for one, claimed, outcome in rows}
+
+
+def run(machine: Callable[[], RuleBasedStateMachine]) -> None:
+    """Try a machine; hypothesis takes anything that makes one, though it says a class."""
+    run_state_machine_as_test(cast("Any", machine), settings=FEW)

@@ -6,12 +6,12 @@ from statistics import median
 from uuid import UUID
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from app.store import claims, learnable
 from app.store.connect import Store, open_store
 from app.store.learnable import Outlook
-from app.store.tables import Checkpoint
+from app.store.tables import Checkpoint, Interaction
 from tests.app.store.acts import look, names, offered, plans, settings, started
 from tests.conftest import copies
 
@@ -68,11 +68,7 @@ def fill(store: Store) -> None:
 def one_down(store: Store) -> UUID:
     """Make the reward of one answer in the middle of the busy key's backlog another one."""
     with store.session() as session:
-        found: UUID = session.scalars(
-            text("SELECT id FROM interactions WHERE completion_id = 'chatcmpl-50000'").columns(
-                id=claims.Claim.job_id.type
-            )
-        ).one()
+        found = session.scalars(select(Interaction.id).where(Interaction.completion_id == "chatcmpl-50000")).one()
         for statement in (
             "UPDATE grades SET value = 0 WHERE interaction_id = :id",
             "UPDATE interactions SET reward = 0 WHERE id = :id",

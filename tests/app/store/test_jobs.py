@@ -1,5 +1,6 @@
 """Jobs: one at a time, on a lease of the database's clock, fenced, cancellable, never lost."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from threading import Barrier
@@ -8,6 +9,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from app.errors import Conflict, Fenced, NotFound
 from app.store import events, jobs
@@ -87,7 +89,7 @@ def test_phases_heartbeats_and_metrics(store: Store) -> None:
 
 def test_every_sign_of_life_extends_the_lease_by_the_clock_of_the_database(store: Store) -> None:
     job, fence = started(store, lease=timedelta(seconds=5))
-    signs = (
+    signs: tuple[Callable[[Session], object], ...] = (
         lambda session: jobs.heartbeat(session, job.id, fence, LEASE),
         lambda session: jobs.advance(session, job.id, fence, "update", timedelta(minutes=3)),
     )

@@ -11,6 +11,7 @@ from app.store.grades import Entry, add_grade
 from app.store.interactions import Filters
 from app.store.lineage import Contents
 from app.store.overview import overview
+from app.store.policy_life import Event
 from app.store.tables import Checkpoint
 from tests.app.store.acts import grade, improve, key, move, plans, promote, roll_back, serves
 from tests.conftest import Answers
@@ -131,8 +132,9 @@ def test_what_was_refused_or_discarded_contains_nothing(
 ) -> None:
     [one] = answers()
     grade(store, one)
-    for decision in ("refuse", "hold", "refuse"):
-        row, _ = improve(store, [one], decision)  # type: ignore[arg-type]
+    decisions: tuple[Event, ...] = ("refuse", "hold", "refuse")
+    for decision in decisions:
+        row, _ = improve(store, [one], decision)
         if decision == "hold":
             move(store, row, "discard")
         assert contents(store, row).answers == 0

@@ -3,7 +3,7 @@
 from uuid import UUID
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from sqlalchemy import func, select
 
 from app.errors import NotFound
@@ -12,7 +12,7 @@ from app.store.connect import Store
 from app.store.grades import Entry
 from app.store.tables import Grade
 from tests.app.store.acts import books_agree
-from tests.app.store.machines import FEW, base
+from tests.app.store.machines import base, run
 
 
 class Ledger(RuleBasedStateMachine):
@@ -72,4 +72,4 @@ class Ledger(RuleBasedStateMachine):
 
 
 def test_any_order_of_grades(store: Store) -> None:
-    run_state_machine_as_test(lambda: Ledger(store), settings=FEW)
+    run(lambda: Ledger(store))

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from uuid import UUID
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from sqlalchemy import select
 
 from app.errors import Conflict, Fenced
@@ -13,7 +13,7 @@ from app.store.claims import MOST_REFUSALS, Settlement
 from app.store.connect import Store
 from app.store.tables import Job
 from tests.app.store.acts import LEASE, NO_LEASE, books_agree, grade, take
-from tests.app.store.machines import FEW, base, fates
+from tests.app.store.machines import base, fates, run
 
 
 class Jobs(RuleBasedStateMachine):
@@ -153,4 +153,4 @@ class Jobs(RuleBasedStateMachine):
 
 
 def test_any_order_of_jobs(store: Store) -> None:
-    run_state_machine_as_test(lambda: Jobs(store), settings=FEW)
+    run(lambda: Jobs(store))

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from uuid import UUID, uuid4
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from sqlalchemy import select
 
 from app.errors import Conflict
@@ -15,7 +15,7 @@ from app.store.connect import Store
 from app.store.policy_life import LIFE, UNDECIDED, Event
 from app.store.tables import Checkpoint
 from tests.app.store.acts import LEASE, books_agree, grade, take
-from tests.app.store.machines import FEW, base, fates
+from tests.app.store.machines import base, fates, run
 
 
 class Policies(RuleBasedStateMachine):
@@ -157,7 +157,7 @@ class Policies(RuleBasedStateMachine):
         serving = self.serving()
         last = max(at for at, (_, after) in enumerate(self.promotions) if after == serving)
         came_before = [before for before, _ in self.promotions[: last + 1] if before not in {None, serving}]
-        return next((one for one in reversed(came_before) if self.state[one] == "retired"), None)  # type: ignore[index]
+        return next((one for one in reversed(came_before) if self.state[one] == "retired"), None)
 
     @rule(data=st.data(), named=st.booleans())
     def roll_back(self, data: st.DataObject, named: bool) -> None:
@@ -222,4 +222,4 @@ class Policies(RuleBasedStateMachine):
 
 
 def test_any_order_of_moves(store: Store) -> None:
-    run_state_machine_as_test(lambda: Policies(store), settings=FEW)
+    run(lambda: Policies(store))

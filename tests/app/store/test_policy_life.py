@@ -113,6 +113,11 @@ def test_the_table_gives_answers_to_no_two_policies() -> None:
     assert {pair for pair, done in LIFE.items() if done.claims == "learn"} == {
         (waiting, "promote") for waiting in UNDECIDED
     }
+    assert {pair for pair, done in LIFE.items() if done.claims == "refuse"} == {
+        ("candidate", "refuse"),
+        ("shadow", "refuse"),
+        ("canary", "roll_back"),
+    }, "it was tried and found worse"
     assert all(LIFE[(waiting, "discard")] == Move("refused", "release") for waiting in UNDECIDED), "none is stuck"
 
 
@@ -208,9 +213,9 @@ def test_a_promotion_that_waited_sees_what_happened_meanwhile(store: Store, base
     def wait_and_promote() -> None:
         try:
             with store.session() as session:
-                checkpoints.get_checkpoint(session, one.id)
+                known = checkpoints.get_checkpoint(session, one.id)
                 read.set()
-                policy_life.promote(session, one.id, "late", "test")
+                policy_life.promote(session, known.id, "late", "test")
         except Conflict as error:
             raised.append(error)
         done.set()

@@ -218,7 +218,7 @@ def fates(first: FirstRelease) -> dict[str, str | None]:
 
 
 def test_policies_have_their_states_and_one_waits(first: FirstRelease) -> None:
-    assert dict(rows(first.store, "SELECT version, state FROM checkpoints")) == STATES  # type: ignore[arg-type]
+    assert dict(rows(first.store, "SELECT version, state FROM checkpoints")) == STATES
     gone = rows(first.store, "SELECT version FROM checkpoints WHERE files_deleted_at IS NOT NULL ORDER BY version")
     assert gone == [(1,), (3,), (7,)]
     assert rows(first.store, "SELECT DISTINCT metrics FROM checkpoints") == [({"drift": 0.5},)]
@@ -317,7 +317,7 @@ def test_back_to_the_first_release_and_up_again(first: FirstRelease, first_relea
         policy_life.rollback(session, "ops", first.policies[0])
     downgrade(first_release_url, "0001")
     first.store.engine.dispose()
-    assert dict(rows(first.store, "SELECT name, checkpoint_id FROM aliases")) == {  # type: ignore[arg-type]
+    assert dict(rows(first.store, "SELECT name, checkpoint_id FROM aliases")) == {
         "serving": first.policies[0],
         "previous": first.policies[2],
     }
@@ -328,7 +328,7 @@ def test_back_to_the_first_release_and_up_again(first: FirstRelease, first_relea
     assert sorted((-1 if a is None else numbers[a], numbers[b]) for a, b in promotions) == sorted(
         (-1 if a is None else a, b) for a, b in [*PROMOTIONS, (2, 0)]
     ), "a freeze is no promotion"
-    statuses = dict(rows(first.store, "SELECT version, status FROM checkpoints"))  # type: ignore[arg-type]
+    statuses = dict(rows(first.store, "SELECT version, status FROM checkpoints"))
     assert {version for version, status in statuses.items() if status == "rejected"} == {3, 6, 7, 8, 9}
     assert rows(first.store, "SELECT version FROM checkpoints WHERE metrics @> '{\"deleted\": true}' ORDER BY 1") == [
         (1,),
@@ -340,7 +340,7 @@ def test_back_to_the_first_release_and_up_again(first: FirstRelease, first_relea
     assert rows(first.store, "SELECT count(*) FROM jobs WHERE verdict = 'rejected'") == [(2,)]
     upgrade(first_release_url)
     first.store.engine.dispose()
-    states = dict(rows(first.store, "SELECT version, state FROM checkpoints"))  # type: ignore[arg-type]
+    states = dict(rows(first.store, "SELECT version, state FROM checkpoints"))
     assert states == STATES | {0: "serving", 2: "rolled_back", 9: "refused"}
     assert fates(first) == kept | {"rejected": "skipped:refused"}
     assert books_agree(first.store)
