@@ -1,4 +1,4 @@
-"""The forward of the Llama family written out, for a GPU: few operations per layer, keys and values read where they lie.
+"""The forward of the Llama family written out for a GPU: few operations per layer, keys and values read in place.
 
 The stock forward starts some forty operations per layer, and under a mask repeats keys and values once per query head
 of a group. Here a layer is about eighteen: one product for query, key and value, one for gate and up, torch's own norm,
