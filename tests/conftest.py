@@ -25,6 +25,9 @@ from app.store.connect import Store, open_store
 from app.store.migrate import upgrade
 from app.store.tables import Checkpoint, Interaction
 
+if not Path("/dev/nvidia0").exists():  # before anything imports Triton: its kernels then run on the CPU
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 Answers = Callable[..., list[UUID]]
 
 IN_MEMORY_SPEED = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}

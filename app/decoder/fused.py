@@ -1,8 +1,9 @@
 """The forward of the Llama family written out for a GPU: few operations per layer, keys and values read in place.
 
 The stock forward starts some forty operations per layer, and under a mask repeats keys and values once per query head
-of a group. Here a layer is about eighteen: one product for query, key and value, one for gate and up, torch's own norm,
-one rotation of queries and keys together, products added into the residual in place, and attention over grouped heads.
+of a group. Here a layer has one product for query, key and value, one for gate and up, torch's own norm, one rotation
+of queries and keys together, products added into the residual in place, and attention over grouped heads: about twenty
+operations, or ten at a decode step where Triton can be had (`app.decoder.kernels`).
 
 The model keeps its parameters: those that share a product lie behind one another in one buffer and are slices of it, so
 a swap writes to them, a fingerprint reads them, and nothing is ever packed again. What the engine serves is the same
@@ -13,7 +14,12 @@ Axes: B rows, C positions per forward, D hidden size, G query heads, H key-value
 S head size, N outputs, K inputs, I inner size.
 """
 
+import importlib.util
+import logging
+import subprocess
 from collections.abc import Mapping, Sequence
+from functools import cache
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -23,8 +29,9 @@ from transformers import PreTrainedModel
 
 from app.decoder.cache import SlotCache
 from app.decoder.lean import Hidden, Logits, can_lean, kinds, rotated
-from app.decoder.masks import Mask
+from app.decoder.masks import SLIDING, Mask
 
+_LOG = logging.getLogger(__name__)
 _HALVES = (torch.bfloat16, torch.float16)
 
 
@@ -40,12 +47,40 @@ def can_fuse(model: PreTrainedModel) -> bool:
     return on_cuda and len(places) == 1 and not wide and not hooked and can_lean(model)
 
 
+@cache
+def kernels_on(
+    device: torch.device, dtype: torch.dtype, shape: tuple[int, int, int], *, normed: bool
+) -> ModuleType | None:
+    """Give the kernels if they can be compiled for heads of a shape; tried once. None leaves torch's operations.
+
+    Args:
+        device: of the model.
+        dtype: of its weights.
+        shape: G, H and S.
+        normed: whether its heads are.
+
+    """
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return None
+    try:
+        kernels = importlib.import_module("app.decoder.kernels")
+        kernels.try_out(device, dtype, shape, normed=normed)
+    except (ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:  # no compiler, an old driver
+        _LOG.warning("Triton is installed but its kernels do not run, steps take more operations: %s", error)
+        return None
+    return kernels
+
+
 class FusedDecoder:
     """A decoder with its head; a view of a stock model."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         stock: Any = model
-        self.base_model = FusedBody(stock.base_model)
+        attention = stock.base_model.layers[0].self_attn
+        sizes = [layer.out_features // attention.head_dim for layer in (attention.q_proj, attention.k_proj)]
+        shape = (sizes[0], sizes[1], attention.head_dim)
+        kernels = kernels_on(stock.device, stock.dtype, shape, normed=hasattr(attention, "q_norm"))
+        self.base_model = FusedBody(stock.base_model, kernels)
         self._head = stock.lm_head
 
     def repack(self) -> None:
@@ -59,9 +94,14 @@ class FusedDecoder:
 class FusedBody:
     """A decoder without its head."""
 
-    def __init__(self, stock: Any) -> None:
+    def __init__(self, stock: Any, kernels: ModuleType | None) -> None:
         self._rotary = stock.rotary_emb
-        self._layers = [FusedLayer(layer, kind) for layer, kind in zip(stock.layers, kinds(stock.config), strict=True)]
+        window = getattr(stock.config, "sliding_window", None)
+        self._layers = [
+            FusedLayer(layer, kind, kernels, window if kind == SLIDING else None)
+            for layer, kind in zip(stock.layers, kinds(stock.config), strict=True)
+        ]
+        self._steps_by_kernels = kernels is not None
         self._norm = stock.norm
         self._group: int = stock.config.num_attention_heads // stock.config.num_key_value_heads  # R
 
@@ -77,11 +117,16 @@ class FusedBody:
         """Hidden states [B, C, D] of inputs [B, C, D] at positions [B, C]; keys and values go to the cache."""
         cos_BCS, sin_BCS = self._rotary(inputs_embeds, position_ids)
         half = sin_BCS.shape[-1] // 2
-        turn = cos_BCS[:, :, None], torch.cat((-sin_BCS[..., :half], sin_BCS[..., half:]), dim=-1)[:, :, None]
+        signed_BCS = torch.cat((-sin_BCS[..., :half], sin_BCS[..., half:]), dim=-1)
+        hidden_BCD = inputs_embeds.clone()  # layers add to it in place
+        if self._steps_by_kernels and hidden_BCD.shape[1] == 1:
+            for layer in self._layers:
+                layer.step(hidden_BCD[:, 0], cos_BCS[:, 0], signed_BCS[:, 0], position_ids[:, 0], past_key_values)
+            return Hidden(_normed(hidden_BCD, self._norm))
+        turn = cos_BCS[:, :, None], signed_BCS[:, :, None]
         by_kind = attention_mask if isinstance(attention_mask, Mapping) else {}
         folded = {kind: _folded(mask, self._group) for kind, mask in by_kind.items()}
         same = None if by_kind else _folded(attention_mask, self._group)  # type: ignore[arg-type]
-        hidden_BCD = inputs_embeds.clone()  # layers add to it in place
         for layer in self._layers:
             layer(hidden_BCD, turn, folded[layer.kind] if same is None else same, past_key_values)
         return Hidden(_normed(hidden_BCD, self._norm))
@@ -90,9 +135,11 @@ class FusedBody:
 class FusedLayer:
     """One layer: attention and the gated product, each on normed inputs and added to them."""
 
-    def __init__(self, stock: Any, kind: str) -> None:
+    def __init__(self, stock: Any, kind: str, kernels: ModuleType | None, window: int | None) -> None:
         attention, gated = stock.self_attn, stock.mlp
         self.kind = kind  # of attention: FULL, SLIDING
+        self._kernels: Any = kernels
+        self._window = window  # positions it sees; None: all
         self._index: int = attention.layer_idx
         self._size: int = attention.head_dim
         self._keys: int = attention.k_proj.out_features // self._size  # H
@@ -115,6 +162,20 @@ class FusedLayer:
         _add(hidden_BCD, self._out, attend(queries_BCGS, keys_BHMS, values_BHMS, mask, self._scaling))
         gate_BCI, up_BCI = self._gate_up(_normed(hidden_BCD, self._between)).chunk(2, dim=-1)
         _add(hidden_BCD, self._down, functional.silu(gate_BCI).mul_(up_BCI))
+
+    def step(self, hidden_BD: Tensor, cos_BS: Tensor, sin_BS: Tensor, position_B: Tensor, cache: SlotCache) -> None:
+        """Do the same for one position per row, by kernels; each row sees its own window, so there is no mask."""
+        kernels, slots = self._kernels, cache.slot_layers[self._index]
+        norms = None
+        if self._head_norms is not None:
+            of_queries, of_keys = self._head_norms
+            norms = of_queries.weight, of_keys.weight, of_queries.variance_epsilon
+        heads_BX = self._project(_normed(hidden_BD, self._before))
+        queries_BGS = kernels.turned(heads_BX, cos_BS, sin_BS, position_B, slots.keys, slots.values, norms)
+        window = kernels.EVERYTHING if self._window is None else self._window
+        seen_BX = kernels.attended(queries_BGS, slots.keys, slots.values, position_B, self._scaling, window)
+        _add(hidden_BD, self._out, seen_BX)
+        _add(hidden_BD, self._down, kernels.gated(self._gate_up(_normed(hidden_BD, self._between))))
 
     def _head_normed(self, heads_BCNS: Tensor) -> Tensor:
         """Norm each head of queries and keys, where the model does."""
@@ -208,9 +269,9 @@ def _folded(mask_B1CM: Tensor, group: int) -> Tensor:
     return mask_B1CM.expand(rows, group, count, length).reshape(rows, 1, group * count, length)
 
 
-def _add(hidden_BCD: Tensor, layer: Any, input_BCK: Tensor) -> None:
-    """Add a linear layer's product to the hidden states, in place."""
-    flat_XD, flat_XK = hidden_BCD.flatten(0, 1), input_BCK.flatten(0, 1)
+def _add(hidden: Tensor, layer: Any, input: Tensor) -> None:  # noqa: A002, the name nn.Linear gives it
+    """Add a linear layer's product [..., K] -> [..., D] to the hidden states, in place."""
+    flat_XD, flat_XK = hidden.view(-1, hidden.shape[-1]), input.view(-1, input.shape[-1])
     flat_XD.addmm_(flat_XK, layer.weight.t())
     if layer.bias is not None:
         flat_XD.add_(layer.bias)

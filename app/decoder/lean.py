@@ -22,7 +22,7 @@ from torch.nn import functional
 from transformers import LlamaForCausalLM, MistralForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
 
 from app.decoder.cache import SlotCache
-from app.decoder.masks import FULL, Mask
+from app.decoder.masks import FULL, SLIDING, Mask
 from app.decoder.packed import PackedModel, Product
 
 _FAMILY = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
@@ -187,4 +187,5 @@ def _normed(hidden: Tensor, norm: Any) -> Tensor:
 
 def kinds(config: Any) -> list[str]:
     """Kind of attention of each layer."""
-    return list(getattr(config, "layer_types", None) or [FULL] * config.num_hidden_layers)
+    same = FULL if getattr(config, "sliding_window", None) is None else SLIDING  # of a model that does not say
+    return list(getattr(config, "layer_types", None) or [same] * config.num_hidden_layers)

@@ -16,6 +16,9 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--budget", type=float, default=600.0, help="seconds in all; what no longer fits is skipped")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder of the report")
     parser.add_argument("--only", nargs="*", default=[], help="sections whose name holds one of these words")
+    parser.add_argument(
+        "--no-kernels", action="store_true", help="the quick forward by torch's operations, not Triton's"
+    )
     parser.add_argument("--scratch", type=Path, help="folder for checkpoints: 8 GB (default: the system's)")
     parser.add_argument("--json", action="store_true", help="the report on the last line of stdout, too")
     return parser.parse_args(arguments)

@@ -14,7 +14,7 @@ import transformers
 from torch import Tensor
 from torch.nn import functional
 
-from app.decoder.fused import attended_by_one
+from app.decoder.fused import attended_by_one, kernels_on
 from benchmarks.gpu.runner import Note
 from benchmarks.gpu.setup import Setup, milliseconds
 from benchmarks.timing import machine, significant
@@ -145,6 +145,11 @@ def _ways(setup: Setup, rows: int, heads: int, group: int, length: int, size: in
         "repeated keys, SDPA": ten(repeated),
         "grouped, SDPA": ten(grouped),
     }
+    kernels = kernels_on(like.device, setup.dtype, (heads * group, heads, size), normed=False)
+    if kernels is not None:
+        position_B = torch.full((rows,), length - 41, device=setup.device)
+        given = queries_B1GS[:, 0], keys_BHMS, values_BHMS, position_B, size**-0.5, kernels.EVERYTHING
+        ways["Triton"] = ten(lambda: kernels.attended(*given))
     return ways | ({"grouped, cuDNN": ten(by_cudnn)} if setup.cuda else {})
 
 

@@ -42,7 +42,7 @@ def decode(note: Note, setup: Setup, name: str) -> None:
     note.put(name, "weight_bytes", value=weight_bytes(policy))
     note.tell("model made")
     plan: list[tuple[str, int, Packing]] = [("decode", batch, "auto") for batch in setup.work.batches]
-    plan += [("decode_by_stock_forward", batch, "off") for batch in (setup.work.batches[0], setup.work.batches[-1])]
+    plan += [("decode_by_stock_forward", setup.work.batches[-1], "off")]
     for what, batch, packing in plan:
         found = _decoding(policy, shape, setup, batch, packing, bandwidth)
         note.put(name, what, str(batch), value=found)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from transformers.utils.logging import disable_progress_bar
 
+from app.decoder import fused
 from benchmarks.gpu import answers, device, figures, numbers, split, swaps, updates
 from benchmarks.gpu.runner import Check, Section, say
 from benchmarks.gpu.setup import BRIEF, FULL, Setup, tokenizer_of
@@ -74,6 +75,8 @@ def run(asked: argparse.Namespace) -> int:
     """Run the sections that were asked for; 0 when none of them failed."""
     logging.basicConfig(level=logging.WARNING)
     disable_progress_bar()
+    if asked.no_kernels:
+        fused.kernels_on = _none  # type: ignore[assignment]
     setup = Setup(
         device="cpu" if asked.cpu else "cuda:0",
         dtype=torch.bfloat16,
@@ -86,6 +89,7 @@ def run(asked: argparse.Namespace) -> int:
     every = sections(setup, small, large)
     chosen = [one for one in every if not asked.only or any(word in one.name for word in asked.only)]
     settings = {"device": setup.device, "dtype": str(setup.dtype), "budget_s": asked.budget, "cpu": asked.cpu}
+    settings["kernels"] = not asked.no_kernels
     path = asked.out / ("cpu.json" if asked.cpu else "gpu.json")
     report = {"benchmark": "gpu", "settings": settings, "versions": device.versions()}
     check = Check(path, report, asked.budget, patient=asked.cpu)
@@ -97,6 +101,10 @@ def run(asked: argparse.Namespace) -> int:
     if asked.json:
         print(json.dumps(check.report))  # noqa: T201 - the result of a command
     return 0 if fine else 1
+
+
+def _none(*_given: object, **_named: object) -> None:
+    """Stand for kernels that cannot be had."""
 
 
 def _summarise(check: Check) -> None:
