@@ -13,7 +13,7 @@ from app.store.tables import Interaction
 from training.codec import CODEC_VERSION, encode
 
 
-def remember(session: Session, ask: Ask, prompt: int, finished: Finished) -> Interaction:
+def remember(session: Session, ask: Ask, prompt: int, finished: Finished, *, shadow: bool = False) -> Interaction:
     """Write one choice with its rollout.
 
     Args:
@@ -21,14 +21,17 @@ def remember(session: Session, ask: Ask, prompt: int, finished: Finished) -> Int
         ask: what was asked.
         prompt: which of its prompts.
         finished: the choice; an answer cut short by its client or its deadline is kept, and never learned from.
+        shadow: whether it is a second answer that nobody saw.
 
     """
     rollout, fields = finished.rollout, ask.fields
-    why_not = unlearnable(finished)
+    why_not = "shadow" if shadow else unlearnable(finished)
+    group = ask.group_id(prompt)
     row = Interaction(
-        completion_id=ask.group_id(prompt),
+        completion_id=f"{group}.shadow" if shadow else group,
+        shadow_of=group if shadow else None,
         choice=finished.choice,
-        group_size=fields.choices,
+        group_size=1 if shadow else fields.choices,
         endpoint=ask.endpoint,
         model=fields.model,
         checkpoint_id=by_version(session, rollout.policy_version).id,
@@ -51,7 +54,10 @@ def remember(session: Session, ask: Ask, prompt: int, finished: Finished) -> Int
         learnable=why_not is None,
         unlearnable_reason=why_not,
     )
-    record(session, row, codec=CODEC_VERSION, payload=encode(rollout))
+    if shadow:
+        record(session, row)
+    else:
+        record(session, row, codec=CODEC_VERSION, payload=encode(rollout))
     return row
 
 

@@ -157,6 +157,9 @@ class Interaction(Base):
             postgresql_where=text("graded_at IS NOT NULL AND learnable AND NOT claimed"),
         ),
         Index("ix_interactions_checkpoint_id", "checkpoint_id", "id"),
+        Index(
+            "ix_interactions_graded", "checkpoint_id", "graded_at", postgresql_where=text("graded_at IS NOT NULL")
+        ),
         Index("ix_interactions_pending", "created_at", postgresql_where=text("grading_state = 'pending'")),
         Index("ix_interactions_created_at", "created_at"),
         Index("ix_interactions_api_key_id", "api_key_id", "id"),
@@ -189,6 +192,7 @@ class Interaction(Base):
     charged_key_id: Mapped[str] = mapped_column(server_default=text("''"))  # key its grades count for; '' if none
     claimed: Mapped[bool] = mapped_column(server_default=text("false"))  # whether `claims` has a row for it
     refusals: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))  # updates with it that were refused
+    shadow_of: Mapped[str | None]  # null: it was shown; else the response that nobody saw it beside
     created_at: Mapped[Created]
 
 
