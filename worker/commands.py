@@ -33,7 +33,7 @@ BEAT: Final[dict[str, Any]] = {"quiet": True, "loglevel": "WARNING"}
     help="Do only this; a second worker can then do the other.",
 )
 def worker(tasks: tuple[str, ...]) -> None:
-    """Grade answers and learn from grades, whenever the clock (`lepo beat`) says to look.
+    """Grade answers and learn from grades, whenever the clock (`lepo beat`) says to look; watch over trials always.
 
     One task at a time, in this process. Any number of workers may run; one of them learns at a time. Stopped (SIGTERM),
     it gives back what it was learning from.
@@ -48,6 +48,7 @@ def worker(tasks: tuple[str, ...]) -> None:
     from worker.context import Context
     from worker.resident import Resident
     from worker.tasks import register
+    from worker.trial import TrialClock
 
     log_plainly()
     settings = read_settings()
@@ -66,7 +67,8 @@ def worker(tasks: tuple[str, ...]) -> None:
     signals.worker_shutting_down.connect(stop, weak=False)
     signals.worker_ready.connect(ready, weak=False)
     consumer = celery.Worker(queues=[QUEUES[f"lepo.{task}"] for task in tasks], **WORKER)
-    consumer.start()
+    with TrialClock(context.store, settings, redis_url):
+        consumer.start()
     raise SystemExit(consumer.exitcode or 0)
 
 

@@ -70,4 +70,3 @@ async def answer(server: Server, ask: Ask, prompt: int, trial: OnTrial) -> None:
         await server.traffic.run(lambda session: remember(session, ask, prompt, finished, shadow=True))
     except LepoError as error:
         log.warning("a shadow answer could not be recorded: %s", error.message)
-

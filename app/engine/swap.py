@@ -1,10 +1,10 @@
 """New weights: staged beside the serving ones, made current between two steps, with nobody aborted or refused.
 
-`two_versions`: a second lane takes the new weights, new requests enter it, old rows finish on the old weights. A version
-may also be held there as a candidate, for the requests that name it. What is resident already (a candidate that is
-promoted, a predecessor that is rolled back to) serves from the next step on: nothing is read, hashed or copied, and
-nobody is waited for. One that is not resident needs a lane: a candidate gives way to it; rows of an earlier version are
-waited for, but by an urgent order no longer than `swap_patience`, after which they end early.
+`two_versions`: a second lane takes the new weights, new requests enter it, old rows finish on the old weights. A
+version may also be held there as a candidate, for the requests that name it. What is resident already (a candidate
+that is promoted, a predecessor that is rolled back to) serves from the next step on: nothing is read, hashed or copied,
+and nobody is waited for. One that is not resident needs a lane: a candidate gives way to it; rows of an earlier version
+are waited for, but by an urgent order no longer than `swap_patience_s`, after which they end early.
 
 Where memory holds one set of weights only: `drain` lets the rows finish while requests wait (bounded by their deadlines
 and budgets), `in_place` changes the weights under running rows and says so in their `version_spans`. A failed stage

@@ -5,6 +5,7 @@
                  +--> refused       |                  ^           |
                                     +------------------+-----------+ (an operator may serve any of these again)
     serving --> rolled_back, canary --> rolled_back, held | shadow | canary --> refused (discarded)
+    (a trial that expires without evidence ends like one that failed, but the answers are given back)
 
 `LIFE` is the whole of it: a pair (state, event) that is not in the table cannot happen. Every move is one row of
 `transitions`, in the transaction that makes it; moves are made one at a time, under the lock of the row `learning`, and
@@ -29,7 +30,7 @@ from app.store.claims import Settlement
 from app.store.tables import Checkpoint, Transition
 
 State = Literal["candidate", "held", "refused", "shadow", "canary", "serving", "retired", "rolled_back"]
-Event = Literal["promote", "hold", "refuse", "shadow", "canary", "retire", "roll_back", "discard"]
+Event = Literal["promote", "hold", "refuse", "shadow", "canary", "retire", "roll_back", "discard", "expire"]
 
 UNDECIDED: Final[tuple[State, ...]] = ("candidate", "held", "shadow", "canary")
 
@@ -58,9 +59,11 @@ LIFE: Final[Mapping[tuple[State, Event], Move]] = MappingProxyType(
         ("shadow", "canary"): Move("canary"),
         ("shadow", "refuse"): Move("refused", "refuse"),
         ("shadow", "discard"): Move("refused", "release"),
+        ("shadow", "expire"): Move("refused", "release"),
         ("canary", "promote"): Move("serving", "learn"),
         ("canary", "roll_back"): Move("rolled_back", "refuse"),
         ("canary", "discard"): Move("refused", "release"),
+        ("canary", "expire"): Move("rolled_back", "release"),
         ("serving", "retire"): Move("retired"),
         ("serving", "roll_back"): Move("rolled_back"),
         ("retired", "promote"): Move("serving"),
@@ -214,7 +217,12 @@ def require_serving(session: Session, expected: UUID, successor: Checkpoint) -> 
 
 
 def rollback(
-    session: Session, actor: str, to: UUID | None = None, reason: str = "rolled back by an operator"
+    session: Session,
+    actor: str,
+    to: UUID | None = None,
+    reason: str = "rolled back by an operator",
+    *,
+    figures: Json | None = None,
 ) -> Transition | None:
     """Serve an earlier policy again, and freeze learning until somebody thaws it.
 
@@ -226,6 +234,7 @@ def rollback(
         actor: who or what wants it.
         to: the policy to serve; None: the one that served before the serving one's promotion.
         reason: in a sentence.
+        figures: what the decision rests on.
 
     Returns:
         The transition; None if `to` serves already: then nothing changes.
@@ -249,7 +258,7 @@ def rollback(
     for waiting in undecided(session):
         if waiting.id != target.id:
             move(session, waiting.id, "discard", f"version {before.version} was rolled back", actor)
-    entry = serve(session, before, target, reason, actor, leaving="roll_back")
+    entry = serve(session, before, target, reason, actor, leaving="roll_back", figures=figures)
     learning.freeze(session, actor, f"version {before.version} was rolled back to {target.version}: {reason}")
     return entry
 

@@ -157,9 +157,7 @@ class Interaction(Base):
             postgresql_where=text("graded_at IS NOT NULL AND learnable AND NOT claimed"),
         ),
         Index("ix_interactions_checkpoint_id", "checkpoint_id", "id"),
-        Index(
-            "ix_interactions_graded", "checkpoint_id", "graded_at", postgresql_where=text("graded_at IS NOT NULL")
-        ),
+        Index("ix_interactions_graded", "checkpoint_id", "graded_at", postgresql_where=text("graded_at IS NOT NULL")),
         Index("ix_interactions_pending", "created_at", postgresql_where=text("grading_state = 'pending'")),
         Index("ix_interactions_created_at", "created_at"),
         Index("ix_interactions_api_key_id", "api_key_id", "id"),
