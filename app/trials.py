@@ -118,9 +118,7 @@ def verdict(trial: Trial, found: Evidence, settings: Settings) -> Verdict | None
     if found.decision == "worse":
         step, words = failed, f"worse than {against}"
     elif trial.kind != "watch" and len(found.rewards) >= least:
-        if found.decision == "better":
-            step, words = passed, f"better than {against}"
-        elif found.decision == "not_worse":
+        if found.decision in {"better", "not_worse"}:
             step, words = passed, f"not worse than {against} by {settings.trial_margin:g} or more"
         elif late:
             step, words = passed, f"its time is over, and no loss against {against} was shown"

@@ -28,10 +28,11 @@ class OnTrial:
 
 
 def unit_of(headers: Mapping[str, str], fields: GenerationFields, key_id: str | None) -> str:
-    """Name what a request belongs to; units of different keys never share a name."""
+    """Name what a request belongs to; a session stays one when its key is replaced."""
     session = headers.get(SESSION_HEADER) or (fields.metadata or {}).get(SESSION_FIELD)
-    kind, name = ("session", session) if session else ("user", fields.user) if fields.user else ("key", "")
-    return f"{key_id or ''}/{kind}/{name}"
+    if session:
+        return f"session/{session}"
+    return f"user/{fields.user}" if fields.user else f"key/{key_id or ''}"
 
 
 def falls_in(trial: OnTrial, unit: str, share: float) -> bool:
