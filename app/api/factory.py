@@ -30,6 +30,7 @@ from app.api import (
     models,
     overview,
     tokenize,
+    trials,
 )
 from app.api.auth import Door
 from app.api.limits import Limits
@@ -41,7 +42,15 @@ log = logging.getLogger("lepo.api")
 
 ROUTERS = (
     *(chat.router, completions.router, models.router, tokenize.router, interactions.router, grades.router),
-    *(graders.router, jobs.router, checkpoints.router, learning.router, admin_keys.router, overview.router),
+    *(
+        graders.router,
+        jobs.router,
+        checkpoints.router,
+        trials.router,
+        learning.router,
+        admin_keys.router,
+        overview.router,
+    ),
     *(health.router, metrics.router, dashboard.router),
 )
 

@@ -163,6 +163,28 @@ def move(
     return entry
 
 
+def try_out(
+    session: Session, checkpoint_id: UUID, stage: Literal["shadow", "canary"], reason: str, actor: str
+) -> Transition | None:
+    """Put a policy on trial; None if it is at that stage already, in which case nothing changes.
+
+    Raises:
+        NotFound: there is no such checkpoint.
+        Conflict: its state does not allow it, its files are gone, or another policy is at that stage.
+
+    """
+    learning.lock(session)
+    target = get_checkpoint(session, checkpoint_id)
+    session.refresh(target)
+    if target.state == stage:
+        return None
+    if target.files_deleted_at is not None:
+        raise Conflict(f"The files of version {target.version} were deleted (LEPO_KEEP_CHECKPOINTS)")
+    if (other := in_state(session, stage)) is not None:
+        raise Conflict(f"Version {other.version} is in {stage}; promote or discard it first")
+    return move(session, target.id, stage, reason, actor)
+
+
 def promote(
     session: Session,
     checkpoint_id: UUID,

@@ -208,6 +208,32 @@ def test_a_share_of_graded_prompts_is_answered_again_unseen(serve: Serve) -> Non
         assert len(unseen) == len(shadows)
 
 
+def test_an_operator_begins_a_trial_and_sees_how_it_stands(serve: Serve) -> None:
+    with serve(canary_share=0.5) as live:
+        first, second = new_checkpoint(live, seed=1), new_checkpoint(live, seed=2)
+        admin = live.http("admin")
+        begun = admin.post(f"/v1/admin/checkpoints/{first}/trial", json={"stage": "canary"})
+        assert (begun.status_code, begun.json()["changed"], begun.json()["version"]) == (200, True, 0)
+        again = admin.post(f"/v1/admin/checkpoints/{first}/trial", json={"stage": "canary"})
+        assert (again.status_code, again.json()["changed"]) == (200, False)
+        taken = admin.post(f"/v1/admin/checkpoints/{second}/trial", json={"stage": "canary"})
+        assert (taken.status_code, f"Version {first} is in canary" in taken.text) == (409, True)
+        ready(live, first)
+        asked = [live.answer(user=f"user {index}") for index in range(12)]
+        for one in asked:
+            choice = one["choices"][0]
+            value = float(choice["policy_version"] == 0)
+            live.http().post(f"/v1/interactions/{choice['interaction_id']}/grades", json={"value": value})
+        (trial,) = admin.get("/v1/admin/trials").json()["data"]
+        assert (trial["stage"], trial["version"], trial["verdict"]) == ("canary", first, None)
+        figures = trial["figures"]
+        assert figures["graded"] + figures["graded_against"] == 12
+        assert (figures["reward"], figures["reward_against"]) == (0.0, 1.0)
+        assert admin.post(f"/v1/admin/checkpoints/{first}/discard").status_code == 200
+        assert admin.get("/v1/admin/trials").json()["data"] == []
+        assert live.http().get("/v1/admin/trials").status_code == 403
+
+
 def test_a_shadow_is_off_unless_a_share_is_set(serve: Serve) -> None:
     with serve(canary_share=0.5) as live:
         shadow = new_checkpoint(live)

@@ -4,6 +4,7 @@ Real processes, the demo model, grades by its users. The bad policy is the base 
 nothing it writes is right; the good one is the base model again, under another version.
 """
 
+import logging
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -38,9 +39,12 @@ SETTINGS = {
     "LEPO_CANARY_SHARE": str(SHARE),
     "LEPO_TRIAL_INTERVAL": "0.2",
     "LEPO_TRIAL_MIN_GRADES": "20",
-    "LEPO_CANARY_DEADLINE": "20",
+    "LEPO_TRIAL_MARGIN": "0.3",  # a test has not the time to show less
+    "LEPO_CANARY_DEADLINE": "240",
 }
 SECONDS = 200.0
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -158,7 +162,7 @@ def test_a_bad_policy_is_seen_by_few_and_rolled_back_by_itself(stack: Stack, sto
     assert (move.event, move.actor) == ("roll_back", "trial")
     assert "worse than version 0" in move.reason
     shown = [one for one in seen if one.version != 0]
-    print(f"{len(shown)} of {len(seen)} requests saw it, {sum(one.right for one in shown)} right; {move.reason}")
+    log.info("%d of %d requests saw it: %s", len(shown), len(seen), move.reason)
     assert 0 < len(shown) <= SHARE * len(seen) + 3 * (SHARE * (1 - SHARE) * len(seen)) ** 0.5
     wait_for(lambda: not held(stack))
     after = users.ask(40)
@@ -173,6 +177,6 @@ def test_a_good_policy_is_promoted(stack: Stack, store: Store, users: Users) -> 
     with store.session() as session:
         version = checkpoints.get_checkpoint(session, good).version
         move = policy_life.history(session, checkpoint_id=good)[0]
-    print(move.reason)
+    log.info("%s", move.reason)
     assert (move.event, move.actor) == ("promote", "trial")
     wait_for(lambda: {one.version for one in users.ask(8)} == {version})
