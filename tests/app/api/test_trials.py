@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,35 @@ def test_a_canary_that_is_promoted_or_leaves_is_followed_without_reading_anythin
             (second, 0, 0.0),
         ]
         assert {of_session(live, f"s{index}") for index in range(20)} == {0}
+
+
+def test_a_rollback_waits_for_an_answer_on_an_earlier_version_no_longer_than_is_set(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve(rollback_patience=0.2) as live:
+        first, second = new_checkpoint(live, seed=1), new_checkpoint(live, seed=2)
+        lane = live.engine._lanes.serving
+        step = lane.step
+
+        def slowly() -> None:
+            time.sleep(0.05 if lane.running else 0)
+            step()
+
+        monkeypatch.setattr(lane, "step", slowly)
+        with ThreadPoolExecutor(1) as pool:
+            oldest = pool.submit(live.answer, max_tokens=220, ignore_eos=True)
+            wait_for(lambda: live.engine.stats().running == 1)
+            with live.store.session() as session:
+                policy_life.promote(session, checkpoints.by_version(session, first).id, "test", "test")
+            wait_for(lambda: live.engine.version == first)
+            assert not oldest.done()
+            with live.store.session() as session:
+                policy_life.rollback(session, "test", checkpoints.by_version(session, second).id)
+            wait_for(lambda: live.engine.version == second)
+            choice = oldest.result()["choices"][0]
+        assert (choice["finish_reason"], choice["policy_version"]) == ("length", 0)
+        (row,) = stored(live)
+        assert (row.finish_reason, row.learnable, row.unlearnable_reason) == ("deadline", False, "deadline")
 
 
 def swaps(live: Live) -> list[Any]:
