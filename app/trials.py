@@ -32,8 +32,8 @@ class Evidence:
     seconds: float  # since the trial's stage began
 
     def figures(self, alpha: float) -> dict[str, Any]:
-        """Sum it up, with the interval of the mean difference that holds at all looks at once."""
-        low, high = ConfidenceSequence(self.differences, alpha).interval()
+        """Sum it up, with an interval of the mean difference: each end holds, at all looks at once, but for `alpha`."""
+        low, high = ConfidenceSequence(self.differences, min(2 * alpha, 0.999)).interval()
         return {
             "graded": len(self.rewards),
             "graded_against": len(self.rewards_against),

@@ -122,7 +122,8 @@ class PolicyWatch:
         """Try to take a version into service, and note what came of it."""
         before = self._server.engine.version
         try:
-            report = await asyncio.wrap_future(self._server.engine.swap(directory, version, urgent=urgent))
+            ordered = await asyncio.to_thread(self._server.engine.swap, directory, version, urgent=urgent)
+            report = await asyncio.wrap_future(ordered)
         except (EngineClosed, Superseded):
             return
         except StageFailed as error:
@@ -133,7 +134,9 @@ class PolicyWatch:
     async def _make_ready(self, wanted: Checkpoint) -> None:
         """Try to hold a version ready; while that does not work, what serves goes on for everybody."""
         try:
-            await asyncio.wrap_future(self._server.engine.hold(Path(wanted.path), wanted.version))
+            await asyncio.wrap_future(
+                await asyncio.to_thread(self._server.engine.hold, Path(wanted.path), wanted.version)
+            )
         except (EngineClosed, Superseded):
             return
         except StageFailed as error:
