@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, Select, func, or_, select, true
 from sqlalchemy.orm import Session, aliased
 
 from app.store import policy_life
+from app.store.checkpoints import get_checkpoint
 from app.store.grades import LATEST
 from app.store.tables import Checkpoint, Interaction, Transition
 
@@ -69,13 +70,23 @@ def under_way(session: Session, watch_seconds: float) -> list[Trial]:
         if row is not None and move is not None:
             since = move.created_at if entered is None else max(move.created_at, entered.created_at)
             found.append(trial(session, kind, row, served, move, since))
-    before = policy_life.served_before(session, served.id)
-    # What a rollback put in the place of a bad policy is not compared with that one.
-    if before is not None and before.state == "retired" and before.files_deleted_at is None and entered is not None:
+    before = None if entered is None else replaced_by(session, entered)
+    if entered is not None and before is not None:
         watch = trial(session, "watch", served, before, entered, entered.created_at)
         if watch.elapsed_s < watch_seconds:
             found.append(watch)
     return found
+
+
+def replaced_by(session: Session, entered: Transition) -> Checkpoint | None:
+    """Find the policy that a promotion replaced, if it could serve again.
+
+    None for what a rollback put in the place of a bad policy: it is not to be compared with that one.
+    """
+    if entered.event != "promote" or entered.replaced_id is None:
+        return None
+    before = get_checkpoint(session, entered.replaced_id)
+    return before if before.state == "retired" and before.files_deleted_at is None else None
 
 
 def trial(
