@@ -318,7 +318,7 @@ def test_a_watch_rolls_back_what_does_worse_than_its_predecessor_and_freezes(ben
     assert (bench.state(new), bench.state(bench.serving)) == ("rolled_back", "serving")
     with bench.store.session() as session:
         moves = policy_life.history(session, checkpoint_id=bench.serving.id)
-    move = next(one for one in moves if one.event == "promote")
+    move = next(one for one in moves if one.to_state != one.from_state)  # above it stands the freeze
     assert move.actor == "watch"
     assert move.figures["decision"] == "worse"
     with bench.store.session() as session:
