@@ -102,6 +102,12 @@ class Settings(BaseSettings):
     swap_mode: Literal["two_versions", "drain", "in_place"] = Field(
         "two_versions", description="How new weights take over."
     )
+    rollback_patience: float = Field(
+        5.0,
+        ge=0,
+        description="Seconds a rollback to a version that is not in memory waits for answers on an earlier one, which "
+        "then end early (`length`) and are never learned from; to one in memory it never waits.",
+    )
     attention: Literal["auto", "sdpa", "flash"] = Field(
         "auto", description="What decode steps attend by: 'flash' (flash-attn), 'sdpa', or 'auto' for what is there."
     )
@@ -244,6 +250,50 @@ class Settings(BaseSettings):
         "below it; 0: no bound.",
     )
 
+    # Trials of new policies on live traffic
+    shadow_share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of live prompts with a server-side grader that a new policy answers too, unseen, before "
+        "anybody is served by it; 0: no shadow.",
+    )
+    canary_share: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of sessions (else users, else keys) that a new policy serves first; 0: no canary.",
+    )
+    canary_deadline: float = Field(
+        3600.0,
+        gt=0,
+        description="Seconds a shadow, and then a canary, may last: with enough grades and no loss shown it passes, "
+        "else it is rolled back.",
+    )
+    watch_seconds: float = Field(
+        0.0,
+        ge=0,
+        description="Seconds after a promotion in which a policy whose grades are worse than its predecessor's is "
+        "rolled back by itself; 0: no watch.",
+    )
+    trial_interval: float = Field(2.0, gt=0, description="Seconds between two looks at the grades of such trials.")
+    trial_min_grades: int = Field(
+        50, ge=1, description="Graded requests of a new policy before it may pass a shadow or a canary."
+    )
+    trial_margin: float = Field(
+        0.05, gt=0, lt=1, description="Fall of the mean reward that still passes, as a share of the range of rewards."
+    )
+    trial_alpha: float = Field(
+        0.05, gt=0, lt=1, description="Chance that an equal policy is called worse, over all looks of a trial."
+    )
+    trial_graders: Literal["all", "keys", "server"] = Field(
+        "all",
+        description="Whose grades count in trials: 'keys' those posted with an API key, 'server' those of graders that "
+        "requests named, or all.",
+    )
+    reward_low: float = Field(0.0, description="Lowest reward there is; in trials a lower one counts as this.")
+    reward_high: float = Field(1.0, description="Highest reward there is, likewise.")
+
     # Grading
     grade_interval: float = Field(
         2.0, gt=0, description="Seconds between two looks for answers whose grader has not run."
@@ -316,6 +366,18 @@ class Settings(BaseSettings):
         if url is not None and urlsplit(url).scheme not in POSTGRES:
             raise ValueError("must read postgresql+psycopg://user:password@host:port/database")
         return url
+
+    @model_validator(mode="after")
+    def _check_trials(self) -> "Settings":
+        """Refuse trials that could not be held."""
+        if (self.canary_share or self.shadow_share) and self.swap_mode != "two_versions":
+            raise ValueError(
+                f"canary_share and shadow_share need two versions in memory: swap_mode is {self.swap_mode}, "
+                "set LEPO_SWAP_MODE=two_versions or both shares to 0"
+            )
+        if not self.reward_low < self.reward_high:
+            raise ValueError(f"reward_low ({self.reward_low:g}) must be below reward_high ({self.reward_high:g})")
+        return self
 
     @model_validator(mode="before")
     @classmethod

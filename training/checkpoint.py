@@ -123,7 +123,7 @@ def verify(directory: Path) -> Manifest:
     """
     if directory.name.startswith(_UNFINISHED):
         raise BadCheckpoint(f"'{directory}' was never finished: publish again, and sweep its parent")
-    manifest = _read_manifest(directory)
+    manifest = read_manifest(directory)
     names = set(_names(directory))
     missing, extra = sorted(manifest.files.keys() - names), sorted(names - manifest.files.keys())
     if missing or extra:
@@ -235,7 +235,7 @@ def _write_manifest(directory: Path, manifest: Manifest) -> None:
         os.fsync(file.fileno())
 
 
-def _read_manifest(directory: Path) -> Manifest:
+def read_manifest(directory: Path) -> Manifest:
     """Read the manifest and check that it is whole and of a format this release knows."""
     path = directory / MANIFEST
     try:

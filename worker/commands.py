@@ -33,7 +33,7 @@ BEAT: Final[dict[str, Any]] = {"quiet": True, "loglevel": "WARNING"}
     help="Do only this; other workers can then do the others.",
 )
 def worker(tasks: tuple[str, ...]) -> None:
-    """Grade answers, learn from grades and sweep what is too old, whenever the clock (`lepo beat`) says to look.
+    """Grade answers, learn from grades and sweep, whenever the clock (`lepo beat`) says to look; watch trials always.
 
     One task at a time, in this process. Any number of workers may run; one of them learns at a time. Stopped (SIGTERM),
     it gives back what it was learning from.
@@ -50,6 +50,7 @@ def worker(tasks: tuple[str, ...]) -> None:
     from worker.context import Context
     from worker.resident import Resident
     from worker.tasks import register
+    from worker.trial import TrialClock
 
     log_plainly()
     settings = read_settings()
@@ -70,7 +71,8 @@ def worker(tasks: tuple[str, ...]) -> None:
     signals.worker_shutting_down.connect(stop, weak=False)
     signals.worker_ready.connect(ready, weak=False)
     consumer = celery.Worker(queues=[QUEUES[f"lepo.{task}"] for task in tasks], **WORKER)
-    consumer.start()
+    with TrialClock(context.store, settings, redis_url):
+        consumer.start()
     raise SystemExit(consumer.exitcode or 0)
 
 

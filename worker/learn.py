@@ -16,6 +16,7 @@ from uuid import UUID
 from app.settings import Settings
 from app.store import checkpoints, claims, evaluations, jobs
 from app.store.claims import Skipped
+from app.trials import after_gate
 from training.gate import Verdict, judge
 from training.health import UpdateCancelled
 from training.policy import Policy
@@ -242,7 +243,7 @@ def gate(job: RunningJob, settings: Settings, before: Marks | None, after: Marks
     if verdict.decision == "reject":
         return Decision("refuse", f"the gate refused the candidate: {words}", figures)
     if verdict.decision == "promote" or settings.gate_no_signal == "promote":
-        return Decision("promote", f"the gate passed it: {words}", figures)
+        return Decision(after_gate(settings), f"the gate passed it: {words}", figures)
     return Decision("hold", f"the gate has no signal: {words}", figures)
 
 
@@ -285,7 +286,7 @@ def conclude(
     settle(job, assignment, candidate, batch.trackers, decision)
     if decision.fate == "promote":
         context.resident.became(candidate.version)
-    if decision.fate in {"promote", "canary"}:
+    if decision.fate in {"promote", "shadow", "canary"}:
         ring(context.redis_url, candidate.version)
     prune(context.store, assignment.settings, candidate.directory.parent)
     return VERDICTS[decision.fate]

@@ -204,7 +204,7 @@ def decide(
     refused = decision.fate == "refuse"
     if refused:
         learning.back_off(session, assignment.settings.freeze_after)
-    else:
+    elif decision.fate not in {"shadow", "canary"}:  # those are bold again once their trial is passed
         learning.recover(session)
     job.finish(
         session,

@@ -53,9 +53,11 @@ def begin(context: Context) -> Assignment | None:
             outlook = learnable.outlook(session, context.settings)
             if outlook.words is not None:
                 return None
-            jobs.request(session, trigger="schedule", requested_by="beat")
+            asked = jobs.request(session, trigger="schedule", requested_by="beat")
             job = jobs.start(session, context.name, lease_of(context.settings))
-            return None if job is None else assign(session, context.settings, job, outlook)
+            if job is None or job.id != asked.id:
+                raise _NotWorthIt  # another worker was quicker, or somebody asked for a job just now
+            return assign(session, context.settings, job, outlook)
     except _NotWorthIt:
         return None
 

@@ -19,6 +19,8 @@ from app.api.ask import Ask
 from app.api.mailbox import Mailbox
 from app.api.record import remember
 from app.api.server import Server
+from app.api.shadow import offer
+from app.api.trial_routing import version_for
 from app.engine.request import Crashed, Delta, EngineRefusal, Event, Finished, Reasoned
 from app.engine.ticket import Ticket
 from app.errors import LepoError, Unavailable
@@ -93,10 +95,11 @@ class Answers:
             EngineRefusal, ValueError: the engine does not take it; prompts handed over before are taken back.
 
         """
-        deadline_s = self.server.settings.request_deadline
+        settings = self.server.settings
+        version = version_for(self.server.trial, self.ask.unit, settings.canary_share)
         try:
             for index, prompt in enumerate(self.ask.prompts):
-                request = self.ask.engine_request(prompt, deadline_s)
+                request = self.ask.engine_request(prompt, settings.request_deadline, version)
                 self._tickets.append(self.server.engine.submit(request, partial(self._arrived, index)))
         except (EngineRefusal, ValueError):
             self.cancel()
@@ -135,6 +138,8 @@ class Answers:
         while self.open:
             await self.take()
         self.server.underway.discard(self.ask.completion_id)
+        if self.failure is None:
+            offer(self.server, self.ask)
 
     def _arrived(self, prompt: int, events: Sequence[Event]) -> None:
         """Take events on the engine's thread."""

@@ -37,6 +37,7 @@ class Ask:
     key_id: str | None  # whose key it was
     grader_source: str  # whether that key may grade: `scoped` or `request`
     as_asked: Json  # the body without grader, user and metadata, for the record
+    unit: str = ""  # the session, user or key it belongs to: see `app.api.trial_routing`
     completion_hex: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))  # Unix seconds
 
@@ -59,8 +60,8 @@ class Ask:
         """Id under which the choices of one prompt are stored: a group must never mix prompts."""
         return self.completion_id if len(self.prompts) == 1 else f"{self.completion_id}.{prompt}"
 
-    def engine_request(self, prompt: Prompt, deadline_s: float) -> Request:
-        """Say it in the engine's words."""
+    def engine_request(self, prompt: Prompt, deadline_s: float, version: int | None) -> Request:
+        """Say it in the engine's words; `version` is the one on trial that is wanted, None whatever serves."""
         fields = self.fields
         return Request(
             prompt_ids=prompt.ids,
@@ -75,4 +76,5 @@ class Ask:
             top_logprobs=self.top_logprobs,
             priority=fields.priority or 0,
             deadline_s=deadline_s,
+            version=version,
         )

@@ -20,6 +20,7 @@ from app.api.fields import Ignored, Text, only
 from app.api.generation import COUNTS, GenerationFields
 from app.api.server import Server, ServerDep
 from app.api.stream import AnswerStream
+from app.api.trial_routing import unit_of
 from app.api.whole import chat_completion, gather
 from app.errors import BadRequest
 
@@ -87,7 +88,7 @@ async def chat_completions(
     body: ChatBody, request: Request, server: ServerDep, caller: Annotated[Caller, Depends(require("infer"))]
 ) -> Response:
     """Answer a conversation."""
-    ask = await chat_ask(server, body, caller)
+    ask = await chat_ask(server, body, caller, unit_of(request.headers, body, caller.key_id))
     answers = submitted(Answers(server, ask))
     if body.stream:
         return AnswerStream(answers, ChatChunks(ask, body.model, server.names))
@@ -95,7 +96,7 @@ async def chat_completions(
     return JSONResponse(chat_completion(answers, choices, body.model, server.names))
 
 
-async def chat_ask(server: Server, body: ChatBody, caller: Caller) -> Ask:
+async def chat_ask(server: Server, body: ChatBody, caller: Caller, unit: str) -> Ask:
     """Check a chat request and bring it into the engine's terms.
 
     Raises:
@@ -117,4 +118,5 @@ async def chat_ask(server: Server, body: ChatBody, caller: Caller) -> Ask:
         key_id=caller.key_id,
         grader_source=caller.grader_source,
         as_asked=body.model_dump(mode="json", exclude_none=True, exclude=APART),
+        unit=unit,
     )

@@ -24,6 +24,7 @@ from app.api.fields import only, storable
 from app.api.generation import GenerationFields
 from app.api.server import Server, ServerDep
 from app.api.stream import AnswerStream
+from app.api.trial_routing import unit_of
 from app.api.whole import gather, text_completion
 from app.errors import BadRequest
 
@@ -87,7 +88,7 @@ async def completions(
     body: CompletionBody, request: Request, server: ServerDep, caller: Annotated[Caller, Depends(require("infer"))]
 ) -> Response:
     """Continue one or more prompts."""
-    ask = await completion_ask(server, body, caller)
+    ask = await completion_ask(server, body, caller, unit_of(request.headers, body, caller.key_id))
     echoes = await echoed(server, ask) if body.echo else ()
     if body.max_tokens == 0:
         return JSONResponse(scores(server, ask, echoes))
@@ -98,7 +99,7 @@ async def completions(
     return JSONResponse(text_completion(answers, choices, body.model, server.names, echoes))
 
 
-async def completion_ask(server: Server, body: CompletionBody, caller: Caller) -> Ask:
+async def completion_ask(server: Server, body: CompletionBody, caller: Caller, unit: str) -> Ask:
     """Check a completion request and bring it into the engine's terms.
 
     Raises:
@@ -121,6 +122,7 @@ async def completion_ask(server: Server, body: CompletionBody, caller: Caller) -
         key_id=caller.key_id,
         grader_source=caller.grader_source,
         as_asked=body.model_dump(mode="json", exclude_none=True, exclude=APART),
+        unit=unit,
     )
 
 

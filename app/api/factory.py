@@ -33,6 +33,7 @@ from app.api import (
     models,
     overview,
     tokenize,
+    trials,
 )
 from app.api.auth import Door
 from app.api.heads import Heads
@@ -45,8 +46,8 @@ log = logging.getLogger("lepo.api")
 
 ROUTERS = (
     *(chat.router, completions.router, models.router, tokenize.router, interactions.router, grades.router),
-    *(graders.router, jobs.router, checkpoints.router, learning.router, admin_keys.router, overview.router),
-    *(erasure.router, export.router),
+    *(graders.router, jobs.router, checkpoints.router, trials.router, learning.router, admin_keys.router),
+    *(overview.router, erasure.router, export.router),
     *(health.router, metrics.router, dashboard.router),
 )
 

@@ -42,10 +42,12 @@ async def get_interactions(
     completion_id: str | None = None,
     key: str | None = None,
     learned_by: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
+    shadow: bool = False,
 ) -> Response:
     """List answers, the newest first; continue with `next_after` as `after`.
 
-    `learned_by` shows those that the policy of that version was made from.
+    `learned_by` shows those that the policy of that version was made from; `shadow` those that nobody saw, which a
+    policy on trial gave to live prompts.
     """
     filters = Filters(
         since=since,
@@ -56,6 +58,7 @@ async def get_interactions(
         policy_version=policy_version,
         user_tag=user,
         learned_by=learned_by,
+        shadow=shadow,
     )
     try:
         begin = None if after is None else read("int", after)
@@ -126,6 +129,7 @@ def interaction_json(row: Interaction, reward: Reward | None) -> dict[str, Any]:
         "learnable": row.learnable,
         "unlearnable_reason": row.unlearnable_reason,
         "claimed": row.claimed,
+        "shadow_of": row.shadow_of,
         "reward": None if reward is None else {"value": reward.value, "graders": reward.graders},
     }
 

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.engine.engine import Engine
+from app.engine.lane import VersionStats
 from app.engine.request import Finished
 from app.engine.swap import SwapReport
 
@@ -116,6 +117,7 @@ class EngineCollector(Collector):
             "lepo:swaps": ("Swaps of weights committed.", stats.swaps),
             "lepo:swap_failures": ("Swaps of weights refused.", stats.failed_swaps),
         }
+        yield from by_version(stats.by_version)
         for name, (words, value) in gauges.items():
             yield self._filled(GaugeMetricFamily(name, words, labels=LABELS), value)
         for name, (words, value) in counters.items():
@@ -124,6 +126,22 @@ class EngineCollector(Collector):
     def _filled(self, family: GaugeMetricFamily | CounterMetricFamily, value: float) -> Metric:
         family.add_metric((self._model,), value)
         return family
+
+
+def by_version(versions: Sequence[VersionStats]) -> Iterator[Metric]:
+    """Write what each resident version does, two at most; one that leaves memory ends its series."""
+    labels = ("policy_version", "role")
+    running = GaugeMetricFamily("lepo:version_running", "Choices being decoded, by version.", labels=labels)
+    finished = CounterMetricFamily("lepo:version_answers", "Choices ended, by version.", labels=labels)
+    tokens = CounterMetricFamily("lepo:version_tokens", "Answer tokens drawn, by version.", labels=labels)
+    latents = CounterMetricFamily("lepo:version_latents", "Latent steps drawn, by version.", labels=labels)
+    for one in versions:
+        named = (str(one.version), one.role)
+        running.add_metric(named, one.running)
+        finished.add_metric(named, one.finished)
+        tokens.add_metric(named, one.tokens)
+        latents.add_metric(named, one.latents)
+    return iter((running, finished, tokens, latents))
 
 
 @router.get("/metrics", response_model=None, tags=["health"])

@@ -20,6 +20,7 @@ from app.store.tables import Interaction
 from training.codec import CODEC_VERSION, encode
 
 REDACTED: Final = "redacted"
+SHADOW: Final = "shadow"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,14 @@ class Texts:
 
 
 def remember(
-    session: Session, ask: Ask, prompt: int, finished: Finished, redactor: Redactor, *, keep_rollouts: bool
+    session: Session,
+    ask: Ask,
+    prompt: int,
+    finished: Finished,
+    redactor: Redactor,
+    *,
+    keep_rollouts: bool,
+    shadow: bool = False,
 ) -> Interaction:
     """Write one choice with its rollout.
 
@@ -60,6 +68,7 @@ def remember(
         finished: the choice; an answer cut short by its client or its deadline is kept, and never learned from.
         redactor: what every text passes.
         keep_rollouts: whether redacted answers keep theirs.
+        shadow: whether it is a second answer that nobody saw.
 
     Raises:
         Unavailable: a text could not be redacted; nothing is written.
@@ -70,11 +79,13 @@ def remember(
     given = Texts(ask.prompts[prompt].text, finished.text, asked, fields.grader, fields.metadata)
     stored = given.through(redactor)
     spells_more = stored != given and not keep_rollouts
-    why_not = unlearnable(finished) or (REDACTED if spells_more else None)
+    why_not = SHADOW if shadow else unlearnable(finished) or (REDACTED if spells_more else None)
+    group = ask.group_id(prompt)
     row = Interaction(
-        completion_id=ask.group_id(prompt),
+        completion_id=f"{group}.shadow" if shadow else group,
+        shadow_of=group if shadow else None,
         choice=finished.choice,
-        group_size=fields.choices,
+        group_size=1 if shadow else fields.choices,
         endpoint=ask.endpoint,
         model=fields.model,
         checkpoint_id=by_version(session, rollout.policy_version).id,
@@ -98,7 +109,7 @@ def remember(
         learnable=why_not is None,
         unlearnable_reason=why_not,
     )
-    if spells_more:
+    if shadow or spells_more:
         record(session, row)
     else:
         record(session, row, codec=CODEC_VERSION, payload=encode(rollout))

@@ -20,6 +20,7 @@ from app.api.metrics import Metrics
 from app.api.prompts import PromptReader
 from app.api.token_names import TokenNames
 from app.api.transactions import Transactions
+from app.api.trial_routing import OnTrial
 from app.engine.engine import Engine
 from app.redaction.hook import load_redactor
 from app.settings import Settings
@@ -60,6 +61,8 @@ class Server:
         self.trials = anyio.CapacityLimiter(GRADER_TRIALS)  # graders tried out at once
         self.believed = Believed()
         self.policy_bell = asyncio.Event()  # set: look at the `serving` alias now
+        self.trial: OnTrial | None = None  # the policy on trial that the engine holds ready
+        self.shadows: set[asyncio.Task[None]] = set()  # shadow answers under way
         self.underway: set[str] = set()  # completion ids whose answers are not all stored yet
         self.started_at = int(time.time())  # Unix seconds
         self.background: set[asyncio.Task[None]] = set()  # what must live as long as the server

@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Callable
 from getpass import getuser
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -59,7 +59,9 @@ def status(as_json: bool) -> None:
     """Print what serves, whether it is frozen or pinned, and why nothing is learned, if so."""
     from app.settings import read_settings
     from app.store import jobs, learnable, learning, policy_life
+    from app.trials import in_words, under_way
 
+    settings = read_settings()
     with transaction() as session:
         serving, control = policy_life.serving(session), learning.read(session)
         running = jobs.running(session)
@@ -69,7 +71,10 @@ def status(as_json: bool) -> None:
             "frozen": control.frozen_reason,
             "pinned": control.pinned_reason,
             "refusals": control.refusals,
-            "learning": "an update runs" if running else learnable.outlook(session, read_settings()).words or "ready",
+            "learning": "an update runs" if running else learnable.outlook(session, settings).words or "ready",
+            "trials": {
+                f"{one.kind} of {one.version}": in_words(found, settings) for one, found in under_way(session, settings)
+            },
         }
     click.echo(json.dumps(shown, indent=2) if as_json else "\n".join(f"{k:<10} {v}" for k, v in shown.items()))
 
@@ -119,6 +124,17 @@ def promote(version: int, reason: str) -> None:
     from app.store import policy_life
 
     _move(lambda session: policy_life.promote(session, _id(session, version), reason, _actor()))
+
+
+@command.command("trial")
+@click.argument("version", type=click.IntRange(min=0))
+@click.option("--stage", type=click.Choice(["shadow", "canary"]), default="canary", show_default=True)
+@why("put on trial by an operator")
+def trial(version: int, stage: "Literal['shadow', 'canary']", reason: str) -> None:
+    """Try the policy of VERSION, which waits for a decision, on live traffic (LEPO_CANARY_SHARE, LEPO_SHADOW_SHARE)."""
+    from app.store import policy_life
+
+    _move(lambda session: policy_life.try_out(session, _id(session, version), stage, reason, _actor()))
 
 
 @command.command("discard")

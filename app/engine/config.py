@@ -32,6 +32,7 @@ class EngineConfig:
     prefix_cache_tokens: int = 65_536  # prompt positions kept for reuse per policy version; 0 is off
     max_waiting: int = 256  # choices that may wait for a slot
     swap_mode: SwapMode = "two_versions"  # see `app.engine.swap`
+    swap_patience_s: float = 5.0  # seconds an urgent swap waits for rows of an earlier version, >= 0
     attention: Attention = "auto"  # see `app.decoder.flash`; auto is flash-attn where it can be had
     packing: Packing = "auto"  # see `app.engine.lane.quicker`; off: the stock forward
     threads: int = 0  # torch threads of a started engine's thread; 0: as many as the thread that makes it has
@@ -41,7 +42,7 @@ class EngineConfig:
         for name, bound in lowest.items():
             if getattr(self, name) < bound:
                 raise ValueError(f"{name} must be {bound} or more, got {getattr(self, name)}")
-        for name in ("prefix_cache_tokens", "max_waiting", "threads"):
+        for name in ("prefix_cache_tokens", "max_waiting", "swap_patience_s", "threads"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
 
@@ -56,6 +57,7 @@ class EngineConfig:
             prefix_cache_tokens=settings.prefix_cache_tokens,
             max_waiting=settings.max_waiting,
             swap_mode=settings.swap_mode,
+            swap_patience_s=settings.rollback_patience,
             attention=settings.attention,
             packing=settings.packing,
             threads=settings.threads,

@@ -75,7 +75,7 @@ class Engine:
         self._cancelled: list[Ticket] = []
         self._state: Literal["ready", "closing", "closed", "crashed"] = "ready"
         self._close_by: float | None = None
-        self._swapper = Swapper(self._lanes, config.swap_mode, self._wake)
+        self._swapper = Swapper(self._lanes, config.swap_mode, self._wake, config.swap_patience_s)
         self._scorer = Scorer(self._wake)
         self._live: dict[Ticket, None] = {}  # admitted and not finished, in order of admission
         self._deadlines: list[tuple[float, int, Ticket]] = []
@@ -89,6 +89,12 @@ class Engine:
     def version(self) -> int:
         """Policy version that new requests start on."""
         return self._lanes.serving.version
+
+    @property
+    def candidate(self) -> int | None:
+        """Version held ready for the requests that name it."""
+        lane = self._lanes.candidate
+        return None if lane is None else lane.version
 
     @property
     def packed(self) -> bool:
@@ -131,17 +137,40 @@ class Engine:
         """
         return self._submit(request, sink, telling=True, bounded=True)
 
-    def swap(self, directory: Path, version: int) -> "Future[SwapReport]":
-        """Take the weights of a checkpoint, while answering.
+    def swap(self, directory: Path, version: int, *, urgent: bool = False) -> "Future[SwapReport]":
+        """Serve a checkpoint's version, while answering; one that is resident serves from the next step on.
+
+        Args:
+            directory: the checkpoint's; it may be gone if the version is resident.
+            version: the one it holds.
+            urgent: where it needs the lane of answers of an earlier version, those end early after `swap_patience_s`.
 
         Returns:
             a future with a report; `StageFailed` when the checkpoint was refused (the old version goes on),
-            `Superseded` when a newer swap was asked for before this one began, `EngineClosed` when the engine stops.
+            `Superseded` when a newer swap was asked for before this one was done, `EngineClosed` when the engine stops.
 
         """
         with self._changed:
             self._require_open()
-        return self._swapper.order(directory, version)
+        return self._swapper.order(directory, version, "serve", urgent=urgent).future
+
+    def hold(self, directory: Path, version: int) -> "Future[SwapReport]":
+        """Hold a version ready beside the one that serves: requests that name it are answered by it.
+
+        Returns:
+            a future as of `swap`; what serves is not touched.
+
+        Raises:
+            ValueError: `swap_mode` leaves no room for two versions.
+
+        """
+        with self._changed:
+            self._require_open()
+        return self._swapper.order(directory, version, "hold").future
+
+    def release(self, version: int) -> None:
+        """Hold a version ready no longer; its answers under way finish on it."""
+        self._swapper.release(version)
 
     def score(self, prompt_ids: tuple[int, ...], top: int = 0) -> "Future[list[TokenInfo]]":
         """Score a prompt under the serving weights, between two steps.
@@ -214,12 +243,11 @@ class Engine:
         lanes = list(self._lanes)
         caches = [lane.prefix for lane in lanes if lane.prefix is not None]
         running = [row.answer for lane in lanes for row in list(lane.running) if row is not None]
-        serving = self._lanes.serving
-        others = tuple(lane.version for lane in lanes if lane is not serving and lane.version >= 0)
+        by_version = self._lanes.stats()
         return EngineStats(
             state=self._state,
-            version=serving.version,
-            versions=(serving.version, *others),
+            version=by_version[0].version,
+            by_version=by_version,
             slots=self.config.slots,
             running=len(running),
             waiting=self._waiting.choices + sum(lane.waiting_choices for lane in lanes),
@@ -247,7 +275,7 @@ class Engine:
         with self._changed:
             self._require_open()
             if bounded:
-                self._require_room(request.choices)
+                self._require_room(request)
             self._waiting.push(ticket)
             self._requests += 1
             if ticket.deadline is not None:
@@ -261,8 +289,9 @@ class Engine:
         if self._state != "ready":
             raise EngineClosed("The engine is stopping.")
 
-    def _require_room(self, choices: int) -> None:
-        if self._waiting.choices + choices > self.config.max_waiting + self._free_slots():
+    def _require_room(self, request: Request) -> None:
+        places = 0 if request.background else self.config.max_waiting
+        if self._waiting.choices + request.choices > places + self._free_slots():
             self._refused += 1
             raise QueueFull(self._waiting.estimate_s())
 
@@ -331,6 +360,7 @@ class Engine:
         """Do everything once: one chunk of prompts and one step of every row."""
         began = time.monotonic()
         self._end_cancelled_and_late(began)
+        self._end_in_the_way()
         self._swapper.advance(self._step_s)
         self._scorer.advance(self._lanes.serving.policy)
         self._admit()
@@ -368,19 +398,31 @@ class Engine:
         ticket.finish_unstarted(reason, self.version)
 
     def _admit(self) -> None:
-        """Start the prompts of as many waiting requests as there are slots for, in the serving lane."""
-        lane = self._lanes.serving
-        if not len(self._waiting) or lane.prefill.busy or self._swapper.holds_admission:
+        """Start the prompts of as many waiting requests as there are slots for, each in its lane."""
+        if not len(self._waiting) or self._swapper.holds_admission:
             return
+        if self._waiting.pressing and self._free_slots() <= 0:
+            self._end_background()
         with self._changed:
-            tickets = self._waiting.take(lane.staged_rows, self._free_slots())
-        if not tickets:
-            return
+            batches = self._lanes.admit(self._waiting, self._free_slots())
         now = time.monotonic()
-        for ticket in tickets:
-            ticket.started = now
-            self._live[ticket] = None
-        lane.begin(tickets)
+        for lane, tickets in batches.items():
+            for ticket in tickets:
+                ticket.started = now
+                self._live[ticket] = None
+            lane.begin(tickets)
+
+    def _end_background(self) -> None:
+        """Free the slots of answers that nobody waits for: somebody waits for one."""
+        for ticket in [ticket for ticket in self._live if ticket.request.background]:
+            self._end(ticket, "cancelled")
+
+    def _end_in_the_way(self) -> None:
+        """End the answers that a swap has waited for long enough."""
+        lane = self._swapper.in_the_way()
+        if lane is not None:
+            for ticket in lane.tickets():
+                self._end(ticket, "deadline")
 
     def _tell(self) -> None:
         """Hand each request's events of this turn to its sink; forget those that are complete."""

@@ -1,9 +1,9 @@
 """A lane: one resident policy version with everything that depends on it.
 
 Its weights (in storage that never moves), its keys and values, its prefix cache, its prompts under way and its rows.
-Two lanes at most make the swap: new requests enter the newest, the other runs its rows to the end and is then free to
-take the next weights in place. So a row, its cache and its prompt are of one version by construction. Leaves out which
-lane is the newest, the waiting (`app.engine.engine`), and how weights get in (`app.engine.stage`).
+Two lanes at most make swaps and canaries: a lane that no new requests enter runs its rows to the end and is then free
+to take the next weights in place. So a row, its cache and its prompt are of one version by construction. Leaves out
+which lane a request enters (`app.engine.lanes`) and how weights get in (`app.engine.stage`).
 
 Axes: B rows in use, V vocabulary, K candidates.
 """
@@ -11,7 +11,8 @@ Axes: B rows in use, V vocabulary, K candidates.
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -59,6 +60,19 @@ class Totals:
     tokens: int = 0  # answer tokens drawn
     latents: int = 0  # latent steps drawn
     prompt_tokens: int = 0  # prompt positions asked for
+    finished: int = 0  # answers that ended, however
+
+
+@dataclass(frozen=True, slots=True)
+class VersionStats:
+    """What a resident version is doing, and has done since it came into its lane."""
+
+    version: int
+    role: Literal["serving", "candidate", "other"]
+    running: int  # answers being decoded
+    finished: int  # answers that ended, however
+    tokens: int  # answer tokens drawn
+    latents: int  # latent steps drawn
 
 
 def can_graph(model: PreTrainedModel) -> bool:
@@ -82,8 +96,10 @@ class Lane:
         self.anatomy = anatomy
         self.version = policy.version
         self.fingerprint: str | None = None  # of the live weights, once it was computed
+        self.origin: str | None = None  # fingerprint that the checkpoint they were read from names, where it is known
         self.running: list[Running | None] = []  # by row; None is a hole until the next `place`
         self.totals = Totals()
+        self._before = Totals()  # when its version came
         graphed = can_graph(policy.model)
         self._lengths = Lengths(max_length, graphed=graphed)
         masks = Masks(anatomy.kinds, anatomy.window, max_length, policy.dtype, policy.device)
@@ -113,6 +129,23 @@ class Lane:
     def waiting_choices(self) -> int:
         """Choices whose prompt is here and that have no row yet."""
         return sum(job.ticket.request.choices - job.ticket.seeded for job in self.prefill.jobs)
+
+    def stats(self, role: Literal["serving", "candidate", "other"]) -> VersionStats:
+        """Say what this version is doing and has done here."""
+        now, before = self.totals, self._before
+        return VersionStats(
+            version=self.version,
+            role=role,
+            running=self.in_use,
+            finished=now.finished - before.finished,
+            tokens=now.tokens - before.tokens,
+            latents=now.latents - before.latents,
+        )
+
+    def tickets(self) -> list[Ticket]:
+        """Give the requests that have an answer or a prompt here."""
+        rows = [running.ticket for running in self.running if running is not None]
+        return list(dict.fromkeys([*rows, *(job.ticket for job in self.prefill.jobs)]))
 
     def begin(self, tickets: Sequence[Ticket]) -> None:
         """Start the prompts of requests; from here on they are of this version."""
@@ -179,7 +212,8 @@ class Lane:
 
     def change(self, version: int, fingerprint: str) -> None:
         """Note that the weights are others now. Rows under way go on, their spans say so; prompts start again."""
-        self.version, self.fingerprint = version, fingerprint
+        self.version, self.fingerprint, self.origin = version, fingerprint, None
+        self._before = replace(self.totals)
         if self.prefix is not None:
             self.prefix.drop()
         self.prefill.restart()
@@ -253,6 +287,7 @@ class Lane:
         assert running is not None
         trace: Trace = self.rows.trace(row, running.answer.latents)
         running.ticket.finish(running.answer, reason, trace, self.version, now)
+        self.totals.finished += 1
         self.running[row] = None
 
     def _answers(self) -> list[Answer]:

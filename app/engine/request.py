@@ -32,6 +32,8 @@ class Request:
     top_logprobs: int = 0  # candidates reported per token, 0 to 20
     priority: int = 0  # smaller goes first among the waiting
     deadline_s: float | None = None  # seconds from submission after which the answer ends with "deadline"
+    version: int | None = None  # policy version wanted, where it is the candidate held ready; else what serves answers
+    background: bool = False  # nobody waits: it takes slots nobody wants, and gives them up to whoever comes
 
 
 class TokenInfo(NamedTuple):

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from app.decoder.anatomy import Anatomy, probe_ids
-from training.checkpoint import Manifest, load_tensors, verify
+from training.checkpoint import Manifest, load_tensors, read_manifest, verify
 from training.in_use import reading
 from training.policy import Policy, digest
 
@@ -31,6 +31,7 @@ class Weights:
 
     version: int
     fingerprint: str  # of the parameters in the model's dtypes: the manifest's where those are the checkpoint's
+    origin: str  # the manifest's
     tensors: dict[str, Tensor]  # by name, one per place in the model, in its dtype
 
 
@@ -48,6 +49,18 @@ def check(directory: Path, version: int) -> Manifest:
     if manifest.version != version:
         raise StageFailed(f"checkpoint {directory.name} holds version {manifest.version}, not {version}")
     return manifest
+
+
+def named(directory: Path, version: int) -> str | None:
+    """Say which fingerprint a checkpoint's manifest names, without looking at its weights.
+
+    None where it cannot be read any more, or is another version's.
+    """
+    try:
+        manifest = read_manifest(directory)
+    except (OSError, ValueError):
+        return None
+    return manifest.fingerprint if manifest.version == version else None
 
 
 def read(directory: Path, version: int, model: nn.Module) -> Weights:
@@ -78,7 +91,8 @@ def read(directory: Path, version: int, model: nn.Module) -> Weights:
         raise StageFailed(f"checkpoint {directory.name} is refused: its weights are not those its manifest names")
     fitted = {name: tensors[name].to(place.dtype) for name, place in places.items()}
     same = all(fitted[name].dtype == tensors[name].dtype for name in fitted)
-    return Weights(version, manifest.fingerprint if same else _digest(model, fitted), fitted)
+    found = manifest.fingerprint if same else _digest(model, fitted)
+    return Weights(version, found, manifest.fingerprint, fitted)
 
 
 def load(policy: Policy, anatomy: Anatomy, weights: Weights) -> None:
@@ -102,7 +116,7 @@ def exchange(policy: Policy, weights: Weights) -> Weights:
         for name, place in _places(policy.model).items():
             held[name] = place.detach().to("cpu", copy=True)
             place.copy_(weights.tensors[name])
-    return Weights(policy.version, "", held)
+    return Weights(policy.version, "", "", held)
 
 
 def prove(policy: Policy, anatomy: Anatomy, weights: Weights) -> None:

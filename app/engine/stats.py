@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from app.engine.lane import VersionStats
 from app.engine.swap import SwapReport
 
 
@@ -12,7 +13,7 @@ class EngineStats:
 
     state: Literal["ready", "closing", "closed", "crashed"]
     version: int  # policy version that new requests start on
-    versions: tuple[int, ...]  # resident policy versions, the serving one first
+    by_version: tuple[VersionStats, ...]  # resident policy versions, the serving one first
     slots: int  # answers that can be decoded together
     running: int  # answers being decoded
     waiting: int  # choices without a row: waiting, or with their prompt under way
@@ -32,3 +33,8 @@ class EngineStats:
     failed_swaps: int  # refused, ever
     last_swap: SwapReport | None
     failure: str | None  # what crashed the engine
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """Resident policy versions, the serving one first."""
+        return tuple(one.version for one in self.by_version)

@@ -1,9 +1,9 @@
-"""The requests that wait: first come first served within a priority, bounded in choices."""
+"""The requests that wait: first come first served within a priority, those nobody waits for last."""
 
 import heapq
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from app.engine.ticket import Ticket
 
@@ -15,7 +15,7 @@ class Waiting:
 
     def __init__(self) -> None:
         self.choices = 0  # that wait
-        self._heap: list[tuple[int, int, Ticket]] = []
+        self._heap: list[tuple[bool, int, int, Ticket]] = []
         self._serial = itertools.count()
         self._interval_s = 0.0  # mean seconds between two finished choices of late
         self._last_finish: float | None = None
@@ -24,26 +24,48 @@ class Waiting:
         return len(self._heap)
 
     def __iter__(self) -> Iterator[Ticket]:
-        return (ticket for _, _, ticket in self._heap)
+        return (ticket for _, _, _, ticket in self._heap)
 
     def push(self, ticket: Ticket) -> None:
         """Add a ticket behind those of its priority."""
-        heapq.heappush(self._heap, (ticket.request.priority, next(self._serial), ticket))
+        request = ticket.request
+        heapq.heappush(self._heap, (request.background, request.priority, next(self._serial), ticket))
         self.choices += ticket.request.choices
 
-    def take(self, prompts: int, free: int) -> list[Ticket]:
-        """Remove the next tickets: up to `prompts` of them, as long as one of `free` slots is left for each."""
-        taken: list[Ticket] = []
-        while self._heap and len(taken) < prompts and free > 0:
-            _, _, ticket = heapq.heappop(self._heap)
-            self.choices -= ticket.request.choices
-            free -= ticket.request.choices
-            taken.append(ticket)
+    @property
+    def pressing(self) -> bool:
+        """Whether somebody waits for an answer: the first in the queue is not of the background."""
+        return bool(self._heap) and not self._heap[0][0]
+
+    def take(self, prompts: int, free: int, accept: Callable[[Ticket], bool]) -> int:
+        """Offer the waiting in their order, as long as one of `free` slots is left for each; the accepted leave.
+
+        Args:
+            prompts: how many are accepted at most.
+            free: slots.
+            accept: takes a ticket, or leaves it where it is.
+
+        Returns:
+            how many were accepted.
+
+        """
+        left: list[tuple[bool, int, int, Ticket]] = []
+        taken = 0
+        while self._heap and taken < prompts and free > 0:
+            entry = heapq.heappop(self._heap)
+            if accept(entry[3]):
+                taken += 1
+                free -= entry[3].request.choices
+                self.choices -= entry[3].request.choices
+            else:
+                left.append(entry)
+        for entry in left:
+            heapq.heappush(self._heap, entry)
         return taken
 
     def drop(self, ticket: Ticket) -> bool:
         """Remove a ticket; False when it is not here."""
-        kept = [entry for entry in self._heap if entry[2] is not ticket]
+        kept = [entry for entry in self._heap if entry[3] is not ticket]
         if len(kept) == len(self._heap):
             return False
         heapq.heapify(kept)

@@ -48,7 +48,8 @@ class Subject:
         """Select the ids of the answers that are still there, in their order."""
         query = select(Interaction.id).order_by(Interaction.id)
         if self.interaction_id is not None:
-            return query.where(Interaction.id == self.interaction_id)
+            mine = select(Interaction.completion_id).where(Interaction.id == self.interaction_id).scalar_subquery()
+            return query.where(or_(Interaction.id == self.interaction_id, Interaction.shadow_of == mine))
         query = query.where(Interaction.user_tag == self.user)
         return query if self.key_id is None else query.where(Interaction.api_key_id == self.key_id)
 

@@ -31,6 +31,7 @@ class Filters:
     policy_version: int | None = None
     user_tag: str | None = None
     learned_by: int | None = None  # version of the policy that was made from it
+    shadow: bool | None = False  # whether nobody saw it: a second answer of a policy on trial; None: both kinds
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,8 @@ def conditions(wanted: Filters) -> list[ColumnElement[bool]]:
         found.append(Interaction.created_at < wanted.until)
     if wanted.graded is not None:
         found.append(Interaction.graded_at.is_not(None) if wanted.graded else Interaction.graded_at.is_(None))
+    if wanted.shadow is not None:
+        found.append(Interaction.shadow_of.is_not(None) if wanted.shadow else Interaction.shadow_of.is_(None))
     if wanted.learned_by is not None:
         made = select(Checkpoint.job_id).where(Checkpoint.version == wanted.learned_by)
         learned = select(Claim.interaction_id).where(Claim.outcome == "learned", Claim.job_id.in_(made))

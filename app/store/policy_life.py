@@ -5,6 +5,7 @@
                  +--> refused       |                  ^           |
                                     +------------------+-----------+ (an operator may serve any of these again)
     serving --> rolled_back, canary --> rolled_back, held | shadow | canary --> refused (discarded)
+    (a trial that expires without evidence ends like one that failed, but the answers are given back)
 
 `LIFE` is the whole of it: a pair (state, event) that is not in the table cannot happen. Every move is one row of
 `transitions`, in the transaction that makes it; moves are made one at a time, under the lock of the row `learning`, and
@@ -31,7 +32,7 @@ from app.store.claims import Settlement
 from app.store.tables import Checkpoint, Transition
 
 State = Literal["candidate", "held", "refused", "shadow", "canary", "serving", "retired", "rolled_back"]
-Event = Literal["promote", "restore", "hold", "refuse", "shadow", "canary", "retire", "roll_back", "discard"]
+Event = Literal["promote", "restore", "hold", "refuse", "shadow", "canary", "retire", "roll_back", "discard", "expire"]
 
 ALONE: Final = frozenset({"serving", "shadow", "canary"})  # states that one policy at a time may be in
 UNDECIDED: Final[tuple[State, ...]] = ("candidate", "held", "shadow", "canary")
@@ -61,9 +62,11 @@ LIFE: Final[Mapping[tuple[State, Event], Move]] = MappingProxyType(
         ("shadow", "canary"): Move("canary"),
         ("shadow", "refuse"): Move("refused", "refuse"),
         ("shadow", "discard"): Move("refused", "release"),
+        ("shadow", "expire"): Move("refused", "release"),
         ("canary", "promote"): Move("serving", "learn"),
         ("canary", "roll_back"): Move("rolled_back", "refuse"),
         ("canary", "discard"): Move("refused", "release"),
+        ("canary", "expire"): Move("rolled_back", "release"),
         ("serving", "retire"): Move("retired"),
         ("serving", "roll_back"): Move("rolled_back"),
         ("retired", "promote"): Move("serving"),
@@ -170,6 +173,28 @@ def move(
     return entry
 
 
+def try_out(
+    session: Session, checkpoint_id: UUID, stage: Literal["shadow", "canary"], reason: str, actor: str
+) -> Transition | None:
+    """Put a policy on trial; None if it is at that stage already, in which case nothing changes.
+
+    Raises:
+        NotFound: there is no such checkpoint.
+        Conflict: its state does not allow it, its files are gone, or another policy is at that stage.
+
+    """
+    learning.lock(session)
+    target = get_checkpoint(session, checkpoint_id)
+    session.refresh(target)
+    if target.state == stage:
+        return None
+    if target.files_deleted_at is not None:
+        raise Conflict(f"The files of version {target.version} were deleted (LEPO_KEEP_CHECKPOINTS)")
+    if (other := in_state(session, stage)) is not None:
+        raise Conflict(f"Version {other.version} is in {stage}; promote or discard it first")
+    return move(session, target.id, stage, reason, actor)
+
+
 def promote(
     session: Session,
     checkpoint_id: UUID,
@@ -242,7 +267,12 @@ def require_serving(session: Session, expected: UUID, successor: Checkpoint) -> 
 
 
 def rollback(
-    session: Session, actor: str, to: UUID | None = None, reason: str = "rolled back by an operator"
+    session: Session,
+    actor: str,
+    to: UUID | None = None,
+    reason: str = "rolled back by an operator",
+    *,
+    figures: Json | None = None,
 ) -> Transition | None:
     """Serve an earlier policy again, and freeze learning until somebody thaws it.
 
@@ -254,6 +284,7 @@ def rollback(
         actor: who or what wants it.
         to: the policy to serve, which served before; None: the one that did before the serving one's promotion.
         reason: in a sentence.
+        figures: what the decision rests on.
 
     Returns:
         The transition; None if `to` serves already: then nothing changes.
@@ -276,7 +307,7 @@ def rollback(
         )
     if target.id == before.id:
         return None
-    entry = serve(session, before, target, reason, actor, by="restore")
+    entry = serve(session, before, target, reason, actor, by="restore", figures=figures)
     for waiting in undecided(session):
         move(session, waiting.id, "discard", f"version {before.version} was rolled back", actor)
     learning.freeze(session, actor, f"version {before.version} was rolled back to {target.version}: {reason}")

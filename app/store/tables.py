@@ -173,6 +173,7 @@ class Interaction(Base):
         Index("ix_interactions_ungraded", "created_at", postgresql_where=text("graded_at IS NULL AND NOT claimed")),
         Index("ix_interactions_user_tag", "user_tag", "id", postgresql_where=text("user_tag IS NOT NULL")),
         Index("ix_interactions_checkpoint_id", "checkpoint_id", "id"),
+        Index("ix_interactions_graded", "checkpoint_id", "graded_at", postgresql_where=text("graded_at IS NOT NULL")),
         Index("ix_interactions_grading_untried", "created_at", postgresql_where=GRADING_UNTRIED),
         Index("ix_interactions_grading_due", "grading_until", postgresql_where=GRADING_DUE),
         Index("ix_interactions_created_at", "created_at"),
@@ -209,6 +210,7 @@ class Interaction(Base):
     charged_key_id: Mapped[str] = mapped_column(server_default=text("''"))  # key its grades count for; '' if none
     claimed: Mapped[bool] = mapped_column(server_default=text("false"))  # whether `claims` has a row for it
     refusals: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))  # updates with it that were refused
+    shadow_of: Mapped[str | None]  # null: it was shown; else the response that nobody saw it beside
     created_at: Mapped[Created]
 
 
