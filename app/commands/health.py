@@ -70,11 +70,10 @@ def hints_are_read(settings: "Settings") -> Callable[[], bool]:
     from app.store import jobs
     from app.store.connect import open_store
 
-    client = bell(settings)
-
     def look() -> bool:
-        if not waiting(client):
-            return True
+        with bell(settings) as client:
+            if not waiting(client):
+                return True
         with closing(open_store(database_address(settings), pool=1)) as store, store.session() as session:
             job = jobs.running(session)
             if job is None or job.heartbeat_at is None:
@@ -86,13 +85,18 @@ def hints_are_read(settings: "Settings") -> Callable[[], bool]:
 
 def hints_are_sent(settings: "Settings") -> Callable[[], bool]:
     """Look at the queues, and at how often anything was pushed."""
-    client = bell(settings)
-    before = pushes(client)
-    return lambda: waiting(client) or pushes(client) > before
+    with bell(settings) as client:
+        before = pushes(client)
+
+    def look() -> bool:
+        with bell(settings) as client:
+            return waiting(client) or pushes(client) > before
+
+    return look
 
 
 def bell(settings: "Settings") -> "Redis":
-    """Open the Redis that carries the hints."""
+    """Open the Redis that carries the hints; the caller closes it."""
     import redis
 
     from app.stack.addresses import redis_address
