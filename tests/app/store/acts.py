@@ -10,7 +10,7 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.engine import Connection
 
 from app.settings import Settings
-from app.store import checkpoints, claims, grades, jobs, learnable, policy_life
+from app.store import checkpoints, claims, grades, jobs, learnable, learning, policy_life
 from app.store.claims import Claimed
 from app.store.connect import Store
 from app.store.grades import EFFECTIVE, Entry
@@ -142,6 +142,27 @@ def roll_back(store: Store, to: Checkpoint | None = None) -> Transition | None:
     """Go back, as an operator."""
     with store.session() as session:
         return policy_life.rollback(session, "ops", None if to is None else to.id)
+
+
+def chain(store: Store, base: Checkpoint, length: int) -> list[Checkpoint]:
+    """Promote policies, each made from the one before; the base is the first of the list."""
+    rows = [base]
+    for _ in range(length):
+        rows.append(publish(store, rows[-1]))
+        promote(store, rows[-1])
+    return rows
+
+
+def history(store: Store) -> list[Transition]:
+    """Every move, the oldest first."""
+    with store.session() as session:
+        return policy_life.history(session, limit=1000)[::-1]
+
+
+def frozen(store: Store) -> str | None:
+    """Why learning is frozen; None: it is not."""
+    with store.session() as session:
+        return learning.read(session).frozen_reason
 
 
 def move(store: Store, row: Checkpoint, event: Event) -> Transition:
