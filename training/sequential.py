@@ -50,7 +50,7 @@ class ConfidenceSequence:
         _checked(self.alpha)
 
     def interval(self, look: int | None = None) -> tuple[float, float]:
-        """Ends of the interval after `look` values; without it, after all of them. No values say nothing."""
+        """Give the ends after `look` values; without it, after all of them. No values say nothing."""
         scaled_N = _scaled(self.values, self.low, self.high)[:look]
         if not scaled_N.size:
             return self.low, self.high

@@ -7,25 +7,26 @@ a promoted checkpoint with its grades spent or neither. Leaves out how each step
 
 import logging
 import random
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Final, Literal
 
 from app.settings import Settings
-from app.store import claims, evaluations, jobs
-from app.store.checkpoints import get_checkpoint
-from training.gate import Verdict, judge
+from app.store import checkpoints, claims, evaluations, jobs
+from app.store.checkpoints import by_version, get_checkpoint
 from training.health import UpdateCancelled
 from training.policy import Policy
 from training.update import Learner, UpdateReport
 from worker.batch import Batch, build
 from worker.begin import Begun, begin
 from worker.beliefs import read_trackers, write_trackers
-from worker.exam import Marks, pairs, paper_of, recorded, sit
-from worker.heldout import HeldOut, read_heldout
+from worker.evaluation import EvaluationPlan, Scores, evaluate
+from worker.evaluation_set import EvaluationSet, read_evaluation_set
+from worker.gate import GateResult, Look, Vitals, no_questions, recorded_of
 from worker.lessons import Rules, sift
 from worker.lock import learner_lock
 from worker.plan import update_config
-from worker.promote import Candidate, prune, publish_files, record_marks, ring, settle
+from worker.promote import Candidate, prune, publish_files, record_scores, ring, settle
 from worker.recorders import Destinations, RecorderUnavailable
 from worker.regroup import regroup
 from worker.run import GateRefused, Run, overrun, recover
@@ -91,16 +92,24 @@ def improve(shop: Workshop, begun: Begun, run: Run) -> Outcome:
     batch = gather(run, begun, heldout, policy)
     if not batch.rollouts:
         return nothing_to_learn(run, begun, batch)
-    before = examined(run, begun, policy, heldout)
+    look, before = None, None
+    if heldout is not None:
+        run.enter("evaluate")
+        look = look_of(run, begun, heldout)
+        before = evaluate(policy, heldout, look.first, begun.settings, lambda _: run.watch.check())
 
     run.enter("update")
     report = update(run, learner, batch)
     shop.resident.learned()
 
     run.enter("gate")
-    after = None if heldout is None else sit(policy, heldout, begun.settings, lambda _: run.watch.check())
+    result = no_questions(begun.settings)
+    if look is not None and before is not None:
+        vitals = Vitals(report.entropy_before, report.entropy_after)
+        result = look.examine(before, asking(shop, run, begun, policy, look), vitals)
+    after = None if look is None else result.of(look.candidate)
     record(shop.settings, begun.serving.version + 1, batch, report, after)
-    serve = gate(run, begun.settings, before, after)
+    serve = gate(run, begun, result)
 
     run.enter("publish")
     directory = shop.settings.var_dir / CHECKPOINTS
@@ -111,12 +120,14 @@ def improve(shop: Workshop, begun: Begun, run: Run) -> Outcome:
     return promote(shop, run, begun, candidate, batch, serve=serve)
 
 
-def questions(settings: Settings, policy: Policy) -> HeldOut | None:
+def questions(settings: Settings, policy: Policy) -> EvaluationSet | None:
     """Read the held-out set, if there is one."""
-    return None if settings.heldout is None else read_heldout(settings.heldout, settings.heldout_size, policy.tokenizer)
+    if settings.heldout is None:
+        return None
+    return read_evaluation_set(settings.heldout, settings.heldout_size, policy.tokenizer, settings.heldout_sealed)
 
 
-def gather(run: Run, begun: Begun, heldout: HeldOut | None, policy: Policy) -> Batch:
+def gather(run: Run, begun: Begun, heldout: EvaluationSet | None, policy: Policy) -> Batch:
     """Make the batch, with fresh groups where they are wanted, and settle at once what will not be learned from."""
     settings = begun.settings
     rules = Rules(begun.serving.version, settings.baseline, settings.key_share)
@@ -154,21 +165,37 @@ def nothing_to_learn(run: Run, begun: Begun, batch: Batch) -> Outcome:
     return "nothing_to_learn"
 
 
-def examined(run: Run, begun: Begun, policy: Policy, heldout: HeldOut | None) -> Marks | None:
-    """Give the serving version's marks: those on record, or, the first time, those of an exam it sits now."""
-    if heldout is None:
-        return None
-    paper = paper_of(heldout, begun.settings)
+def look_of(run: Run, begun: Begun, heldout: EvaluationSet) -> Look:
+    """Prepare the gate's look, with what the serving version and its forebears were asked before."""
     with run.store.session() as session:
-        known = recorded(evaluations.list_evaluations(session, checkpoint_id=begun.serving_id), paper)
-    if known is not None:
-        return known
-    run.enter("exam")
-    marks = sit(policy, heldout, begun.settings, lambda _: run.watch.check())
-    with run.store.session() as session:
-        kind = "base" if begun.serving.version == 0 else "heldout"
-        record_marks(session, get_checkpoint(session, begun.serving_id), kind, marks)
-    return marks
+        lineage = {begun.serving_id: begun.serving.version}
+        one = get_checkpoint(session, begun.serving_id)
+        while one.parent_id is not None:
+            one = get_checkpoint(session, one.parent_id)
+            lineage[one.id] = one.version
+        rows = [row for row in evaluations.list_evaluations(session, limit=400) if row.checkpoint_id in lineage]
+        rows += [row for row in evaluations.list_evaluations(session, checkpoint_id=one.id) if row not in rows]
+        rows.sort(key=lambda row: row.id)
+        recorded = recorded_of((lineage[row.checkpoint_id], row.detail) for row in rows)
+        candidate = checkpoints.next_version(session)
+    serving, base = begun.serving.version, begun.base.version
+    return Look(begun.settings, heldout, recorded, str(begun.job_id), candidate, serving, base)
+
+
+def asking(
+    shop: Workshop, run: Run, begun: Begun, policy: Policy, look: Look
+) -> Callable[[int, EvaluationPlan], Scores]:
+    """Make what the gate asks by: the candidate is in memory, its forebears are loaded when they are needed."""
+    forebears: dict[int, Policy] = {}
+
+    def ask(version: int, plan: EvaluationPlan) -> Scores:
+        if version != look.candidate and version not in forebears:
+            source = next(one for one in (begun.serving, begun.base) if one.version == version)
+            forebears[version] = shop.resident.load(source)
+        asked = policy if version == look.candidate else forebears[version]
+        return evaluate(asked, look.questions, plan, begun.settings, lambda _: run.watch.check())
+
+    return ask
 
 
 def update(run: Run, learner: Learner, batch: Batch) -> UpdateReport:
@@ -188,7 +215,7 @@ def update(run: Run, learner: Learner, batch: Batch) -> UpdateReport:
     return report
 
 
-def record(settings: Settings, version: int, batch: Batch, report: UpdateReport, after: Marks | None) -> None:
+def record(settings: Settings, version: int, batch: Batch, report: UpdateReport, after: Scores | None) -> None:
     """Send the update's figures where the operator wants them; what cannot be reached is logged, and learning goes on.
 
     Args:
@@ -196,7 +223,7 @@ def record(settings: Settings, version: int, batch: Batch, report: UpdateReport,
         version: the candidate's, the step of the curves.
         batch: what was learned from.
         report: the update's.
-        after: the candidate's marks, if there was an exam.
+        after: the candidate's scores, if it was evaluated.
 
     """
     events = settings.var_dir / "tensorboard" if settings.tensorboard else None
@@ -205,29 +232,28 @@ def record(settings: Settings, version: int, batch: Batch, report: UpdateReport,
         with Destinations(events, settings.mlflow_uri).open(settings.served_name, 0) as records:
             for one in records:
                 one(version, {"kind": "update", "reward": reward, "answers": len(batch.rewards), **asdict(report)})
-                if after is not None and after.marked:
-                    one(version, {"kind": "heldout", "value": sum(after.marked) / len(after.marked)})
+                if after is not None and after.graded:
+                    one(version, {"kind": "heldout", "value": sum(after.graded) / len(after.graded)})
     except RecorderUnavailable as error:
         log.warning("%s", error)
 
 
-def gate(run: Run, settings: Settings, before: Marks | None, after: Marks | None) -> bool:
-    """Judge the candidate; returns whether to serve it (else it is held).
+def gate(run: Run, begun: Begun, result: GateResult) -> bool:
+    """Keep what the gate asked of those who have a row; returns whether to serve the candidate (else it is held).
 
     Raises:
-        GateRefused: it looks worse than what serves.
+        GateRefused: it looks worse than what serves, than the base or than the best so far.
 
     """
-    old, new = ([], []) if before is None or after is None else pairs(before, after)
-    verdict: Verdict = judge(old, new, settings.gate_margin)
-    left_out = 0 if after is None else len(after.outcomes) - verdict.n
-    run.note("gate", gate={**asdict(verdict), "left_out": left_out})
-    if verdict.decision == "reject":
-        raise GateRefused(
-            f"The gate refused the candidate: {verdict.before:.3f} before, {verdict.after:.3f} after on {verdict.n} "
-            f"held-out prompts, difference {verdict.difference:+.3f} ({verdict.low:+.3f} to {verdict.high:+.3f})"
-        )
-    return verdict.decision == "promote" or settings.gate_no_signal == "promote"
+    run.note("gate", gate={**result.figures, "words": result.words})
+    with run.store.session() as session:
+        for version, scores in result.scores:
+            if version in {begun.serving.version, begun.base.version}:
+                kind = "base" if version == begun.base.version else "heldout"
+                record_scores(session, by_version(session, version), kind, scores)
+    if result.decision == "refuse":
+        raise GateRefused(result.words)
+    return result.decision == "pass"
 
 
 def promote(shop: Workshop, run: Run, begun: Begun, candidate: Candidate, batch: Batch, *, serve: bool) -> Outcome:

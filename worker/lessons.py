@@ -15,7 +15,7 @@ from app.store.claims import Claimed
 from training.advantage import Graded, Mode
 from training.codec import decode
 from training.rollout import Rollout
-from worker.heldout import HeldOut
+from worker.evaluation_set import EvaluationSet
 from worker.share import cut
 
 Reason = Literal[
@@ -63,7 +63,7 @@ class Sifted:
     skipped: dict[UUID, Reason]
 
 
-def sift(claimed: Sequence[Claimed], rules: Rules, heldout: HeldOut | None, rng: random.Random) -> Sifted:
+def sift(claimed: Sequence[Claimed], rules: Rules, heldout: EvaluationSet | None, rng: random.Random) -> Sifted:
     """Sort claimed interactions into lessons and reasons.
 
     Args:
@@ -88,7 +88,7 @@ def sift(claimed: Sequence[Claimed], rules: Rules, heldout: HeldOut | None, rng:
     return Sifted(kept, skipped)
 
 
-def examine(one: Claimed, rules: Rules, heldout: HeldOut | None) -> Rollout | Reason:
+def examine(one: Claimed, rules: Rules, heldout: EvaluationSet | None) -> Rollout | Reason:
     """Read one rollout, or say why it is not learned from."""
     try:
         rollout = decode(one.payload)

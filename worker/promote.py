@@ -1,6 +1,6 @@
 """From learned weights to the policy that serves: files first, then one transaction, then the bell.
 
-The transaction holds everything that must be true together: the checkpoint's row, its exam, the alias `serving`, the
+The transaction holds everything that must be true together: the checkpoint's row, its scores, the alias `serving`, the
 trackers, the claims that are spent, the job's end. Killed before it, there are files without a row, which the next
 publisher of that version removes; killed after it, everything is there and servers find it by themselves. Leaves out
 how files are made whole (`training.checkpoint`).
@@ -27,7 +27,7 @@ from training.checkpoint import checkpoint_dir, publish, sweep
 from training.policy import Policy, fingerprint
 from worker.begin import Begun
 from worker.beliefs import write_trackers
-from worker.exam import Marks, detail_of
+from worker.evaluation import Scores, detail_of
 from worker.retention import delete, expired, versions_on_disk
 from worker.run import Run, plain
 
@@ -45,7 +45,7 @@ class Candidate:
     directory: Path
     digest: str  # fingerprint of its parameters
     drift: float  # of the policy since the base, nats
-    marks: Marks | None  # of its exam, if there was one
+    scores: Scores | None  # of its evaluation, if there was one
 
 
 def publish_files(
@@ -56,7 +56,7 @@ def publish_files(
     beside: Callable[[Path], None],
     parent_dir: Path,
     drift: float,
-    marks: Marks | None,
+    scores: Scores | None,
 ) -> Candidate:
     """Write the learned weights as the next version.
 
@@ -68,7 +68,7 @@ def publish_files(
         beside: writes what else belongs into the checkpoint.
         parent_dir: where checkpoints are.
         drift: of the policy since the base, nats.
-        marks: of its exam, if there was one.
+        scores: of its evaluation, if there was one.
 
     Raises:
         Fenced: the job is no longer ours.
@@ -87,7 +87,7 @@ def publish_files(
         training_state=state,
         beside=beside,
     )
-    return Candidate(version, directory, fingerprint(policy.model), drift, marks)
+    return Candidate(version, directory, fingerprint(policy.model), drift, scores)
 
 
 def clear_way(run: Run, parent_dir: Path) -> int:
@@ -122,20 +122,19 @@ def settle(
         metrics=plain({**run.metrics, "drift": candidate.drift}),
         version=candidate.version,
     )
-    record_marks(session, row, "gate", candidate.marks)
+    record_scores(session, row, "gate", candidate.scores)
     write_trackers(session, trackers, begun.serving.version)
     if serve:
         promotions.promote(session, row.id, f"update of version {begun.serving.version}", ACTOR)
     run.finish(session, "succeeded", "promoted" if serve else "held", result_checkpoint_id=row.id)
 
 
-def record_marks(session: Session, checkpoint: Checkpoint, kind: str, marks: Marks | None) -> None:
-    """Keep how a checkpoint did; an exam nobody could mark leaves no row."""
-    if marks is not None and marks.marked:
-        total = len(marks.marked)
-        evaluations.record_evaluation(
-            session, checkpoint.id, kind, correct=marks.correct, total=total, detail=detail_of(marks)
-        )
+def record_scores(session: Session, checkpoint: Checkpoint, kind: str, scores: Scores | None) -> None:
+    """Keep how a checkpoint did; an evaluation nobody could grade leaves no row."""
+    if scores is not None and scores.graded:
+        total = len(scores.graded)
+        detail = detail_of(scores)
+        evaluations.record_evaluation(session, checkpoint.id, kind, correct=scores.correct, total=total, detail=detail)
 
 
 def ring(redis_url: str, version: int) -> None:

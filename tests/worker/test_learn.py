@@ -9,6 +9,8 @@ import pytest
 import torch
 from sqlalchemy import func, select
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from worker.exam import Marks, paper_of, recorded
+from worker.heldout import read_heldout
 
 from app.errors import Conflict
 from app.store import checkpoints, evaluations, jobs, promotions
@@ -19,8 +21,6 @@ from training.lora import made_of
 from training.policy import fingerprint, load_policy
 from training.update import Learner
 from worker.batch import Batch
-from worker.exam import Marks, paper_of, recorded
-from worker.heldout import read_heldout
 from worker.learn import learn, update
 from worker.plan import update_config
 from worker.promote import record_marks

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
+from worker.exam import Marks, pairs, question_request, sampling_of, sit
+from worker.heldout import Question, read_heldout
 
 from app.settings import Settings
 from tests.worker.world import World, write_heldout
-from worker.exam import Marks, pairs, question_request, sampling_of, sit
-from worker.heldout import Question, read_heldout
 from worker.learn import gate
 from worker.run import GateRefused, Run
 from worker.watch import Watch

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 from transformers import PreTrainedTokenizerBase
+from worker.heldout import read_heldout, texts_of
 
 from tests.worker.world import make_model, write_heldout
 from training.policy import load_policy
-from worker.heldout import read_heldout, texts_of
 
 GRADER = {"type": "string_check", "reference": "5", "operation": "eq"}
 
