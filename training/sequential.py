@@ -67,7 +67,7 @@ def decide(differences: Iterable[float], margin: float, alpha: float) -> Decisio
 
     May be asked after every difference: `worse` is said of policies that are not worse, at any look, with probability
     alpha or less, and likewise `better` of one that is not, `not_worse` of one that is worse by the margin or more.
-    What was decided at an earlier look stays decided.
+    What was said at an earlier look stays said, except that `not_worse` may become `better`.
 
     Args:
         differences: each in [-1, 1], for instance of `differences_of`.
@@ -83,20 +83,19 @@ def decide(differences: Iterable[float], margin: float, alpha: float) -> Decisio
 
 
 def first_decision(differences: Sequence[float], margin: float, alpha: float) -> tuple[int, Decision]:
-    """Like `decide`, with the number of differences at which it was decided (all of them while undecided)."""
+    """Like `decide`, with the number of differences at which that was shown (all of them while undecided)."""
     if not 0.0 < margin < 1.0:
         raise ValueError(f"margin must be in (0, 1), got {margin}")
     scaled_N = _scaled(differences, -1.0, 1.0)
-    at: dict[Decision, int] = {
-        "better": int(first_crossing(scaled_N, 0.5, alpha)),
-        "not_worse": int(first_crossing(scaled_N, 0.5 - margin / 2, alpha)),
-        "worse": int(first_crossing(1.0 - scaled_N, 0.5, alpha)),
-    }
-    first = min(at.values())
-    if first >= len(differences):
-        return len(differences), "undecided"
-    # A dead heat of "better" and "not_worse" is "better": it says more.
-    return first + 1, next(name for name, look in at.items() if look == first)
+    worse = int(first_crossing(1.0 - scaled_N, 0.5, alpha))
+    not_worse = int(first_crossing(scaled_N, 0.5 - margin / 2, alpha))
+    better = int(first_crossing(scaled_N, 0.5, alpha))
+    never = len(differences)
+    if worse < never and worse <= not_worse:
+        return worse + 1, "worse"
+    if better < never:
+        return better + 1, "better"
+    return (not_worse + 1, "not_worse") if not_worse < never else (never, "undecided")
 
 
 def first_crossing(values_RN: ArrayLike, mean: float, alpha: float) -> NDArray[np.int64]:

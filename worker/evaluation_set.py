@@ -65,8 +65,8 @@ def evaluation_set(
 
     """
     found = {question.key: question for question in questions}
-    divided = len(found) >= FEW
-    sealed = {key: one for key, one in found.items() if divided and int(key[:8], 16) < sealed_share * 2**32}
+    secret = sealed_of([one.said for one in found.values()], sealed_share)
+    sealed = {key: one for (key, one), kept in zip(found.items(), secret, strict=True) if kept}
     asked = {key: one for key, one in found.items() if key not in sealed}
     asked |= {one.key: one for one in always_open if one.key not in found}
     everything = [*asked.values(), *sealed.values()]
@@ -76,6 +76,12 @@ def evaluation_set(
         said=frozenset(normal(question.said) for question in everything),
         prompts=frozenset(question.prompt_ids for question in everything),
     )
+
+
+def sealed_of(said: Sequence[str], share: float) -> list[bool]:
+    """Say of each prompt of a file whether it is sealed: by its text alone, and none where there are few."""
+    digests = [hashlib.sha256(normal(text).encode()).digest() for text in said]
+    return [len(said) >= FEW and int.from_bytes(digest[:4]) < share * 2**32 for digest in digests]
 
 
 def read_evaluation_set(

@@ -136,8 +136,8 @@ class Look:
         share = self.settings.gate_collapse
         if vitals is not None and vitals.entropy_after < share * vitals.entropy_before:
             return (
-                f"the candidate's entropy fell from {vitals.entropy_before:.3f} to {vitals.entropy_after:.3f} nats in one "
-                f"update (LEPO_GATE_COLLAPSE {share:g}); lower the learning rate"
+                f"the candidate's entropy fell from {vitals.entropy_before:.3f} to {vitals.entropy_after:.3f} nats in "
+                f"one update (LEPO_GATE_COLLAPSE {share:g}); lower the learning rate"
             )
         old, new = found.before.tokens, found.after.tokens
         if not old or not new:
