@@ -83,7 +83,7 @@ def conditions_of(settings: Settings) -> dict[str, Any]:
 def make_plan(
     name: str, questions: Iterable[str], asked: Iterable[Sequence[str]], size: int, conditions: Mapping[str, Any]
 ) -> EvaluationPlan:
-    """Make a plan with seeds of its own.
+    """Make a plan with seeds of its own; a longer one of the same name begins with a shorter one.
 
     Args:
         name: of the look, in which its seeds and order are rooted; never used twice.
@@ -95,23 +95,24 @@ def make_plan(
     """
     everything = list(questions)
     assert everything, "an evaluation set has questions"
-    rng = random.Random(name)  # noqa: S311  no secret
+    rng, seeds = random.Random(name), random.Random(f"{name}/seeds")  # noqa: S311  no secret
     order = rng.sample(everything, len(everything))
     first = _not_yet_asked(frozenset(everything), asked)
     keys = [key for key in order if key in first]
     keys += [key for key in order if key not in first]
     while len(keys) < size:
         keys += rng.sample(everything, len(everything))
-    return EvaluationPlan(name, tuple(Item(key, rng.getrandbits(_SEED_BITS)) for key in keys[:size]), conditions)
+    return EvaluationPlan(name, tuple(Item(key, seeds.getrandbits(_SEED_BITS)) for key in keys[:size]), conditions)
 
 
-def _not_yet_asked(everything: frozenset[str], asked: Iterable[Sequence[str]]) -> frozenset[str]:
+def _not_yet_asked(everything: frozenset[str], asked: Iterable[Sequence[str]]) -> set[str]:
     """Questions that are still to be asked in the current round through all of them."""
-    left = everything
+    left = set(everything)
     for plan in asked:
         for key in plan:
-            left -= {key}
-            left = left or everything
+            left.discard(key)
+            if not left:
+                left = set(everything)
     return left
 
 

@@ -26,7 +26,8 @@ PART: Final = 40  # items, at least, of one part of a plan; else half of the que
 REPEATS: Final = 16  # how often one look may ask a question, with other seeds each time
 BASE_PARTS: Final = 4  # parts the base is asked at a time: it is asked seldom, and everybody is compared with it
 BASE_LOOKS: Final = 4  # budgets of a look that are spent on the base in all
-LOOKS_BACK: Final = 60  # rounds of the lineage that count, besides those of the base
+LOOKS_BACK: Final = 60  # scores of the lineage that count, two a look, besides those of the base
+OF_BASE: Final = "/base"  # ends the name of a plan that only the base is asked
 
 HOW_TO: Final = (
     "name a JSONL file in LEPO_HELDOUT, a line per prompt, as "
@@ -73,26 +74,33 @@ class Look:
     candidate: int  # version the candidate would get; any number no forebear has
     incumbent: int  # version that serves
     base: int = 0  # version everything began with
-    plan: EvaluationPlan = field(init=False)  # all that may be asked at this look
-    base_plan: EvaluationPlan = field(init=False)  # the same of the base
     part: int = field(init=False)  # items asked at a time
+    most: int = field(init=False)  # items asked in all, of one policy
     earlier: list[Recorded] = field(init=False)  # what may be compared with what is asked now
+    asked: list[list[str]] = field(init=False)  # questions of earlier looks, the oldest first
 
     def __post_init__(self) -> None:
         conditions, keys = conditions_of(self.settings), list(self.questions.questions)
         usable = [(version, scores) for version, scores in self.recorded if scores.plan.conditions == conditions]
         first = [one for one in usable[:-LOOKS_BACK] if one[0] == self.base]
         self.earlier = first + usable[-LOOKS_BACK:]
+        looks = {one.plan.name: one.plan.items for _, one in self.earlier if not one.plan.name.endswith(OF_BASE)}
+        self.asked = [[item.question for item in items] for items in looks.values()]
         self.part = max((len(keys) + 1) // 2, min(len(keys), PART))
-        asked = {scores.plan.name: [item.question for item in scores.plan.items] for _, scores in usable}
-        most = max(self.part, min(self.settings.gate_answers, REPEATS * len(keys)))
-        self.plan = make_plan(self.name, keys, asked.values(), most, conditions)
-        self.base_plan = make_plan(f"{self.name}/base", keys, [], BASE_LOOKS * most, conditions)
+        self.most = max(self.part, min(self.settings.gate_answers, REPEATS * len(keys)))
 
     @property
     def first(self) -> EvaluationPlan:
         """What the incumbent is asked before the update, and the candidate first of all."""
-        return _head(self.plan, self.part)
+        return self.plan(self.part)
+
+    def plan(self, size: int) -> EvaluationPlan:
+        """Give the first items of all that may be asked at this look, questions first that were not asked of late."""
+        return make_plan(self.name, self.questions.questions, self.asked, size, conditions_of(self.settings))
+
+    def base_plan(self, size: int) -> EvaluationPlan:
+        """Give the first items of what the base may be asked besides."""
+        return make_plan(self.name + OF_BASE, self.questions.questions, (), size, conditions_of(self.settings))
 
     def examine(
         self, before: Scores, ask: Ask, vitals: Vitals | None = None, clock: Callable[[], float] = time.monotonic
@@ -114,7 +122,7 @@ class Look:
         if found.nothing_graded:
             return self._without_signal(found, None, "no held-out answer could be graded; see that the graders work")
         while True:
-            spent = len(found.after.outcomes) >= len(self.plan.items) or clock() >= until
+            spent = len(found.after.outcomes) >= self.most or clock() >= until
             judgement = found.judgement(final=spent)
             if judgement.decision != "undecided":
                 break
@@ -194,14 +202,13 @@ class _Found:
     def ask_more(self, ask: Ask, judgement: Judgement) -> None:
         """Ask the next part of the plan, and the base more where it is by the base that it is undecided."""
         look = self.look
-        margin, part = look.settings.gate_margin, look.part
-        doubtful = any(one.role == "base" and one.low <= -margin for one in judgement.comparisons)
-        if doubtful and (rest := self._rest_of_base()).items:
-            answered = ask(look.base, _head(rest, BASE_PARTS * part))
+        doubtful = any(one.role == "base" and one.low <= -look.settings.gate_margin for one in judgement.comparisons)
+        if doubtful and (more_of_base := self._more_of_base()).items:
+            answered = ask(look.base, more_of_base)
             self.base = answered if self.base is None else self.base + answered
-        more = _head(look.plan.after(len(self.after.outcomes)), part)
-        if len(self.before.outcomes) < len(self.after.outcomes) + len(more.items):
-            self.before += ask(look.incumbent, more)
+        done = len(self.after.outcomes)
+        more = look.plan(min(look.most, done + look.part)).after(done)
+        self.before += ask(look.incumbent, more)
         self.after += ask(look.candidate, more)
 
     def result(self, decision: Decision, words: str, judgement: Judgement | None) -> GateResult:
@@ -225,13 +232,13 @@ class _Found:
             figures["beside"] = {one.role: asdict(one) for one in judgement.comparisons}
         return GateResult(decision, words, figures, tuple(scores))
 
-    def _rest_of_base(self) -> EvaluationPlan:
-        """Give what the base may still be asked; nothing once it was asked enough in its life."""
+    def _more_of_base(self) -> EvaluationPlan:
+        """Give what the base is asked next; nothing once it was asked enough in its life."""
         look = self.look
         here = 0 if self.base is None else len(self.base.outcomes)
         before = sum(len(scores.outcomes) for version, scores in look.earlier if version == look.base)
-        plan = look.base_plan
-        return _head(plan.after(here), max(0, len(plan.items) - before - here))
+        more = min(BASE_PARTS * look.part, BASE_LOOKS * look.most - before - here)
+        return look.base_plan(here + max(0, more)).after(here)
 
     def _read(self, rounds: Iterable[Round]) -> list[Measured]:
         measured = (measure(one, self._difficulty) for one in rounds)
@@ -285,10 +292,6 @@ def _name(role: str, version: int) -> str:
     return {"incumbent": f"version {version}, which serves", "base": "the base"}.get(
         role, f"the best, version {version}"
     )
-
-
-def _head(plan: EvaluationPlan, size: int) -> EvaluationPlan:
-    return replace(plan, items=plan.items[:size])
 
 
 def _mean(values: Sequence[float]) -> float | None:
