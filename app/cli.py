@@ -36,6 +36,7 @@ BENCHES: Final = {
     "http": ("benchmarks.http:command", "The server against its own engine."),
     "online": ("benchmarks.online.command:command", "Learning from live traffic, one grade per answer."),
     "update": ("benchmarks.update.command:command", "The gradient at a real vocabulary, against full logits."),
+    "gate": ("benchmarks.gate.command:command", "The gate and the canary's test on policies whose quality is known."),
     "learning": ("benchmarks.learning.command:command", "LEPO against its rivals, from one base."),
 }
 

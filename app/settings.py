@@ -213,14 +213,37 @@ class Settings(BaseSettings):
 
     # Gate and stops
     heldout: Path | None = Field(
-        None, description="JSONL of prompts with graders, never trained on; unset: the gate has no signal."
+        None, description="JSONL of prompts with graders, never trained on; unset: the gate sees nothing."
     )
-    heldout_size: int = Field(200, ge=1, description="Held-out prompts a gate asks.")
-    gate_margin: Fraction = Field(
-        0.05, description="How much worse on held-out prompts a checkpoint may look and still be promoted."
+    heldout_size: int = Field(200, ge=1, description="Held-out prompts that are read.")
+    heldout_sealed: float = Field(
+        0.2,
+        ge=0,
+        lt=1,
+        description="Share of them the gate never asks, kept for figures one quotes; 0 below 20 prompts.",
+    )
+    gate_margin: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="Fall of the held-out mean, against what serves, the base or the best, taken as none.",
+    )
+    gate_alpha: float = Field(
+        0.02, gt=0, lt=1, description="Chance of refusing a checkpoint that is as good as its forebears."
+    )
+    gate_answers: int = Field(
+        960, ge=1, description="Most held-out answers of one policy at one look; asked in parts while it is undecided."
+    )
+    gate_seconds: float = Field(
+        60.0, ge=0, description="Seconds after which the gate asks no further part and decides by what it has."
+    )
+    gate_collapse: Fraction = Field(
+        0.3,
+        description="Refused: entropy or length below this share of the serving policy's, or length above its inverse.",
     )
     gate_no_signal: Literal["promote", "hold"] = Field(
-        "promote", description="What to do with a checkpoint the gate cannot judge."
+        "hold",
+        description="What to do with a checkpoint the gate cannot judge: no held-out prompts, or none answered right.",
     )
     max_kl: float = Field(
         0.5, gt=0, description="Mean KL to the old policy after an update, beyond which it is discarded."

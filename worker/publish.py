@@ -28,7 +28,7 @@ from training.advantage import Tracker
 from training.checkpoint import checkpoint_dir, publish, sweep
 from training.policy import Policy, fingerprint
 from worker.batch import write_trackers
-from worker.exam import Marks, detail_of
+from worker.evaluation import Scores, detail_of
 from worker.job import RunningJob, plain
 from worker.retention import make_room
 from worker.work import Assignment
@@ -57,7 +57,7 @@ class Candidate:
     directory: Path
     digest: str  # fingerprint of its parameters
     drift: float  # of the policy since the base, nats
-    marks: Marks | None  # of its evaluation, if there was one
+    scores: Scores | None  # of its evaluation, if there was one
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def publish_files(
     beside: Callable[[Path], None],
     parent_dir: Path,
     drift: float,
-    marks: Marks | None,
+    scores: Scores | None,
 ) -> Candidate:
     """Write the learned weights as the next version.
 
@@ -89,7 +89,7 @@ def publish_files(
         beside: writes what else belongs into the checkpoint.
         parent_dir: where checkpoints are.
         drift: of the policy since the base, nats.
-        marks: of its evaluation, if there was one.
+        scores: of its evaluation, if there was one.
 
     Raises:
         Fenced: the job is no longer ours.
@@ -111,7 +111,7 @@ def publish_files(
         training_state=state,
         beside=beside,
     )
-    return Candidate(version, directory, fingerprint(policy.model), drift, marks)
+    return Candidate(version, directory, fingerprint(policy.model), drift, scores)
 
 
 def bytes_of(policy: Policy, state: Mapping[str, Tensor]) -> int:
@@ -193,7 +193,7 @@ def decide(
         metrics=plain({**job.metrics, "drift": candidate.drift}),
         version=candidate.version,
     )
-    record_marks(session, row, "gate", candidate.marks)
+    record_scores(session, row, "gate", candidate.scores)
     write_trackers(session, trackers, assignment.serving.version)
     figures = plain(decision.figures)
     if decision.fate == "promote":
@@ -217,13 +217,12 @@ def decide(
     )
 
 
-def record_marks(session: Session, checkpoint: Checkpoint, kind: str, marks: Marks | None) -> None:
-    """Keep how a checkpoint did; an evaluation nobody could mark leaves no row."""
-    if marks is not None and marks.marked:
-        total = len(marks.marked)
-        evaluations.record_evaluation(
-            session, checkpoint.id, kind, correct=marks.correct, total=total, detail=detail_of(marks)
-        )
+def record_scores(session: Session, checkpoint: Checkpoint, kind: str, scores: Scores | None) -> None:
+    """Keep how a checkpoint did; an evaluation nobody could grade leaves no row."""
+    if scores is not None and scores.graded:
+        total = len(scores.graded)
+        detail = detail_of(scores)
+        evaluations.record_evaluation(session, checkpoint.id, kind, correct=scores.correct, total=total, detail=detail)
 
 
 def ring(redis_url: str, version: int) -> None:

@@ -55,7 +55,7 @@ class Resident:
         """
         if self._policy is None or self._policy.version != source.version:
             self.drop()
-            self._policy = self._load(source)
+            self._policy = self.load(source)
         return self._policy
 
     def learner(self, source: Source, base: Source, config: UpdateConfig) -> Learner:
@@ -114,7 +114,7 @@ class Resident:
             first, made_with = made_of(Path(source.path))
             gone = Path(first).is_absolute() and not Path(first).is_dir()
             if made_with == lora and not gone:
-                policy = self._load(base if first == base.path else Source(source.version, first))
+                policy = self.load(base if first == base.path else Source(source.version, first))
                 self._policy = replace(policy, version=source.version)
                 self._twin = Adapted(self._policy.model, lora, first)
                 self._twin.load(Path(source.path))
@@ -123,7 +123,13 @@ class Resident:
         self._twin = Adapted(self.policy(source).model, lora, source.path)
         return False
 
-    def _load(self, source: Source) -> Policy:
+    def load(self, source: Source) -> Policy:
+        """Load the policy of a version anew, beside the resident one.
+
+        Raises:
+            ValueError: the directory is damaged or incomplete; the message says how.
+
+        """
         if published(source.path):
             verify(Path(source.path))
         log.info("loading policy version %d from %s", source.version, source.path)
@@ -140,7 +146,7 @@ class Resident:
         if config.objective.beta == 0:
             return None
         if self._reference is None or self._reference.version != base.version:
-            self._reference = self._load(base)
+            self._reference = self.load(base)
         return self._reference.model
 
 

@@ -17,7 +17,7 @@ from app.store.grades import Reward
 from training.advantage import Graded, Mode
 from training.codec import decode
 from training.rollout import Rollout
-from worker.heldout import HeldOut
+from worker.evaluation_set import EvaluationSet
 
 Reason = Literal[
     "unreadable",  # its rollout is of a codec this release does not read, damaged, or of another model
@@ -64,7 +64,7 @@ class Filtered:
 
 
 def filter_samples(
-    claimed: Sequence[Claimed], keys: Mapping[str, str], rules: Rules, heldout: HeldOut | None
+    claimed: Sequence[Claimed], keys: Mapping[str, str], rules: Rules, heldout: EvaluationSet | None
 ) -> Filtered:
     """Sort claimed answers into samples and reasons.
 
@@ -89,7 +89,7 @@ def filter_samples(
     return Filtered(samples, rollouts, skipped)
 
 
-def examine(one: Claimed, rules: Rules, heldout: HeldOut | None) -> Rollout | Reason:
+def examine(one: Claimed, rules: Rules, heldout: EvaluationSet | None) -> Rollout | Reason:
     """Read one rollout, or say why it is not learned from."""
     try:
         rollout = decode(one.payload)

@@ -55,11 +55,16 @@ def begin(context: Context) -> Assignment | None:
                 return None
             asked = jobs.request(session, trigger="schedule", requested_by="beat")
             job = jobs.start(session, context.name, lease_of(context.settings))
-            if job is None or job.id != asked.id:
-                raise _NotWorthIt  # another worker was quicker, or somebody asked for a job just now
-            return assign(session, context.settings, job, outlook)
+            return assign(session, context.settings, only(job, asked), outlook)
     except _NotWorthIt:
         return None
+
+
+def only(job: Job | None, asked: Job) -> Job:
+    """Make sure that the job which starts is the one we asked for: another worker or an operator may be quicker."""
+    if job is None or job.id != asked.id:
+        raise _NotWorthIt
+    return job
 
 
 def requested(session: Session, context: Context) -> Assignment | None:

@@ -78,6 +78,8 @@ def try_condition(condition: Condition, plan: Plan, tell: Callable[[str], None])
             heldout = directory / "heldout.jsonl"
             write_problems(heldout, generate(FAMILY, Split.VALIDATION, GATE_PROBLEMS, seed=0))
             env |= {"LEPO_HELDOUT": str(heldout), "LEPO_HELDOUT_SIZE": str(GATE_PROBLEMS)}
+        else:
+            env |= {"LEPO_GATE_NO_SIGNAL": "promote"}
         with Stack(directory / "stack", env) as stack:
             made = 1 if condition.lone_key else plan.users
             keys = [stack.create_key(f"user-{index}", ("infer", "grade")) for index in range(made)]

@@ -12,7 +12,7 @@ import pytest
 from app.errors import BadRequest
 from app.held_out import require_held_out
 from app.settings import Settings
-from worker.heldout import read_heldout
+from worker.evaluation_set import read_evaluation_set
 
 GRADER = {"type": "string_check", "operation": "eq", "reference": "5"}
 LINE = json.dumps({"prompt": "2 + 3", "grader": GRADER})
@@ -23,7 +23,7 @@ def test_what_the_exam_reads_is_let_through(tmp_path: Path, tokenizer: Any) -> N
     asked = [{"role": "user", "content": "2 + 3"}]
     file.write_text(f"{LINE}\n\n{json.dumps({'messages': asked, 'grader': GRADER})}\nbeyond the size, never read\n")
     require_held_out(Settings(heldout=file, heldout_size=2))
-    assert len(read_heldout(file, 2, tokenizer).questions) == 2
+    assert len(read_evaluation_set(file, 2, tokenizer, 0.0).questions) == 2
     require_held_out(Settings(heldout=None))
 
 

@@ -4,7 +4,6 @@ import errno
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
@@ -23,11 +22,11 @@ from training.lora import made_of
 from training.policy import fingerprint, load_policy
 from training.update import Learner
 from worker.batch import Batch
-from worker.exam import Marks, paper_of, recorded
-from worker.heldout import read_heldout
+from worker.evaluation import Scores, conditions_of, make_plan, read_scores
+from worker.evaluation_set import read_evaluation_set
 from worker.job import MOST_FAILURES, RunningJob, end_lost_jobs
 from worker.learn import carry_out, learn, update
-from worker.publish import record_marks
+from worker.publish import record_scores
 from worker.update_config import update_config
 from worker.watchdog import Watchdog
 from worker.work import begin
@@ -332,27 +331,31 @@ def test_an_mlflow_server_out_of_reach_does_not_stop_learning(world: World, capl
     assert "MLflow at nonsense://nowhere does not take records" in caplog.text
 
 
-def test_the_gate_refuses_a_candidate_that_answers_worse_than_what_serves(world: World, tmp_path: Path) -> None:
-    held = write_heldout(tmp_path / "held.jsonl", [f"question {index}" for index in range(20)], NEVER_RIGHT)
+def test_the_gate_refuses_a_candidate_that_answers_worse_than_the_base(world: World, tmp_path: Path) -> None:
+    world.samples()
+    assert learn(world.context) == "promoted"
+    held = write_heldout(tmp_path / "held.jsonl", [f"question {index}" for index in range(30)], NEVER_RIGHT)
     gated = world.with_settings(heldout=held)
-    heldout = read_heldout(held, 200, gated.policy().tokenizer)
-    with gated.store.session() as session:  # on record: the serving version got everything right
-        serving = checkpoints.by_version(session, 0)
-        record_marks(session, serving, "base", Marks((1.0,) * 20, paper_of(heldout, gated.settings)))
+    questions = read_evaluation_set(held, 30, gated.policy().tokenizer, gated.settings.heldout_sealed)
+    plan = make_plan("long ago", questions.questions, [], 200, conditions_of(gated.settings))
+    with gated.store.session() as session:  # on record: the base got everything right
+        record_scores(session, checkpoints.by_version(session, 0), "base", Scores(plan, (1.0,) * 200))
     gated.samples()
     assert learn(gated.context) == "refused"
-    (job,) = gated.jobs()
-    assert (job.status, job.verdict, job.fault) == ("succeeded", "refused", "policy")
-    assert job.metrics["gate"]["decision"] == "reject"
-    assert (job.metrics["gate"]["before"], job.metrics["gate"]["after"]) == (1.0, 0.0)
-    assert gated.serving().version == 0
-    assert "learned" not in gated.reasons()
-    assert verify(gated.checkpoints_dir / "v00000001").version == 1, "it is kept for a while, to be looked into"
+    job = gated.jobs()[-1]
+    assert (job.status, job.verdict) == ("succeeded", "refused")
+    gate = job.metrics["gate"]
+    assert (gate["decision"], gate["beside"]["base"]["version"]) == ("refuse", 0)
+    assert gate["beside"]["base"]["difference"] == pytest.approx(-1.0)
+    assert "against the base" in (job.error or "")
+    assert gated.serving().version == 1
+    assert verify(gated.checkpoints_dir / "v00000002").version == 2, "it is kept for a while, to be looked into"
     with gated.store.session() as session:
-        assert checkpoints.by_version(session, 1).state == "refused"
+        serving = checkpoints.by_version(session, 1)
+        assert [row.kind for row in evaluations.list_evaluations(session, checkpoint_id=serving.id)] == ["heldout"]
 
 
-def test_each_version_sits_the_exam_once(world: World, tmp_path: Path) -> None:
+def test_every_look_asks_anew_and_keeps_what_it_asked(world: World, tmp_path: Path) -> None:
     held = write_heldout(tmp_path / "held.jsonl", [f"question {index}" for index in range(6)], ALWAYS_RIGHT)
     gated = world.with_settings(heldout=held)
     for _ in range(2):
@@ -361,9 +364,20 @@ def test_each_version_sits_the_exam_once(world: World, tmp_path: Path) -> None:
     with gated.store.session() as session:
         rows = list(session.scalars(select(Evaluation).order_by(Evaluation.id)))
         versions = [checkpoints.get_checkpoint(session, row.checkpoint_id).version for row in rows]
-    assert list(zip(versions, [row.kind for row in rows], strict=True)) == [(0, "base"), (1, "gate"), (2, "gate")]
-    assert [(row.correct, row.total) for row in rows] == [(6, 6)] * 3
-    assert [job.metrics["gate"]["decision"] for job in gated.jobs()] == ["promote", "promote"]
+    kinds = list(zip(versions, [row.kind for row in rows], strict=True))
+    assert [one for one in kinds if one[1] != "base"] == [(1, "gate"), (1, "heldout"), (2, "gate")]
+    assert kinds[0] == (0, "base")
+    assert all(row.correct == row.total for row in rows)
+    scores = [one for row in rows if (one := read_scores(row.detail)) is not None]
+    assert len(scores) == len(rows)
+    first, second = (
+        {item.seed for one in scores if one.plan.name == str(job.id) for item in one.plan.items} for job in gated.jobs()
+    )
+    assert first
+    assert second
+    assert not first & second
+    assert [job.metrics["gate"]["decision"] for job in gated.jobs()] == ["pass", "pass"]
+    assert "against the base" in gated.jobs()[1].metrics["gate"]["words"]
 
 
 @pytest.mark.parametrize(("policy", "outcome", "version"), [("promote", "promoted", 1), ("hold", "held", 0)])
@@ -373,7 +387,9 @@ def test_a_gate_without_signal_does_what_the_operator_chose(
     chosen = world.with_settings(gate_no_signal=policy)
     chosen.samples()
     assert learn(chosen.context) == outcome
-    assert chosen.jobs()[0].metrics["gate"]["decision"] == "no_signal"
+    gate = chosen.jobs()[0].metrics["gate"]
+    assert gate["decision"] == ("pass" if policy == "promote" else "hold")
+    assert "held-out prompts" in gate["words"]
     assert chosen.serving().version == version
     verify(chosen.checkpoints_dir / "v00000001")
 
@@ -649,19 +665,3 @@ def test_files_of_a_killed_publisher_are_replaced(world: World) -> None:
     assert learn(world.context) == "promoted"
     verify(leftover)
     assert sorted(path.name for path in world.checkpoints_dir.iterdir()) == ["v00000000", "v00000001"]
-
-
-def test_marks_on_record_are_those_of_the_same_exam_only(world: World, tmp_path: Path) -> None:
-    held = write_heldout(tmp_path / "held.jsonl", ["one", "two"], ALWAYS_RIGHT)
-    heldout = read_heldout(held, 200, world.policy().tokenizer)
-    marks = Marks((1.0, None), paper_of(heldout, world.settings))
-    with world.store.session() as session:
-        serving = checkpoints.by_version(session, 0)
-        record_marks(session, serving, "base", marks)
-        rows = evaluations.list_evaluations(session, checkpoint_id=serving.id)
-        assert recorded(rows, marks.paper) == marks
-        assert [(row.correct, row.total) for row in rows] == [(1, 1)]
-        other = world.with_settings(latent_length=1).settings
-        assert recorded(rows, paper_of(heldout, other)) is None
-        assert asdict(marks)["outcomes"] == (1.0, None)
-        assert session.scalar(select(func.count()).select_from(Claim)) == 0

@@ -24,7 +24,8 @@ from app.store.policy_life import Event
 from app.store.tables import Checkpoint, Claim, Grade, Interaction, Transition
 from tests.conftest import answer
 from worker import trial
-from worker.learn import gate
+from worker.examine import decide
+from worker.gate import no_questions
 from worker.trial import TrialClock, look
 
 NOWHERE = "redis+socket:///nowhere"
@@ -120,18 +121,12 @@ def bench(store: Store, base_checkpoint: Checkpoint) -> Bench:
     return Bench(store, base_checkpoint, random.Random(3))
 
 
-class Noted:
-    """A job of which only the diary is asked for."""
-
-    def note(self, message: str, **figures: Any) -> None: ...
-
-
 @pytest.mark.parametrize(
     ("canary", "shadow", "fate"), [(0.1, 0.0, "canary"), (0.1, 0.2, "shadow"), (0.0, 0.0, "promote")]
 )
 def test_a_candidate_that_passes_the_gate_goes_where_the_shares_say(canary: float, shadow: float, fate: str) -> None:
     settings = Settings(canary_share=canary, shadow_share=shadow, gate_no_signal="promote")
-    assert gate(Noted(), settings, None, None).fate == fate  # type: ignore[arg-type]
+    assert decide(no_questions(settings), settings).fate == fate
 
 
 def test_a_worse_canary_is_rolled_back_and_its_figures_stand_on_the_move(bench: Bench) -> None:

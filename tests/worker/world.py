@@ -205,7 +205,6 @@ def make_world(store: Store, model: Path, var_dir: Path, redis_url: str = "redis
         learn_interval=0.05,
         learner_lease=2,
         key_patience=0,
-        gate_no_signal="promote",
         max_divergence=10,
         latent_length=2,
         max_completion_tokens=6,
@@ -214,6 +213,7 @@ def make_world(store: Store, model: Path, var_dir: Path, redis_url: str = "redis
         max_length=64,
         slots=32,
         phase_deadline=60,
+        gate_no_signal="promote",  # most tests are not about the gate
     )
     base = load_policy(model, version=0, dtype=torch.float32, device="cpu")
     directory = publish(base, var_dir / "checkpoints", version=0, parent_version=None, training={}, created=CREATED)

@@ -33,6 +33,13 @@ if TYPE_CHECKING:
 @click.option("--top-p", default=0.95, show_default=True, type=float, help="Nucleus kept per step.")
 @click.option("--max-new", default=2048, show_default=True, type=int, help="Latent steps plus tokens of an answer.")
 @click.option("--limit", type=click.IntRange(min=1), help="Ask only the first so many problems.")
+@click.option(
+    "--part",
+    type=click.Choice(["all", "open", "sealed"]),
+    default="all",
+    show_default=True,
+    help="Of a held-out file: what the gate asks, or what it never asks and one may quote (LEPO_HELDOUT_SEALED).",
+)
 @click.option("--against", multiple=True, help="Training data (as --data): refuse when a problem is in both.")
 @click.option("--greedy/--no-greedy", default=True, show_default=True, help="Ask for the greedy answer too.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Problem i has seed + i.")
@@ -56,6 +63,7 @@ def command(
     top_p: float,
     max_new: int,
     limit: int | None,
+    part: str,
     against: tuple[str, ...],
     *,
     greedy: bool,
@@ -99,7 +107,7 @@ def command(
             Asking(Sampling(length, tau, temperature, top_k, top_p, seed, draws), max_new, number, slots)
             for length in latent_lengths
         ]
-    problems = read_source(data)[:limit]
+    problems = part_of(read_source(data), part)[:limit]
     require_apart(chain.from_iterable(map(read_source, against)), problems, data)
     policy = open_model(model, version=0, dtype=dtype, device=device)
     if records:
@@ -115,6 +123,17 @@ def command(
         click.echo(json.dumps({"data": data, "model": model, "k": k, "samples": number, "tau": tau, "scores": shown}))
         return
     Console().print(score_table(scores, k, f"{model} on {data}"))
+
+
+def part_of(problems: "list[Problem]", part: str) -> "list[Problem]":
+    """Take a part of a held-out file, divided as the gate divides it."""
+    from app.settings import read_settings
+    from worker.evaluation_set import sealed_of
+
+    if part == "all":
+        return problems
+    sealed = sealed_of([problem.prompt for problem in problems], read_settings().heldout_sealed)
+    return [problem for problem, secret in zip(problems, sealed, strict=True) if secret == (part == "sealed")]
 
 
 def evaluate_with_progress(

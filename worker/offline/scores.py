@@ -9,8 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from training.gate import bootstrap_interval
-from training.intervals import wilson
+from training.intervals import bootstrap_interval, wilson
 from worker.offline.answers import Mark
 
 

@@ -1,0 +1,1 @@
+"""`lepo bench gate`: the gate and the canary's test on simulated policies, whose true quality is known."""
