@@ -20,7 +20,7 @@ LINE = json.dumps({"prompt": "2 + 3", "grader": GRADER})
 
 def test_what_the_exam_reads_is_let_through(tmp_path: Path, tokenizer: Any) -> None:
     file = tmp_path / "heldout.jsonl"
-    asked = [{"role": "user", "content": "2 + 3"}]
+    asked = [{"role": "user", "content": "2 + 4"}]
     file.write_text(f"{LINE}\n\n{json.dumps({'messages': asked, 'grader': GRADER})}\nbeyond the size, never read\n")
     require_held_out(Settings(heldout=file, heldout_size=2))
     assert len(read_evaluation_set(file, 2, tokenizer, 0.0).questions) == 2
