@@ -67,7 +67,7 @@ class Levels:
             weight_VV = np.linalg.inv(one.covariance_VV)
             precision_VV[np.ix_(rows, rows)] += weight_VV
             pull_V[rows] += weight_VV @ one.level_V
-        self._covariance_VV: Floats = np.linalg.inv(precision_VV)
+        self._covariance_VV: Floats = np.linalg.inv(precision_VV).astype(np.float64)
         self._level_V: Floats = self._covariance_VV @ pull_V
 
     @property

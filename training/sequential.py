@@ -122,7 +122,7 @@ def log_wealth(values_RN: ArrayLike, mean: float) -> Floats:
     total_RN = np.full(gain_RN.shape, -np.inf)
     for fraction in _FRACTIONS:
         np.logaddexp(total_RN, np.cumsum(np.log1p(fraction * gain_RN), axis=-1), out=total_RN)
-    return total_RN - np.log(len(_FRACTIONS))
+    return np.asarray(total_RN - np.log(len(_FRACTIONS)))
 
 
 def differences_of(arrivals: Iterable[tuple[bool, float]]) -> list[float]:

@@ -7,7 +7,7 @@ a promoted checkpoint with its grades spent or neither. Leaves out how each step
 
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Final, Literal
 
@@ -22,13 +22,14 @@ from worker.begin import Begun, begin
 from worker.beliefs import read_trackers, write_trackers
 from worker.evaluation import EvaluationPlan, Scores, evaluate
 from worker.evaluation_set import EvaluationSet, read_evaluation_set
-from worker.gate import GateResult, Look, Vitals, no_questions, recorded_of
+from worker.gate import Ask, GateResult, Look, Vitals, no_questions, recorded_of
 from worker.lessons import Rules, sift
 from worker.lock import learner_lock
 from worker.plan import update_config
 from worker.promote import Candidate, prune, publish_files, record_scores, ring, settle
 from worker.recorders import Destinations, RecorderUnavailable
 from worker.regroup import regroup
+from worker.resident import Source
 from worker.run import GateRefused, Run, overrun, recover
 from worker.watch import Watch
 from worker.workshop import Workshop
@@ -93,9 +94,10 @@ def improve(shop: Workshop, begun: Begun, run: Run) -> Outcome:
     if not batch.rollouts:
         return nothing_to_learn(run, begun, batch)
     look, before = None, None
+    there: dict[int, Source] = {}
     if heldout is not None:
         run.enter("evaluate")
-        look = look_of(run, begun, heldout)
+        look, there = look_of(run, begun, heldout)
         before = evaluate(policy, heldout, look.first, begun.settings, lambda _: run.watch.check())
 
     run.enter("update")
@@ -106,10 +108,10 @@ def improve(shop: Workshop, begun: Begun, run: Run) -> Outcome:
     result = no_questions(begun.settings)
     if look is not None and before is not None:
         vitals = Vitals(report.entropy_before, report.entropy_after)
-        result = look.examine(before, asking(shop, run, begun, policy, look), vitals)
+        result = look.examine(before, asking(shop, run, policy, look, there), vitals)
     after = None if look is None else result.of(look.candidate)
     record(shop.settings, begun.serving.version + 1, batch, report, after)
-    serve = gate(run, begun, result)
+    serve = gate(run, begun, look, result)
 
     run.enter("publish")
     directory = shop.settings.var_dir / CHECKPOINTS
@@ -165,35 +167,46 @@ def nothing_to_learn(run: Run, begun: Begun, batch: Batch) -> Outcome:
     return "nothing_to_learn"
 
 
-def look_of(run: Run, begun: Begun, heldout: EvaluationSet) -> Look:
-    """Prepare the gate's look, with what the serving version and its forebears were asked before."""
+def look_of(run: Run, begun: Begun, heldout: EvaluationSet) -> tuple[Look, dict[int, Source]]:
+    """Prepare the gate's look, with what the serving version and its forebears were asked before.
+
+    Returns:
+        the look, and where the weights of those forebears are that may be asked again.
+
+    """
     with run.store.session() as session:
-        lineage = {begun.serving_id: begun.serving.version}
-        one = get_checkpoint(session, begun.serving_id)
-        while one.parent_id is not None:
-            one = get_checkpoint(session, one.parent_id)
-            lineage[one.id] = one.version
-        rows = [row for row in evaluations.list_evaluations(session, limit=400) if row.checkpoint_id in lineage]
-        rows += [row for row in evaluations.list_evaluations(session, checkpoint_id=one.id) if row not in rows]
-        rows.sort(key=lambda row: row.id)
-        recorded = recorded_of((lineage[row.checkpoint_id], row.detail) for row in rows)
+        lineage = [get_checkpoint(session, begun.serving_id)]
+        while (parent := lineage[-1].parent_id) is not None:
+            lineage.append(get_checkpoint(session, parent))
+        version_of = {one.id: one.version for one in lineage}
+        rows = [row for row in evaluations.list_evaluations(session, limit=400) if row.checkpoint_id in version_of]
+        first = evaluations.list_evaluations(session, checkpoint_id=lineage[-1].id)
+        rows = sorted({row.id: row for row in (*rows, *first)}.values(), key=lambda row: row.id)
+        recorded = recorded_of((version_of[row.checkpoint_id], row.detail) for row in rows)
         candidate = checkpoints.next_version(session)
-    serving, base = begun.serving.version, begun.base.version
-    return Look(begun.settings, heldout, recorded, str(begun.job_id), candidate, serving, base)
+        there = {one.version: Source(one.version, one.path) for one in lineage if not one.metrics.get("deleted")}
+    there |= {one.version: one for one in (begun.base, begun.serving)}
+    look = Look(
+        settings=begun.settings,
+        questions=heldout,
+        recorded=recorded,
+        name=str(begun.job_id),
+        candidate=candidate,
+        incumbent=begun.serving.version,
+        base=begun.base.version,
+        reachable=there.keys(),
+    )
+    return look, there
 
 
-def asking(
-    shop: Workshop, run: Run, begun: Begun, policy: Policy, look: Look
-) -> Callable[[int, EvaluationPlan], Scores]:
-    """Make what the gate asks by: the candidate is in memory, its forebears are loaded when they are needed."""
-    forebears: dict[int, Policy] = {}
+def asking(shop: Workshop, run: Run, policy: Policy, look: Look, there: Mapping[int, Source]) -> Ask:
+    """Make what the gate asks by: the candidate is in memory, a forebear is loaded when it is asked."""
+    loaded: dict[int, Policy] = {look.candidate: policy}
 
     def ask(version: int, plan: EvaluationPlan) -> Scores:
-        if version != look.candidate and version not in forebears:
-            source = next(one for one in (begun.serving, begun.base) if one.version == version)
-            forebears[version] = shop.resident.load(source)
-        asked = policy if version == look.candidate else forebears[version]
-        return evaluate(asked, look.questions, plan, begun.settings, lambda _: run.watch.check())
+        if version not in loaded:
+            loaded[version] = shop.resident.load(there[version])
+        return evaluate(loaded[version], look.questions, plan, look.settings, lambda _: run.watch.check())
 
     return ask
 
@@ -238,7 +251,7 @@ def record(settings: Settings, version: int, batch: Batch, report: UpdateReport,
         log.warning("%s", error)
 
 
-def gate(run: Run, begun: Begun, result: GateResult) -> bool:
+def gate(run: Run, begun: Begun, look: Look | None, result: GateResult) -> bool:
     """Keep what the gate asked of those who have a row; returns whether to serve the candidate (else it is held).
 
     Raises:
@@ -248,7 +261,7 @@ def gate(run: Run, begun: Begun, result: GateResult) -> bool:
     run.note("gate", gate={**result.figures, "words": result.words})
     with run.store.session() as session:
         for version, scores in result.scores:
-            if version in {begun.serving.version, begun.base.version}:
+            if look is not None and version != look.candidate:
                 kind = "base" if version == begun.base.version else "heldout"
                 record_scores(session, by_version(session, version), kind, scores)
     if result.decision == "refuse":

@@ -59,7 +59,7 @@ class Lineage:
         own_I = normal(seed_I, version)
         if version not in self.parents:
             return own_I
-        return DRIFT * self._number(self.parents[version], seed_I) + (1 - DRIFT**2) ** 0.5 * own_I
+        return np.asarray(DRIFT * self._number(self.parents[version], seed_I) + (1 - DRIFT**2) ** 0.5 * own_I)
 
     def _threshold(self, level: float) -> Floats:
         """Give what the number of a right answer is below, for each question at this mean."""
