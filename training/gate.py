@@ -30,7 +30,7 @@ STRICT: Final = 0.01  # the same, once the incumbent has not
 BEHIND: Final = 0.25  # shares of the margin: an incumbent this far below base or best has not held its level,
 DOUBT: Final = 0.5  # and a fall that passes when the budget is spent
 STRICT_DOUBT: Final = 0.4  # the same, once the incumbent has not held its level
-SHOWN: Final = 3.0  # standard errors by which a forebear must be above the incumbent to be the best so far
+SHOWN: Final = 2.0  # standard errors by which a forebear must be above the incumbent to be the best so far
 
 
 @dataclass(frozen=True, slots=True)

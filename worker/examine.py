@@ -3,7 +3,8 @@
 Leaves out how a look goes (`worker.gate`) and what a decision leads to (`worker.publish`).
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from app.settings import Settings
@@ -14,10 +15,11 @@ from training.update import UpdateReport
 from worker.context import Context
 from worker.evaluation import EvaluationPlan, Scores, evaluate
 from worker.evaluation_set import EvaluationSet, read_evaluation_set
-from worker.gate import GateResult, Look, Vitals, no_questions, recorded_of
+from worker.gate import Ask, GateResult, Look, Vitals, no_questions, recorded_of
 from worker.job import RunningJob
 from worker.publish import Decision, record_scores
-from worker.work import Assignment
+from worker.resident import Source
+from worker.work import Assignment, source_of
 
 ROWS: Final = 400  # newest evaluations of a lineage that a look builds on, besides those of the base
 
@@ -29,26 +31,42 @@ def questions(settings: Settings, policy: Policy) -> EvaluationSet | None:
     return read_evaluation_set(settings.heldout, settings.heldout_size, policy.tokenizer, settings.heldout_sealed)
 
 
-def look_of(job: RunningJob, assignment: Assignment, heldout: EvaluationSet) -> Look:
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The gate's look at a candidate, and where the weights are of those it may be compared with."""
+
+    look: Look
+    sources: Mapping[int, Source]  # version -> weights, of forebears that may be asked again
+
+
+def compare_with(job: RunningJob, assignment: Assignment, heldout: EvaluationSet) -> Comparison:
     """Prepare the gate's look, with what the serving version and its forebears were asked before."""
     with job.store.session() as session:
-        versions = {
-            one.checkpoint.id: one.checkpoint.version for one in lineage.ancestors(session, assignment.serving_id)
-        }
-        base = checkpoints.by_version(session, assignment.base.version)
+        line = [one.checkpoint for one in lineage.ancestors(session, assignment.serving_id)]
+        versions = {row.id: row.version for row in line}
         rows = [row for row in evaluations.list_evaluations(session, limit=ROWS) if row.checkpoint_id in versions]
-        known = {row.id for row in rows}
-        rows += [row for row in evaluations.list_evaluations(session, checkpoint_id=base.id) if row.id not in known]
-        rows.sort(key=lambda row: row.id)
-        versions[base.id] = base.version
+        first = evaluations.list_evaluations(session, checkpoint_id=line[-1].id)
+        rows = sorted({row.id: row for row in (*rows, *first)}.values(), key=lambda row: row.id)
         recorded = recorded_of((versions[row.checkpoint_id], row.detail) for row in rows)
         candidate = checkpoints.next_version(session)
-    name = str(assignment.job_id)
-    return Look(assignment.settings, heldout, recorded, name, candidate, assignment.serving.version, base.version)
+        sources = {row.version: source_of(row) for row in line if row.files_deleted_at is None}
+    sources |= {one.version: one for one in (assignment.base, assignment.serving)}
+    look = Look(
+        settings=assignment.settings,
+        questions=heldout,
+        recorded=recorded,
+        name=str(assignment.job_id),
+        candidate=candidate,
+        incumbent=assignment.serving.version,
+        base=assignment.base.version,
+        reachable=sources.keys(),
+    )
+    return Comparison(look, sources)
 
 
-def ask_incumbent(job: RunningJob, look: Look, policy: Policy) -> Scores:
+def ask_incumbent(job: RunningJob, comparison: Comparison, policy: Policy) -> Scores:
     """Ask what serves the first part of a look, before the update changes it."""
+    look = comparison.look
     return evaluate(policy, look.questions, look.first, look.settings, lambda _: job.watchdog.check())
 
 
@@ -57,7 +75,7 @@ def examine(
     job: RunningJob,
     assignment: Assignment,
     policy: Policy,
-    look: Look | None,
+    comparison: Comparison | None,
     before: Scores | None,
     report: UpdateReport,
 ) -> GateResult:
@@ -68,36 +86,33 @@ def examine(
         job: the running one.
         assignment: the job's.
         policy: the candidate, as learned.
-        look: the gate's; None where there is no held-out set.
+        comparison: with whom; None where there is no held-out set.
         before: the incumbent's answers, likewise.
         report: of the update.
 
     """
     result = no_questions(assignment.settings)
-    if look is not None and before is not None:
+    if comparison is not None and before is not None:
         vitals = Vitals(report.entropy_before, report.entropy_after)
-        result = look.examine(before, asking(context, job, assignment, policy, look), vitals)
+        result = comparison.look.examine(before, asking(context, job, policy, comparison), vitals)
     job.note("gate", gate={**result.figures, "words": result.words})
     with job.store.session() as session:
         for version, scores in result.scores:
-            if version in {assignment.serving.version, assignment.base.version}:
+            if comparison is not None and version != comparison.look.candidate:
                 kind = "base" if version == assignment.base.version else "heldout"
                 record_scores(session, checkpoints.by_version(session, version), kind, scores)
     return result
 
 
-def asking(
-    context: Context, job: RunningJob, assignment: Assignment, policy: Policy, look: Look
-) -> Callable[[int, EvaluationPlan], Scores]:
-    """Make what the gate asks by: the candidate is in memory, its forebears are loaded when they are needed."""
-    forebears: dict[int, Policy] = {}
+def asking(context: Context, job: RunningJob, policy: Policy, comparison: Comparison) -> Ask:
+    """Make what the gate asks by: the candidate is in memory, a forebear is loaded when it is asked."""
+    look = comparison.look
+    loaded: dict[int, Policy] = {look.candidate: policy}
 
     def ask(version: int, plan: EvaluationPlan) -> Scores:
-        if version != look.candidate and version not in forebears:
-            source = next(one for one in (assignment.serving, assignment.base) if one.version == version)
-            forebears[version] = context.resident.load(source)
-        asked = policy if version == look.candidate else forebears[version]
-        return evaluate(asked, look.questions, plan, assignment.settings, lambda _: job.watchdog.check())
+        if version not in loaded:
+            loaded[version] = context.resident.load(comparison.sources[version])
+        return evaluate(loaded[version], look.questions, plan, look.settings, lambda _: job.watchdog.check())
 
     return ask
 

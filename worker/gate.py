@@ -8,7 +8,7 @@ next look builds on it. Leaves out the statistics (`training.gate`, `training.le
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal
 
@@ -24,10 +24,10 @@ Recorded = tuple[int, Scores]  # a version and what it was asked
 
 PART: Final = 40  # items, at least, of one part of a plan; else half of the questions
 REPEATS: Final = 16  # how often one look may ask a question, with other seeds each time
-BASE_PARTS: Final = 4  # parts the base is asked at a time: it is asked seldom, and everybody is compared with it
-BASE_LOOKS: Final = 4  # budgets of a look that are spent on the base in all
+AGAIN_PARTS: Final = 4  # parts that base or best are asked at a time: seldom, and many are compared with them
+AGAIN_LOOKS: Final = 4  # budgets of a look that are spent on the base, or on one best, in all
 LOOKS_BACK: Final = 60  # scores of the lineage that count, two a look, besides those of the base
-OF_BASE: Final = "/base"  # ends the name of a plan that only the base is asked
+AGAIN: Final = "/again/"  # in the name of a plan that only the base, or the best, is asked
 
 HOW_TO: Final = (
     "name a JSONL file in LEPO_HELDOUT, a line per prompt, as "
@@ -44,7 +44,9 @@ class GateResult:
     decision: Decision
     words: str  # why, for people
     figures: dict[str, Any]  # JSON
-    scores: tuple[Recorded, ...] = ()  # all that was asked at this look, to be recorded: candidate, incumbent, base
+    scores: tuple[
+        Recorded, ...
+    ] = ()  # all that was asked at this look, to be recorded: candidate, incumbent, forebears
 
     def of(self, version: int) -> Scores | None:
         """Give what a version was asked at this look."""
@@ -74,6 +76,7 @@ class Look:
     candidate: int  # version the candidate would get; any number no forebear has
     incumbent: int  # version that serves
     base: int = 0  # version everything began with
+    reachable: Collection[int] = (0,)  # forebears that can still be asked: their weights are there
     part: int = field(init=False)  # items asked at a time
     most: int = field(init=False)  # items asked in all, of one policy
     earlier: list[Recorded] = field(init=False)  # what may be compared with what is asked now
@@ -84,7 +87,7 @@ class Look:
         usable = [(version, scores) for version, scores in self.recorded if scores.plan.conditions == conditions]
         first = [one for one in usable[:-LOOKS_BACK] if one[0] == self.base]
         self.earlier = first + usable[-LOOKS_BACK:]
-        looks = {one.plan.name: one.plan.items for _, one in self.earlier if not one.plan.name.endswith(OF_BASE)}
+        looks = {one.plan.name: one.plan.items for _, one in self.earlier if AGAIN not in one.plan.name}
         self.asked = [[item.question for item in items] for items in looks.values()]
         self.part = max((len(keys) + 1) // 2, min(len(keys), PART))
         self.most = max(self.part, min(self.settings.gate_answers, REPEATS * len(keys)))
@@ -98,9 +101,10 @@ class Look:
         """Give the first items of all that may be asked at this look, questions first that were not asked of late."""
         return make_plan(self.name, self.questions.questions, self.asked, size, conditions_of(self.settings))
 
-    def base_plan(self, size: int) -> EvaluationPlan:
-        """Give the first items of what the base may be asked besides."""
-        return make_plan(self.name + OF_BASE, self.questions.questions, (), size, conditions_of(self.settings))
+    def again(self, version: int, size: int) -> EvaluationPlan:
+        """Give the first items of what a forebear may be asked besides."""
+        name = f"{self.name}{AGAIN}{version}"
+        return make_plan(name, self.questions.questions, (), size, conditions_of(self.settings))
 
     def examine(
         self, before: Scores, ask: Ask, vitals: Vitals | None = None, clock: Callable[[], float] = time.monotonic
@@ -124,7 +128,7 @@ class Look:
         while True:
             spent = len(found.after.outcomes) >= self.most or clock() >= until
             judgement = found.judgement(final=spent)
-            if judgement.decision != "undecided":
+            if judgement.decision != "undecided" and (spent or not found.unconfirmed(judgement)):
                 break
             found.ask_more(ask, judgement)
         if judgement.decision == "refuse":
@@ -167,7 +171,7 @@ class _Found:
 
     def __init__(self, look: Look, before: Scores, after: Scores) -> None:
         self.look, self.before, self.after = look, before, after
-        self.base: Scores | None = None
+        self.again: dict[int, Scores] = {}  # of base and best
         known = rounds_of(look.earlier, look.questions)
         self._difficulty = difficulty(known)
         self._measured = self._read(known)
@@ -182,7 +186,7 @@ class _Found:
         """Judge by all that is known."""
         look = self.look
         now = [(look.incumbent, self.before), (look.candidate, after or self.after)]
-        now += [] if self.base is None else [(look.base, self.base)]
+        now += self.again.items()
         return judge(
             [*self._measured, *self._read(rounds_of(now, look.questions))],
             look.candidate,
@@ -199,13 +203,25 @@ class _Found:
         risen = any(one.role == "incumbent" and one.difference > 0 for one in passed.comparisons)
         return not risen and self.judgement(final=True, after=worst).decision == "pass"
 
+    def unconfirmed(self, refused: Judgement) -> bool:
+        """Whether all that speaks against a candidate is a best version that could be asked anew and was not yet.
+
+        Who is the best of many was lucky too, so its old scores alone refuse nobody.
+        """
+        against = [one for one in refused.comparisons if one.high < 0.0]
+        return bool(against) and all(
+            one.role == "best" and one.version not in self.again and self._more_of(one.version).items for one in against
+        )
+
     def ask_more(self, ask: Ask, judgement: Judgement) -> None:
-        """Ask the next part of the plan, and the base more where it is by the base that it is undecided."""
+        """Ask the next part of the plan, and base or best more where it is by them that it is undecided."""
         look = self.look
-        doubtful = any(one.role == "base" and one.low <= -look.settings.gate_margin for one in judgement.comparisons)
-        if doubtful and (more_of_base := self._more_of_base()).items:
-            answered = ask(look.base, more_of_base)
-            self.base = answered if self.base is None else self.base + answered
+        for one in judgement.comparisons:
+            doubtful = one.role != "incumbent" and one.low <= -look.settings.gate_margin
+            if doubtful and (more := self._more_of(one.version)).items:
+                answered = ask(one.version, more)
+                known = self.again.get(one.version)
+                self.again[one.version] = answered if known is None else known + answered
         done = len(self.after.outcomes)
         more = look.plan(min(look.most, done + look.part)).after(done)
         self.before += ask(look.incumbent, more)
@@ -215,13 +231,13 @@ class _Found:
         """Put together what the look came to."""
         look = self.look
         scores = [(look.candidate, self.after), (look.incumbent, self.before)]
-        scores += [] if self.base is None else [(look.base, self.base)]
+        scores += self.again.items()
         figures: dict[str, Any] = {
             "decision": decision,
             "asked": {
                 "candidate": len(self.after.outcomes),
                 "incumbent": len(self.before.outcomes),
-                "base": 0 if self.base is None else len(self.base.outcomes),
+                "again": {str(version): len(scores.outcomes) for version, scores in self.again.items()},
             },
             "before": _mean(self.before.graded),
             "after": _mean(self.after.graded),
@@ -232,13 +248,13 @@ class _Found:
             figures["beside"] = {one.role: asdict(one) for one in judgement.comparisons}
         return GateResult(decision, words, figures, tuple(scores))
 
-    def _more_of_base(self) -> EvaluationPlan:
-        """Give what the base is asked next; nothing once it was asked enough in its life."""
+    def _more_of(self, version: int) -> EvaluationPlan:
+        """Give what a forebear is asked next: nothing where it is out of reach or was asked enough in its life."""
         look = self.look
-        here = 0 if self.base is None else len(self.base.outcomes)
-        before = sum(len(scores.outcomes) for version, scores in look.earlier if version == look.base)
-        more = min(BASE_PARTS * look.part, BASE_LOOKS * look.most - before - here)
-        return look.base_plan(here + max(0, more)).after(here)
+        here = len(self.again[version].outcomes) if version in self.again else 0
+        before = sum(len(scores.outcomes) for one, scores in look.earlier if one == version)
+        more = min(AGAIN_PARTS * look.part, AGAIN_LOOKS * look.most - before - here)
+        return look.again(version, here + (max(0, more) if version in look.reachable else 0)).after(here)
 
     def _read(self, rounds: Iterable[Round]) -> list[Measured]:
         measured = (measure(one, self._difficulty) for one in rounds)
@@ -247,7 +263,7 @@ class _Found:
 
 def no_questions(settings: Settings) -> GateResult:
     """Say what happens to a candidate where there is nothing to ask it."""
-    figures: dict[str, Any] = {"asked": {"candidate": 0, "incumbent": 0, "base": 0}}
+    figures: dict[str, Any] = {"asked": {"candidate": 0, "incumbent": 0, "again": {}}}
     if settings.gate_no_signal == "promote":
         words = "there are no held-out prompts; LEPO_GATE_NO_SIGNAL=promote lets the candidate pass unseen"
         return GateResult("pass", words, {"decision": "pass", **figures})

@@ -15,7 +15,7 @@ from training.update import Learner, UpdateReport
 from worker.batch import Batch, write_trackers
 from worker.context import Context
 from worker.evaluation import Scores
-from worker.examine import ask_incumbent, decide, examine, look_of, questions
+from worker.examine import ask_incumbent, compare_with, decide, examine, questions
 from worker.faults import Refused
 from worker.gather import gather
 from worker.job import RunningJob, end_lost_jobs, heartbeat, overrun
@@ -78,19 +78,19 @@ def improve(context: Context, assignment: Assignment, job: RunningJob) -> str:
     batch = gather(job, assignment, heldout, policy, learner)
     if batch.empty:
         return nothing_to_learn(job, assignment, batch)
-    look, before = None, None
+    comparison, before = None, None
     if heldout is not None:
         job.enter("evaluate")
-        look = look_of(job, assignment, heldout)
-        before = ask_incumbent(job, look, policy)
+        comparison = compare_with(job, assignment, heldout)
+        before = ask_incumbent(job, comparison, policy)
 
     job.enter("update")
     report = update(job, learner, batch)
     context.resident.learned()
 
     job.enter("gate")
-    result = examine(context, job, assignment, policy, look, before, report)
-    after = None if look is None else result.of(look.candidate)
+    result = examine(context, job, assignment, policy, comparison, before, report)
+    after = None if comparison is None else result.of(comparison.look.candidate)
     decision = decide(result, settings)
 
     job.enter("publish")

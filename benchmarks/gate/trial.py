@@ -51,7 +51,7 @@ def course(start: float, changes: Sequence[float], seed: int, settings: Settings
     serving, peak, promoted = 0, start, []
     for number, change in enumerate(changes, start=1):
         lineage.learn(number, serving, change)
-        look = Look(settings, lineage.questions, recorded, f"{seed}/{number}", number, serving)
+        look = Look(settings, lineage.questions, recorded, f"{seed}/{number}", number, serving, 0, range(number))
         before = lineage.ask(serving, look.first)
         result = look.examine(before, lineage.ask)
         passed = result.decision == "pass"

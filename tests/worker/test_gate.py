@@ -28,7 +28,7 @@ def test_a_clear_case_is_decided_by_one_part_and_a_doubtful_one_is_asked_more() 
     lineage = lineage_of(0.7, 200, 0.2, 1)
     half = (len(lineage.questions.questions) + 1) // 2
     better = look_at(lineage, 0.2, gate_of())
-    assert (better.decision, better.figures["asked"]) == ("pass", {"candidate": half, "incumbent": half, "base": 0})
+    assert (better.decision, better.figures["asked"]) == ("pass", {"candidate": half, "incumbent": half, "again": {}})
     assert better.words.startswith("the gate passed the candidate: +0.")
     worse = look_at(lineage_of(0.7, 200, 0.2, 1), -0.3, gate_of())
     assert (worse.decision, worse.figures["asked"]["candidate"]) == ("refuse", half)
@@ -73,15 +73,33 @@ def test_the_base_is_asked_anew_where_it_is_known_too_little() -> None:
     recorded = list(first.examine(lineage.ask(0, first.first), lineage.ask).scores)
     second = Look(settings, lineage.questions, recorded, "two", 2, 1)
     result = second.examine(lineage.ask(1, second.first), lineage.ask)
-    assert result.figures["asked"]["base"] > 0
+    assert result.figures["asked"]["again"].keys() == {"0"}
     assert set(result.figures["beside"]) == {"incumbent", "base"}
     of_base = result.of(0)
     assert of_base is not None
-    assert len(of_base.outcomes) == result.figures["asked"]["base"]
+    assert len(of_base.outcomes) == result.figures["asked"]["again"]["0"]
     assert result.of(9) is None
     asked_before = {item.seed for _, scores in recorded for item in scores.plan.items}
     asked_now = {item.seed for _, scores in result.scores for item in scores.plan.items}
     assert not asked_before & asked_now, "seeds are never used twice"
+
+
+def test_the_best_is_asked_anew_before_its_luck_refuses_anybody() -> None:
+    lineage = lineage_of(0.6, 200, 0.2, 2)
+    lineage.learn(1, 0, 0.1)
+    lineage.learn(2, 1, 0.0)
+    lineage.learn(3, 2, 0.0)
+    settings = gate_of()
+    first = Look(settings, lineage.questions, [], "one", 2, 1).plan(400)
+    lucky = Scores(first, (1.0,) * 400)  # version 1 is said to have had everything right
+    recorded = [(1, lucky), (2, lineage.ask(2, first))]
+    decided = []
+    for reachable in ((0, 1, 2), ()):
+        look = Look(settings, lineage.questions, recorded, "two", 3, 2, 0, reachable)
+        result = look.examine(lineage.ask(2, look.first), lineage.ask)
+        decided.append((result.decision, "1" in result.figures["asked"]["again"]))
+        assert result.figures["beside"]["best"]["version"] == 1
+    assert decided == [("refuse", True), ("refuse", False)], "so much luck is no luck; but it was asked"
 
 
 def test_two_looks_ask_all_questions_and_never_a_sealed_one() -> None:

@@ -24,6 +24,7 @@ from training.update import Learner
 from worker.batch import Batch
 from worker.evaluation import Scores, conditions_of, make_plan, read_scores
 from worker.evaluation_set import read_evaluation_set
+from worker.examine import questions
 from worker.job import MOST_FAILURES, RunningJob, end_lost_jobs
 from worker.learn import carry_out, learn, update
 from worker.publish import record_scores
@@ -392,6 +393,26 @@ def test_a_gate_without_signal_does_what_the_operator_chose(
     assert "held-out prompts" in gate["words"]
     assert chosen.serving().version == version
     verify(chosen.checkpoints_dir / "v00000001")
+
+
+def test_the_sealed_share_is_the_settings(world: World, tmp_path: Path) -> None:
+    held = write_heldout(tmp_path / "held.jsonl", [f"question {index}" for index in range(60)], ALWAYS_RIGHT)
+    none, half = (world.with_settings(heldout=held, heldout_sealed=share) for share in (0.0, 0.5))
+    open_all, open_half = (questions(one.settings, world.policy()) for one in (none, half))
+    assert open_all is not None
+    assert open_half is not None
+    assert (len(open_all.questions), len(open_all.sealed)) == (60, 0)
+    assert 15 < len(open_half.sealed) == 60 - len(open_half.questions) < 45
+
+
+def test_the_sealed_share_is_the_settings(world: World, tmp_path: Path) -> None:
+    held = write_heldout(tmp_path / "held.jsonl", [f"question {index}" for index in range(60)], ALWAYS_RIGHT)
+    none, half = (world.with_settings(heldout=held, heldout_sealed=share) for share in (0.0, 0.5))
+    open_all, open_half = (questions(one.settings, world.policy()) for one in (none, half))
+    assert open_all is not None
+    assert open_half is not None
+    assert (len(open_all.questions), len(open_all.sealed)) == (60, 0)
+    assert 15 < len(open_half.sealed) == 60 - len(open_half.questions) < 45
 
 
 def test_nobody_learns_from_a_held_out_prompt(world: World, tmp_path: Path) -> None:

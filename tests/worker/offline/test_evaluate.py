@@ -16,6 +16,7 @@ from training.tasks.jsonl import write_problems
 from training.tasks.problem import Problem
 from training.tasks.splits import Split
 from worker.offline.answers import Asking, mark
+from worker.offline.eval_command import part_of
 from worker.offline.evaluate import PORTION, evaluate
 from worker.offline.models import open_model
 
@@ -146,3 +147,19 @@ def test_exported_problems_are_those_of_the_family(tmp_path: Path) -> None:
         "out of a container, by a pipe"
     )
     assert "unknown task family 'chess'" in CliRunner().invoke(build(), ["export", "chess", "--out", str(out)]).output
+
+
+def test_a_held_out_file_can_be_asked_by_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    problems = generate("chained_arithmetic", Split.VALIDATION, 60, seed=0)
+    monkeypatch.setenv("LEPO_HELDOUT_SEALED", "0.4")
+    sealed, rest = part_of(problems, "sealed"), part_of(problems, "open")
+    assert 10 < len(sealed) < 40
+    assert sorted(one.prompt for one in (*sealed, *rest)) == sorted(one.prompt for one in problems)
+    path = tmp_path / "held.jsonl"
+    write_problems(path, problems)
+    options = ["--data", str(path), "--model", "demo", "--k", "1", "--no-greedy", "--max-new", "6", "--part", "sealed"]
+    code, said = lepo_eval(*options, "--json")
+    assert code == 0, said
+    assert json.loads(said.splitlines()[-1])["scores"][0]["problems"] == len(sealed)
+    monkeypatch.setenv("LEPO_HELDOUT_SEALED", "0")
+    assert part_of(problems, "sealed") == []
