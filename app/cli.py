@@ -34,6 +34,7 @@ BENCHES: Final = {
     "online": ("benchmarks.online.command:command", "Learning from live traffic, one grade per answer."),
     "update": ("benchmarks.update.command:command", "The gradient at a real vocabulary, against full logits."),
     "learning": ("benchmarks.learning.command:command", "LEPO against its rivals, from one base."),
+    "offpolicy": ("benchmarks.offpolicy.command:command", "What late grades teach, in one process."),
 }
 
 
