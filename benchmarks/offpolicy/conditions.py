@@ -43,32 +43,37 @@ class Plan:
 
 UNWEIGHTED: Final = ObjectiveConfig(old_logprobs="none")
 PUBLISHED: Final = ObjectiveConfig(old_logprobs="recorded", dual_clip=float("inf"))
-DEFAULT: Final = ObjectiveConfig()
+WHOLE: Final = ObjectiveConfig(off_policy="rollout")
+STEPS: Final = ObjectiveConfig(off_policy="step")
 HEAVY: Final = 0.9  # the published momentum
 
 
 def _conditions() -> list[Condition]:
     ways = [
-        Condition(f"late-{way}", f"late, latent steps by '{way}'", objective=replace(DEFAULT, latent_off_policy=way))
+        Condition(f"late-{way}", f"late, each step by itself, latent ones by '{way}'", objective=one)
         for way in get_args(LatentOffPolicy)
+        for one in [replace(STEPS, latent_off_policy=way)]
     ]
     weights = [
-        Condition(f"late-c{most:g}", f"late, weights up to {most:g}", objective=replace(DEFAULT, max_weight=most))
+        Condition(f"late-c{most:g}", f"late, each step by itself, up to {most:g}", objective=one)
         for most in (1.0, 5.0)
+        for one in [replace(STEPS, max_weight=most)]
     ]
     return [
         Condition("clean", "grades come at once", lag=0.0),
-        Condition("clean-heavy", "grades come at once, momentum 0.9", lag=0.0, beta1=HEAVY),
+        Condition("late", "late, rollouts as a whole", objective=WHOLE),
+        Condition("late-heavy", "late, rollouts as a whole, momentum 0.9", objective=WHOLE, beta1=HEAVY),
+        Condition("late-prefix-heavy", "late, each step by itself, momentum 0.9", objective=STEPS, beta1=HEAVY),
         *ways,
-        Condition("late-heavy", "late, momentum 0.9", beta1=HEAVY),
+        Condition("clean-heavy", "grades come at once, momentum 0.9", lag=0.0, beta1=HEAVY),
+        Condition("late-versions", "late, as before", objective=PUBLISHED, beta1=HEAVY, most_versions=2),
         Condition("late-unweighted", "late, no weights at all", objective=UNWEIGHTED),
         Condition("late-published", "late, PPO's ratio to what drew, latent steps unweighted", objective=PUBLISHED),
-        Condition("late-versions", "late, as before", objective=PUBLISHED, beta1=HEAVY, most_versions=2),
-        *weights,
         *(Condition(f"late-bound-{one:g}", f"late, answers within {one:g} nats", bound=one) for one in (0.1, 0.3)),
         Condition("late-groups-0.1", "late, groups within 0.1 nats", bound=0.1, by_group=True),
+        *weights,
     ]
 
 
-DEFAULT_CONDITION: Final = f"late-{DEFAULT.latent_off_policy}"
+DEFAULT_CONDITION: Final = "late"
 CONDITIONS: Final[Mapping[str, Condition]] = MappingProxyType({one.name: one for one in _conditions()})
