@@ -22,9 +22,8 @@ class Condition:
     about: str  # a line for the report
     lag: float = LATE  # mean of a grade's exponential lag, in update intervals; 0: every grade comes at once
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    beta1: float = 0.5  # AdamW's momentum
+    beta1: float = 0.9  # AdamW's momentum, as published
     bound: float = float("inf")  # nats per step above which an answer is left out
-    by_group: bool = False  # whether the bound is on the mean of a group, which is left out whole
     most_versions: int | None = None  # versions above which an answer is left out; None: not counted
 
 
@@ -43,35 +42,31 @@ class Plan:
 
 UNWEIGHTED: Final = ObjectiveConfig(old_logprobs="none")
 PUBLISHED: Final = ObjectiveConfig(old_logprobs="recorded", dual_clip=float("inf"))
-WHOLE: Final = ObjectiveConfig(off_policy="rollout")
 STEPS: Final = ObjectiveConfig(off_policy="step")
-HEAVY: Final = 0.9  # the published momentum
+LIGHT: Final = 0.5  # less momentum than published
 
 
 def _conditions() -> list[Condition]:
-    ways = [
-        Condition(f"late-{way}", f"late, each step by itself, latent ones by '{way}'", objective=one)
+    wholes = [
+        Condition(f"late-{way}", f"as late, latent ratios by '{way}'", objective=ObjectiveConfig(latent_off_policy=way))
+        for way in ("density", "omit")
+    ]
+    steps = [
+        Condition(f"steps-{way}", f"late, each step by itself, latent ones by '{way}'", objective=one)
         for way in get_args(LatentOffPolicy)
         for one in [replace(STEPS, latent_off_policy=way)]
     ]
-    weights = [
-        Condition(f"late-c{most:g}", f"late, each step by itself, up to {most:g}", objective=one)
-        for most in (1.0, 5.0)
-        for one in [replace(STEPS, max_weight=most)]
-    ]
     return [
         Condition("clean", "grades come at once", lag=0.0),
-        Condition("late", "late, rollouts as a whole", objective=WHOLE),
-        Condition("late-heavy", "late, rollouts as a whole, momentum 0.9", objective=WHOLE, beta1=HEAVY),
-        Condition("late-prefix-heavy", "late, each step by itself, momentum 0.9", objective=STEPS, beta1=HEAVY),
-        *ways,
-        Condition("clean-heavy", "grades come at once, momentum 0.9", lag=0.0, beta1=HEAVY),
-        Condition("late-versions", "late, as before", objective=PUBLISHED, beta1=HEAVY, most_versions=2),
+        Condition("late", "late, rollouts weighed as a whole, right ones fully"),
+        *steps,
+        Condition("late-versions", "late, as before: two versions, PPO's ratio", objective=PUBLISHED, most_versions=2),
         Condition("late-unweighted", "late, no weights at all", objective=UNWEIGHTED),
-        Condition("late-published", "late, PPO's ratio to what drew, latent steps unweighted", objective=PUBLISHED),
-        *(Condition(f"late-bound-{one:g}", f"late, answers within {one:g} nats", bound=one) for one in (0.1, 0.3)),
-        Condition("late-groups-0.1", "late, groups within 0.1 nats", bound=0.1, by_group=True),
-        *weights,
+        Condition("late-bound-0.3", "as late, answers within 0.3 nats per step", bound=0.3),
+        *wholes,
+        Condition("late-light", "as late, momentum 0.5", beta1=LIGHT),
+        Condition("steps-light", "as steps-prefix, momentum 0.5", objective=STEPS, beta1=LIGHT),
+        Condition("clean-light", "as clean, momentum 0.5", lag=0.0, beta1=LIGHT),
     ]
 
 

@@ -123,7 +123,7 @@ class Trial:
 
     def _learn(self, waiting: list[Group], interval: int) -> list[list[int]]:
         """Take an update for every update's worth that has arrived, the newest first; returns looks on the way."""
-        looks = []
+        looks: list[list[int]] = []
         while True:
             there = sorted((one for one in waiting if one.due <= interval), key=lambda one: -one.version)
             last = len(there) == len(waiting) and interval >= self.plan.updates - 1
@@ -164,14 +164,11 @@ class Trial:
 
     def _kept(self, measured: list[Divergence], ages: list[int]) -> list[int]:
         """Find the answers that the condition does not leave out."""
-        nats, size, most = [one.nats for one in measured], self.plan.choices, self.condition.most_versions
-        if self.condition.by_group:
-            starts = [index - index % size for index in range(len(nats))]
-            nats = [sum(nats[start : start + size]) / size for start in starts]
+        most = self.condition.most_versions
         return [
             index
-            for index, apart in enumerate(nats)
-            if apart <= self.condition.bound and (most is None or ages[index] <= most)
+            for index, one in enumerate(measured)
+            if one.nats <= self.condition.bound and (most is None or ages[index] <= most)
         ]
 
     def _measure_again(
