@@ -38,6 +38,7 @@ BENCHES: Final = {
     "update": ("benchmarks.update.command:command", "The gradient at a real vocabulary, against full logits."),
     "gate": ("benchmarks.gate.command:command", "The gate and the canary's test on policies whose quality is known."),
     "learning": ("benchmarks.learning.command:command", "LEPO against its rivals, from one base."),
+    "offpolicy": ("benchmarks.offpolicy.command:command", "What late grades teach, in one process."),
 }
 
 

@@ -143,7 +143,7 @@ class Settings(BaseSettings):
         description="Seconds a grade waits for min_grades others before an update takes what there is; unset: no end.",
     )
     max_divergence: float = Field(
-        0.1,
+        1.0,
         gt=0,
         description="Nats per step between who answered and who would learn, beyond which an answer is left out.",
     )
@@ -159,6 +159,11 @@ class Settings(BaseSettings):
     )
     epochs: int = Field(1, ge=1, le=16, description="Passes over a batch in one update.")
     minibatches: int = Field(1, ge=1, le=64, description="Optimizer steps in a pass.")
+    off_policy: Literal["rollout", "step"] = Field(
+        "rollout",
+        description="How an answer of another policy is weighed: as a whole (right ones fully, wrong ones by how likely "
+        "they still are), or step by step.",
+    )
     max_weight: float = Field(2.0, ge=1, description="Largest importance weight of a step that another policy drew.")
     dual_clip: float = Field(3.0, gt=1, description="Ratio above which a token with a bad grade is pushed no further.")
     latent_off_policy: Literal["prefix", "step", "density", "omit"] = Field(

@@ -18,9 +18,8 @@ from torch import Tensor
 from training.batches import micro_batches
 from training.executed import executed_length
 from training.head import CausalLM
-from training.importance import latent_weights, token_weights
 from training.kl import k3, kept_kl
-from training.objective import ObjectiveConfig
+from training.objective import ObjectiveConfig, importance
 from training.replay import ReplayConfig, Replayed, replay
 from training.rollout import Rollout
 from training.sampling import Target
@@ -38,7 +37,7 @@ class Divergence:
     nats: float  # per step, tokens and latent steps together; 0 without any step
     token_nats: float  # per token
     latent_nats: float  # per latent step
-    weight: float  # mean truncated weight of its steps, in [0, max_weight]; 1 on policy
+    weight: float  # mean weight of its steps if it is worth less than expected; 1 on policy
     explored: bool  # whether any of its steps had a choice; if not, it carries no information
 
 
@@ -103,9 +102,8 @@ def _measured(model: CausalLM, rollouts: Sequence[Rollout], how: Measuring) -> l
     """Measure one micro-batch."""
     replayed = replay(model, rollouts, how.replay, target=how.target)
     token_BT, latent_BL = step_nats(replayed)
-    most = how.objective.max_weight
-    weight_BT = token_weights(replayed.token_logprobs_BT, replayed.recorded_logprobs_BT, most)
-    weight_BL = latent_weights(replayed, how.objective.latent_off_policy, most)
+    below_B = -torch.ones(len(rollouts))
+    weight_BT, weight_BL = importance(replayed, below_B, how.objective)
     sums_B6 = torch.stack(
         (
             _summed(token_BT, replayed.token_mask_BT),

@@ -1,14 +1,17 @@
-"""What a step drawn by another policy weighs: truncated importance weights of tokens and of latent steps.
+"""What a rollout drawn by another policy weighs, as a whole or step by step.
 
-A token has the ratio of the policy that learns to the one that drew it, cut at a largest weight. Truncated importance
-weights are IMPALA's (Espeholt et al., arXiv:1802.01561, section 4); their place beside a ratio whose anchor is another
-policy is that of decoupled PPO (Hilton et al., arXiv:2110.00641), used on late answers of language models by AReaL
-(arXiv:2505.24298, section 5). As there, a token's weight is its own: what came before it is taken as it is.
+As a whole ("rollout", the default): what is worth more than expected weighs 1, what is worth less weighs as much as it
+is still as likely as it was, min(pi / mu, 1) of all its steps together. This is tapered off-policy REINFORCE (TOPR; Le
+Roux et al., arXiv:2503.14286): an answer that the policy would no longer give must not be pushed down for ever.
 
-LEPO has no such ratio for a latent step, and four stand here (`LatentOffPolicy`), each 1 on policy, so that the
-published gradient is what fresh answers give. `docs/decisions/off-policy.md` says which is the default, and why.
+Step by step ("step"): a token has the ratio of the policy that learns to the one that drew it, cut at a largest weight,
+whatever came before it. Truncated importance weights are IMPALA's (Espeholt et al., arXiv:1802.01561, section 4); their
+place beside a ratio with another anchor is decoupled PPO's (Hilton et al., arXiv:2110.00641), used on late answers of
+language models by AReaL (arXiv:2505.24298). LEPO has no ratio for a latent step; four stand in (`LatentOffPolicy`).
 
-All weights are constants: no gradient flows through them. Leaves out the objective (`training.objective`).
+Every weight is 1 on policy, so that the published gradient is what fresh answers give. All are constants: no gradient
+flows through them. `docs/decisions/off-policy.md` says what was measured. Leaves out the objective
+(`training.objective`).
 
 Axes: B rollouts, L latent steps, K candidates, T answer tokens.
 """
@@ -18,16 +21,20 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from training.kl import MAX_LOG_RATIO, kept_kl
+from training.kl import MAX_LOG_RATIO, k3, kept_kl
 from training.replay import Replayed
 
+OffPolicy = Literal[
+    "rollout",  # all steps alike: 1 where A >= 0, else min(pi / mu, 1) of the whole rollout
+    "step",  # each step by itself, truncated; latent steps by `LatentOffPolicy`
+]
 LatentOffPolicy = Literal[
     "prefix",  # exp of the sum over this and all earlier latent steps of sum_k z_k d_k, then truncated
     "step",  # exp(sum_k z_k d_k) of the step alone, truncated
     "density",  # ratio of the Concrete densities of the step's mixture, truncated; "step" where that is not defined
     "omit",  # 1 for a rollout whose latent steps are on policy, else 0
 ]
-ON_POLICY_NATS = 1e-3  # per latent step, up to which "omit" takes a rollout for on policy: rounding gives less
+ON_POLICY_NATS = 1e-3  # per step, up to which a rollout is taken for on policy as a whole: rounding gives less
 
 
 @torch.no_grad()
@@ -54,19 +61,53 @@ def latent_weights(replayed: Replayed, way: LatentOffPolicy, most: float) -> Ten
         most: largest weight, 1 or more.
 
     """
-    kept_BLK = replayed.latent_weights_BLK > 0
     if way == "omit":
-        apart_BL = kept_kl(replayed.latent_recorded_BLK, replayed.latent_current_BLK, kept_BLK)
-        steps_B1 = replayed.latent_mask_BL.sum(-1, keepdim=True).clamp(min=1)
-        fresh_B1 = (apart_BL * replayed.latent_mask_BL).sum(-1, keepdim=True) / steps_B1 <= ON_POLICY_NATS
-        return fresh_B1.expand(apart_BL.shape).to(replayed.latent_current_BLK.dtype)
+        return on_policy_latents(replayed)[:, None].expand(replayed.latent_mask_BL.shape)
+    gap_BL = latent_gaps(replayed, way)
+    return truncated(gap_BL.cumsum(-1) if way == "prefix" else gap_BL, most)
+
+
+@torch.no_grad()
+def rollout_weights(replayed: Replayed, start_logprobs_BT: Tensor, way: LatentOffPolicy) -> Tensor:
+    """min(pi / mu, 1) over all steps of each rollout together, [B]; 1 where it is on policy up to rounding.
+
+    Args:
+        replayed: scores of the policy as it is, with what was recorded.
+        start_logprobs_BT: log pi of the tokens at the start of the update.
+        way: how a latent step's ratio is taken; "omit": not at all.
+
+    """
+    recorded_BT = replayed.recorded_logprobs_BT.to(start_logprobs_BT.dtype)
+    known_BT = replayed.token_mask_BT & ~recorded_BT.isnan()
+    tokens_BT = torch.where(known_BT, start_logprobs_BT - recorded_BT, 0.0)
+    latents_BL = latent_gaps(replayed, way) * (way != "omit") * replayed.latent_mask_BL
+    nats_B = torch.where(known_BT, k3(recorded_BT, start_logprobs_BT), 0.0).double().sum(-1)
+    nats_B = nats_B + (_latent_nats(replayed) * replayed.latent_mask_BL).sum(-1)
+    steps_B = (replayed.token_mask_BT.sum(-1) + replayed.latent_mask_BL.sum(-1)).clamp(min=1)
+    weight_B = truncated(tokens_BT.sum(-1) + latents_BL.sum(-1), 1.0)
+    return torch.where(nats_B / steps_B <= ON_POLICY_NATS, 1.0, weight_B)
+
+
+@torch.no_grad()
+def on_policy_latents(replayed: Replayed) -> Tensor:
+    """1 for each rollout whose latent steps are on policy up to rounding, else 0; [B]."""
+    steps_B = replayed.latent_mask_BL.sum(-1).clamp(min=1)
+    apart_B = (_latent_nats(replayed) * replayed.latent_mask_BL).sum(-1) / steps_B
+    return (apart_B <= ON_POLICY_NATS).to(replayed.latent_current_BLK.dtype)
+
+
+def latent_gaps(replayed: Replayed, way: LatentOffPolicy) -> Tensor:
+    """Log ratio of each latent step, [B, L]: sum_k z_k (log pi_k - log mu_k), or that of the densities."""
+    kept_BLK = replayed.latent_weights_BLK > 0
     gap_BLK = (replayed.latent_current_BLK - replayed.latent_recorded_BLK).masked_fill(~kept_BLK, 0.0)
     gap_BL = (replayed.latent_weights_BLK.to(gap_BLK.dtype) * gap_BLK).sum(-1)
-    if way == "prefix":
-        gap_BL = gap_BL.cumsum(-1)
-    if way == "density":
-        gap_BL = torch.where(density_defined(replayed), density_gap(replayed), gap_BL)
-    return truncated(gap_BL, most)
+    if way != "density":
+        return gap_BL
+    return torch.where(density_defined(replayed), density_gap(replayed), gap_BL)
+
+
+def _latent_nats(replayed: Replayed) -> Tensor:
+    return kept_kl(replayed.latent_recorded_BLK, replayed.latent_current_BLK, replayed.latent_weights_BLK > 0)
 
 
 def density_defined(replayed: Replayed) -> Tensor:

@@ -9,9 +9,9 @@ one of three normalisations: "grpo" (arXiv:2402.03300) takes the mean over a rol
 the mean over all steps of the batch; "dr_grpo" (arXiv:2503.20783) divides by rollouts times a constant length.
 With L = 0 this is GRPO.
 
-r is taken against the policy at the start of the update, and the truncated weights w and u (`training.importance`) say
-what a step counts that another policy drew: decoupled PPO. Where the policy that learns drew the step itself, both are
-1 and this is the published objective; `old_logprobs="recorded"` is the published one whoever drew.
+r is taken against the policy at the start of the update; the weights w and u (`training.importance`) say what a step
+counts that another policy drew. Where the policy that learns drew it, both are 1 and this is the published objective;
+`old_logprobs="recorded"` is the published one whoever drew.
 
 Two bounds are added to the paper, both for A < 0: the latent term falls without bound as log pi(k) does, so a candidate
 below `negative_latent_floor` is pushed no further, and is counted; and a ratio above `dual_clip` has no gradient (Ye et
@@ -28,7 +28,14 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from training.importance import LatentOffPolicy, latent_weights, token_weights
+from training.importance import (
+    LatentOffPolicy,
+    OffPolicy,
+    latent_weights,
+    on_policy_latents,
+    rollout_weights,
+    token_weights,
+)
 from training.kl import MAX_LOG_RATIO, k3, kept_kl
 from training.ranks import Ranks
 from training.replay import Replayed
@@ -43,6 +50,7 @@ _WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "normalization": get_args(Normalization),
         "old_logprobs": get_args(OldLogprobs),
+        "off_policy": get_args(OffPolicy),
         "latent_off_policy": get_args(LatentOffPolicy),
     }
 )
@@ -67,9 +75,10 @@ class ObjectiveConfig:
     latent_gradient: bool = True  # False: only token steps learn (an ablation); KL stays
     negative_latent_floor: float = -20.0  # nats, < 0; -inf: unbounded, as published
     old_logprobs: OldLogprobs = "start"  # what a token's ratio is taken against
-    max_weight: float = 2.0  # largest weight of a step that another policy drew, >= 1; inf: not truncated
+    off_policy: OffPolicy = "rollout"  # how what another policy drew is weighed
+    max_weight: float = 2.0  # largest weight of a single step, by "step", >= 1; inf: not truncated
     dual_clip: float = 3.0  # ratio above which a token with A < 0 is pushed no further, > 1; inf: no bound
-    latent_off_policy: LatentOffPolicy = "prefix"  # weight of latent steps that another policy drew
+    latent_off_policy: LatentOffPolicy = "prefix"  # how a latent step's ratio or weight is taken
 
     def __post_init__(self) -> None:
         if not self.beta >= 0:
@@ -182,6 +191,14 @@ def step_weights(lengths: Sequence[int], config: ObjectiveConfig) -> Tensor:
     return torch.ones_like(length_B) / (len(lengths) * config.max_steps)
 
 
+@torch.no_grad()
+def importance(replayed: Replayed, advantages_B: Tensor, config: ObjectiveConfig) -> tuple[Tensor, Tensor]:
+    """Give what each token [B, T] and each latent step [B, L] would weigh in an update that starts now."""
+    now_BT = replayed.token_logprobs_BT
+    weights = _weights(replayed, now_BT, advantages_B.to(now_BT)[:, None], config)
+    return weights.token_BT, weights.latent_BL
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Weights:
     """What each step counts for; constants."""
@@ -229,7 +246,7 @@ def objective(
     start_BT = (now_BT.detach() if start_logprobs_BT is None else start_logprobs_BT).to(device, dtype)
     advantages_B1 = advantages_B.to(device, dtype)[:, None]
     step_weights_B1 = step_weights_B.to(device, dtype)[:, None]
-    weights = _weights(replayed, start_BT, config)
+    weights = _weights(replayed, start_BT, advantages_B1, config)
     latent = _latent_loss(replayed, advantages_B1, weights.latent_BL, config)
     token = _token_loss(replayed, start_BT, advantages_B1, weights.token_BT, config)
     latent_BL, token_BT = latent.loss_BL, token.loss_BT
@@ -241,14 +258,21 @@ def objective(
     return loss, _tally(replayed, weights, latent, token, config)
 
 
-def _weights(replayed: Replayed, start_BT: Tensor, config: ObjectiveConfig) -> _Weights:
+def _weights(replayed: Replayed, start_BT: Tensor, advantages_B1: Tensor, config: ObjectiveConfig) -> _Weights:
     """Weigh each step; 1 unless the ratio is taken against the start."""
+    whole_BT, whole_BL = torch.ones_like(start_BT), torch.ones_like(replayed.latent_entropy_BL)
+    way = config.latent_off_policy
     if config.old_logprobs != "start":
-        return _Weights(torch.ones_like(start_BT), torch.ones_like(replayed.latent_entropy_BL))
-    return _Weights(
-        token_weights(start_BT, replayed.recorded_logprobs_BT, config.max_weight),
-        latent_weights(replayed, config.latent_off_policy, config.max_weight),
-    )
+        return _Weights(whole_BT, whole_BL)
+    if config.off_policy == "step":
+        return _Weights(
+            token_weights(start_BT, replayed.recorded_logprobs_BT, config.max_weight),
+            latent_weights(replayed, way, config.max_weight),
+        )
+    weight_B1 = torch.where(advantages_B1 < 0, rollout_weights(replayed, start_BT, way)[:, None], 1.0)
+    if way == "omit":
+        whole_BL = whole_BL * on_policy_latents(replayed)[:, None]
+    return _Weights(whole_BT * weight_B1, whole_BL * weight_B1)
 
 
 def _latent_loss(replayed: Replayed, advantages_B1: Tensor, importance_BL: Tensor, config: ObjectiveConfig) -> _Latent:

@@ -41,6 +41,7 @@ def update_config(settings: Settings, rate_scale: float = 1.0) -> UpdateConfig:
             max_steps=settings.max_completion_tokens,
             latent_gradient=settings.latent_gradient,
             negative_latent_floor=settings.negative_latent_floor,
+            off_policy=settings.off_policy,
             max_weight=settings.max_weight,
             dual_clip=settings.dual_clip,
             latent_off_policy=settings.latent_off_policy,

@@ -131,7 +131,9 @@ def test_the_learner_measures_against_what_it_is_now() -> None:
 def test_the_learner_weighs_by_its_objective() -> None:
     rollouts = group(moved(tiny(), 0.1), 6, ASKED, [5, 6, 7], 9)
     found = {
-        most: Learner(tiny(), UpdateConfig(objective=ObjectiveConfig(max_weight=most))).measure(rollouts)
+        most: Learner(tiny(), UpdateConfig(objective=ObjectiveConfig(off_policy="step", max_weight=most))).measure(
+            rollouts
+        )
         for most in (1.0, 50.0)
     }
     pairs = [(low.weight, high.weight) for low, high in zip(found[1.0], found[50.0], strict=True)]

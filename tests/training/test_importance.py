@@ -1,5 +1,6 @@
 """What another policy's steps weigh: 1 on policy, never above the bound, and each way against its own definition."""
 
+import math
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -9,7 +10,14 @@ from torch import Tensor
 from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 
 from training.head import take_apart
-from training.importance import LatentOffPolicy, density_defined, latent_weights, token_weights
+from training.importance import (
+    LatentOffPolicy,
+    density_defined,
+    latent_gaps,
+    latent_weights,
+    rollout_weights,
+    token_weights,
+)
 from training.replay import Replayed, replay
 from training.rollout import Rollout
 from training.sampling import Sampling, Target
@@ -38,6 +46,7 @@ def test_on_policy_every_weight_is_one(way: LatentOffPolicy) -> None:
     latents_BL = latent_weights(replayed, way, 2.0)
     torch.testing.assert_close(tokens_BT, torch.ones_like(tokens_BT), rtol=0, atol=1e-5)
     torch.testing.assert_close(latents_BL, torch.ones_like(latents_BL), rtol=0, atol=1e-4)
+    assert rollout_weights(replayed, replayed.token_logprobs_BT, way).tolist() == [1.0] * 7, "bit for bit"
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -54,6 +63,8 @@ def test_no_weight_is_negative_or_above_the_bound(way: LatentOffPolicy, seed: in
                 ):
                     assert bool(weights.isfinite().all())
                     assert 0.0 <= float(weights.min()) <= float(weights.max()) <= most
+            whole_B = rollout_weights(replayed, replayed.token_logprobs_BT, way)
+            assert bool(((whole_B >= 0.0) & (whole_B <= 1.0)).all())
 
 
 def test_a_token_weighs_what_its_probabilities_say() -> None:
@@ -69,6 +80,20 @@ def test_prefixes_are_products_of_steps() -> None:
     assert float((step_BL - 1).abs().max()) > 0.1, "the policy must have moved"
     cut_BL = latent_weights(replayed, "prefix", 1.5)
     torch.testing.assert_close(cut_BL, prefix_BL.clamp(max=1.5))
+
+
+def test_a_rollout_weighs_the_product_of_its_steps() -> None:
+    rollouts = latents(Sampling(latent_length=3, tau=0.5))
+    replayed = seen(0.03, rollouts)
+    found_B = rollout_weights(replayed, replayed.token_logprobs_BT, "prefix")
+    without_B = rollout_weights(replayed, replayed.token_logprobs_BT, "omit")
+    for row, rollout in enumerate(rollouts):
+        now_T = replayed.token_logprobs_BT[row, : rollout.answer_length]
+        tokens = float((now_T - rollout.token_logprobs_T).double().sum())
+        both = tokens + float(latent_gaps(replayed, "prefix")[row].sum())
+        assert float(found_B[row]) == pytest.approx(min(1.0, math.exp(both)), rel=1e-5)
+        assert float(without_B[row]) == pytest.approx(min(1.0, math.exp(tokens)), rel=1e-5)
+    assert float(found_B.min()) < 0.9 < float(found_B.max())
 
 
 def test_as_tau_falls_a_step_weighs_what_its_one_token_does() -> None:

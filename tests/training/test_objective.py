@@ -156,7 +156,7 @@ def test_normalisations_weigh_steps_as_they_say() -> None:
 
 
 BASE = replace(PUBLISHED, beta=0.05, negative_latent_floor=-30.0)
-START = replace(BASE, old_logprobs="start", dual_clip=3.0)
+START = replace(BASE, old_logprobs="start", off_policy="step", dual_clip=3.0)
 EFFECTS: dict[str, ObjectiveConfig] = {
     "beta": replace(BASE, beta=0.2),
     "clip_low": replace(BASE, clip_low=0.9),
@@ -170,6 +170,7 @@ EFFECTS: dict[str, ObjectiveConfig] = {
     "dual_clip": replace(BASE, dual_clip=1.3),
 }
 OFF_POLICY_EFFECTS: dict[str, ObjectiveConfig] = {
+    "off_policy": replace(START, off_policy="rollout"),
     "max_weight": replace(START, max_weight=1.0),
     "step": replace(START, latent_off_policy="step"),
     "density": replace(START, latent_off_policy="density"),
@@ -339,6 +340,7 @@ def test_k3_estimates_the_kl() -> None:
         {"max_weight": 0.9},
         {"max_weight": float("nan")},
         {"dual_clip": 1.0},
+        {"off_policy": "guessed"},
         {"latent_off_policy": "guessed"},
     ],
 )

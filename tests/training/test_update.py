@@ -120,7 +120,7 @@ def test_a_batch_whose_every_weight_is_zero_moves_nothing() -> None:
     assert not any(rollout.answer_length for rollout in rollouts)
     moves = {}
     for way in ("omit", "step"):
-        objective = ObjectiveConfig(latent_off_policy=way)
+        objective = ObjectiveConfig(off_policy="step", latent_off_policy=way)
         learner = Learner(tiny(), UpdateConfig(optimizer=FAST, health=FREE, objective=objective))
         learner.update(mixed_batch(), ADVANTAGES)
         before = everything(learner)
@@ -164,9 +164,11 @@ def test_every_setting_reaches_the_weights(name: str) -> None:
 
 
 START = UpdateConfig(optimizer=FAST, health=FREE)
+STEPS = ObjectiveConfig(off_policy="step")
 OFF_POLICY_EFFECTS: dict[str, UpdateConfig] = {
     "old_logprobs": replace(START, objective=ObjectiveConfig(old_logprobs="recorded")),
-    "max_weight": replace(START, objective=ObjectiveConfig(max_weight=1.0)),
+    "off_policy": replace(START, objective=STEPS),
+    "max_weight": replace(START, objective=replace(STEPS, max_weight=1.0)),
     "latent_off_policy": replace(START, objective=ObjectiveConfig(latent_off_policy="omit")),
     "target": replace(START, target=Target(0.8)),
 }
@@ -176,7 +178,8 @@ OFF_POLICY_EFFECTS: dict[str, UpdateConfig] = {
 def test_every_off_policy_setting_reaches_the_weights(name: str) -> None:
     rollouts = group(moved(tiny(), 0.03), 7, Sampling(latent_length=2, temperature=1.3, top_p=1.0), [5, 6, 7], 9)
     start = weights(tiny(dtype=torch.float64))
-    base, other = (after_update(config, rollouts, ADVANTAGES) for config in (START, OFF_POLICY_EFFECTS[name]))
+    first = replace(START, objective=STEPS) if name == "max_weight" else START
+    base, other = (after_update(config, rollouts, ADVANTAGES) for config in (first, OFF_POLICY_EFFECTS[name]))
     steps = [{key: one - start[key] for key, one in end.items()} for end in (base, other)]
     assert relative_difference(steps[1], steps[0]) > 0.02
 
@@ -199,16 +202,27 @@ def test_one_cold_answer_among_seven_is_not_the_update(seed: int) -> None:
         assert mixed < 1.5 * on_target
 
 
-def test_a_token_of_long_ago_weighs_no_more_than_the_bound() -> None:
+@pytest.mark.parametrize("off_policy", ["rollout", "step"])
+def test_a_token_of_long_ago_weighs_no_more_than_the_bound(off_policy: Any) -> None:
     """With A < 0 its published ratio has no bound: one such token was the whole batch."""
     fresh = group(tiny(), 4, Sampling(), [5, 6, 7], 9)
     late = [replace(one, token_logprobs_T=one.token_logprobs_T - 15.0) for one in fresh]
-    pulls = [-1.0, -0.5, -0.7, -0.2]
-    one, late_norm = gradient_norm(fresh, pulls, START), gradient_norm(late, pulls, START)
-    assert late_norm == pytest.approx(START.objective.max_weight * one, rel=1e-4)
+    pulls, ours = [-1.0, -0.5, -0.7, -0.2], replace(START, objective=ObjectiveConfig(off_policy=off_policy))
+    norm, late_norm = gradient_norm(fresh, pulls, ours), gradient_norm(late, pulls, ours)
+    most = 1.0 if off_policy == "rollout" else STEPS.max_weight
+    assert late_norm == pytest.approx(most * norm, rel=1e-4)
     published = replace(START, objective=ObjectiveConfig(old_logprobs="recorded", dual_clip=math.inf))
-    assert gradient_norm(late, pulls, published) > 1e6 * one
+    assert gradient_norm(late, pulls, published) > 1e6 * norm
     assert gradient_norm(late, pulls, replace(START, objective=ObjectiveConfig(old_logprobs="recorded"))) == 0.0
+
+
+def test_what_the_policy_would_no_longer_say_is_not_pushed_down_for_ever() -> None:
+    """As a wrong answer becomes unlikely its weight goes to 0; a right one keeps the weight 1."""
+    fresh = group(tiny(), 4, Sampling(), [5, 6, 7], 9)
+    unlikely = [replace(one, token_logprobs_T=one.token_logprobs_T + 2.0) for one in fresh]
+    down, up = [-1.0, -0.5, -0.7, -0.2], [1.0, 0.5, 0.7, 0.2]
+    assert gradient_norm(unlikely, down, START) < 1e-3 * gradient_norm(fresh, down, START)
+    assert gradient_norm(unlikely, up, START) == pytest.approx(gradient_norm(fresh, up, START), rel=1e-5)
 
 
 @pytest.mark.parametrize("reuse", [{"epochs": 3}, {"minibatches": 3}])

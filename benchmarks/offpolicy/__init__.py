@@ -1,0 +1,1 @@
+"""What late grades teach: how divergence, weights and the ways of latent steps do, in one process."""
