@@ -82,7 +82,9 @@ def go_through(
                 result = run(here, KINDS[name])
                 done.append(result)
                 well = "not well again" if result.recovered_s is None else f"well after {result.recovered_s:.1f} s"
-                tell(f"{name} {number + 1}/{runs}: {well}, {result.seconds:.0f} s; {'; '.join(result.words) or 'clean'}")
+                tell(
+                    f"{name} {number + 1}/{runs}: {well}, {result.seconds:.0f} s; {'; '.join(result.words) or 'clean'}"
+                )
         for surprise in here.crowd.records.surprises:
             tell(f"a user met {surprise}")
         return done, skipped, here.crowd.records.statuses

@@ -40,7 +40,9 @@ def killed(part: str) -> Fault:
 @contextmanager
 def backend_killed(here: World) -> Iterator[None]:
     """Kill one of Postgres' own processes: it ends all sessions, and recovers by itself."""
-    pid = here.one("SELECT pid FROM pg_stat_activity WHERE application_name = 'lepo' AND pid <> pg_backend_pid() LIMIT 1")
+    pid = here.one(
+        "SELECT pid FROM pg_stat_activity WHERE application_name = 'lepo' AND pid <> pg_backend_pid() LIMIT 1"
+    )
     os.kill(int(pid), signal.SIGKILL)
     yield
 

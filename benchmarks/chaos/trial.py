@@ -41,9 +41,7 @@ def run(here: World, kind: Kind) -> Run:
         here.words.append(f"{kind.name}: {error}")
         recovered = None
         revive(here)
-    counters, words = audit(
-        here.store, here.crowd.records, here.version, here.stack.var_dir / "checkpoints"
-    )
+    counters, words = audit(here.store, here.crowd.records, here.version, here.stack.var_dir / "checkpoints")
     return Run(
         kind=kind.name,
         recovered_s=None if recovered is None else round(recovered, 2),
