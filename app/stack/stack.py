@@ -195,7 +195,7 @@ class Stack:
             return chosen.get_secret_value()
 
     def child(self, part: str) -> Child:
-        """Describe one of our processes (api, worker, beat): the command a deployment runs, told where the others are."""
+        """Describe one of our processes: the command that a deployment runs, told where the others are."""
         threads = str(self.settings.threads)
         return Child(
             name=part,

@@ -9,22 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from benchmarks.chaos.queries import COUNTERS
 from benchmarks.report import Bound, finish, judged
 
 if TYPE_CHECKING:
     from benchmarks.chaos.trial import Run
 
 RUNS: Final = 5
-COUNTERS: Final = (
-    "lost_interactions",
-    "lost_grades",
-    "double_trained",
-    "wrong_serving",
-    "burnt_answers",
-    "half_checkpoints_served",
-    "stuck_jobs",
-    "leaked_files",
-)
 BOUNDS: Final = (
     *(Bound(name, 0, "at most") for name in COUNTERS),
     Bound("not_recovered", 0, "at most"),  # runs after which the service was not well within the stated time
@@ -91,7 +82,7 @@ def go_through(
 
 
 def report_of(runs: "Sequence[Run]", skipped: Mapping[str, str], statuses: Mapping[int, int]) -> dict[str, Any]:
-    """Put the figures together. What the last audit of a counter found stands in the next ones too: the worst counts."""
+    """Put the figures together. What an audit finds, the next ones mostly find again: the worst counts."""
     counts = {name: max((run.counters.get(name, 0) for run in runs), default=0) for name in COUNTERS}
     rows = {}
     for name in dict.fromkeys(run.kind for run in runs):

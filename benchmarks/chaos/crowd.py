@@ -33,6 +33,7 @@ class Records:
 
     answers: set[UUID] = field(default_factory=set)  # interactions whose whole answer came back
     grades: dict[UUID, tuple[UUID, float]] = field(default_factory=dict)  # grade -> its interaction and value
+    waits_s: list[float] = field(default_factory=list)  # how long each acknowledged grade took, its last try only
     statuses: Counter[int] = field(default_factory=Counter)  # of every response
     surprises: list[str] = field(default_factory=list)  # the first responses that are neither success nor "later"
 
@@ -100,6 +101,7 @@ class User:
         """Grade an answer, until it is acknowledged or the user is told to stop."""
         headers = {"Idempotency-Key": uuid4().hex}
         for _ in range(TRIES):
+            began = time.monotonic()
             try:
                 path = f"/v1/interactions/int_{interaction.hex}/grades"
                 response = http.post(path, json={"value": value}, headers=headers)
@@ -107,6 +109,7 @@ class User:
                 response = None
             if response is not None and self.records.note(response):
                 self.records.grades[read("grade", response.json()["id"])] = (interaction, value)
+                self.records.waits_s.append(time.monotonic() - began)
                 return True
             if (response is not None and response.status_code not in LATER) or stop.wait(PAUSE_S):
                 return False

@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from typing import Final
+from uuid import UUID
 
+from app.stack.child import Child
 from benchmarks.chaos.world import World, background, stopped
 
 Fault = Callable[[World], AbstractContextManager[None]]
@@ -72,15 +74,8 @@ def stays(here: World, version: int) -> None:
 def stopped_past_its_lease(here: World) -> Iterator[None]:
     """Stop the learner in its update until another has taken its job away; then it goes on, and must not publish."""
     here.stack.supervisor.start(second(here), wait=False)
-    while True:
-        job = here.in_phase("update")
-        first = here.stack.pids[who_runs(here, str(job))]
-        with stopped([first]):
-            held = here.one("SELECT status FROM jobs WHERE id = :job AND phase = 'update'", job=job) == "running"
-            if held:
-                time.sleep(PAST_LEASE_S)
-                here.until(lambda: status(here, str(job)) != "running", "another worker ends the job of a stopped one")
-                break
+    while (job := stop_one_until_fenced(here)) is None:
+        continue
     time.sleep(here.scale.watch_s)
     if here.rows("SELECT 1 FROM checkpoints WHERE job_id = :job", job=job):
         here.wrong("wrong_serving", "a learner published after its job had been taken away")
@@ -88,20 +83,31 @@ def stopped_past_its_lease(here: World) -> Iterator[None]:
     here.stack.supervisor.stop_one("learner-2")
 
 
-def second(here: World) -> "object":
+def stop_one_until_fenced(here: World) -> UUID | None:
+    """Stop whoever is in its update until another worker has ended its job; None if it came to its end too soon."""
+    job = here.in_phase("update")
+    with stopped([here.stack.pids[who_runs(here, job)]]):
+        if here.one("SELECT phase FROM jobs WHERE id = :job AND status = 'running'", job=job) != "update":
+            return None
+        time.sleep(PAST_LEASE_S)
+        here.until(lambda: status(here, job) != "running", "another worker ends the job of a stopped one")
+    return job
+
+
+def second(here: World) -> Child:
     """Describe one more learner."""
     child = here.stack.child("worker")
     return replace(child, name="learner-2", argv=(*child.argv, "--task", "learn"))
 
 
-def who_runs(here: World, job: str) -> str:
+def who_runs(here: World, job: UUID) -> str:
     """Name the process that has a job: its worker's name ends with its pid."""
     worker = str(here.one("SELECT worker FROM jobs WHERE id = :job", job=job))
     pids = here.stack.pids
-    return next((name for name in ("worker", "learner-2") if str(pids.get(name)) in worker), "worker")
+    return next((name for name in ("worker", "learner-2") if worker.endswith(f":{pids.get(name)}")), "worker")
 
 
-def status(here: World, job: str) -> str:
+def status(here: World, job: UUID) -> str:
     """Read a job's status."""
     return str(here.one("SELECT status FROM jobs WHERE id = :job", job=job))
 
@@ -154,7 +160,7 @@ def frozen_in_update(here: World) -> Iterator[None]:
     with here.hold("update") as job:
         here.command("learning/freeze", reason="chaos")
         version = here.serving()
-    here.until(lambda: status(here, str(job)) != "running", "a frozen update ends")
+    here.until(lambda: status(here, job) != "running", "a frozen update ends")
     stays(here, version)
     here.thaw()
     yield

@@ -9,7 +9,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -165,7 +165,7 @@ def broken_checkpoint(here: World) -> int:
     shutil.rmtree(directory, ignore_errors=True)
     shutil.copytree(parent, directory)
     weights = load_file(directory / WEIGHTS)
-    name = sorted(weights)[0]
+    name = min(weights)
     weights[name] = torch.full_like(weights[name], float("nan"))
     save_file(weights, directory / WEIGHTS, metadata={"format": "pt"})
     said: dict[str, Any] = json.loads((directory / MANIFEST).read_text())
@@ -175,11 +175,3 @@ def broken_checkpoint(here: World) -> int:
         parent_id = session.scalar(text("SELECT id FROM checkpoints WHERE state = 'serving'"))
         checkpoints.publish(session, path=str(directory), digest="00" * 32, parent_id=parent_id, version=version)
     return version
-
-
-def gone(pid: int) -> bool:
-    """Whether a process has ended."""
-    with suppress(ProcessLookupError):
-        os.kill(pid, 0)
-        return False
-    return True

@@ -2,6 +2,7 @@
 
 Each is a context manager, as in `benchmarks.chaos.learner`.
 """
+# ruff: noqa: S608 - the statements are put together from the constants of this file
 
 import socket
 import threading

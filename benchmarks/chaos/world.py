@@ -218,8 +218,8 @@ PAUSE_BETWEEN_S: Final = 0.3
 
 def waits(connection: Connection) -> bool:
     """Whether somebody is held."""
-    query = f"SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = {LOCK} AND NOT granted"
-    return bool(connection.scalar(text(query)))
+    query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = :lock AND NOT granted"
+    return bool(connection.scalar(text(query), {"lock": LOCK}))
 
 
 def descendants(pid: int) -> list[int]:
