@@ -112,7 +112,7 @@ def halves(store: Store) -> list[str]:
     """Find served checkpoints that are not whole on disk, or were not whole in a server's memory."""
     with store.session() as session:
         rows = list(session.execute(text(queries.HALF)))
-        odd = [f"a server held other weights under version {one}" for one in session.scalars(text(queries.HALF_LOADED))]
+        odd = loaded_otherwise(session)
     for version, path, digest in rows:
         try:
             if verify(Path(path)).fingerprint != digest:
@@ -121,6 +121,11 @@ def halves(store: Store) -> list[str]:
             if not deleted(store, version):
                 odd.append(f"version {version}: {error}")
     return odd
+
+
+def loaded_otherwise(session: Session) -> list[str]:
+    """Find versions under which a server held other weights than were published."""
+    return [f"a server held other weights under version {one}" for one in session.scalars(text(queries.HALF_LOADED))]
 
 
 def deleted(store: Store, version: int) -> bool:

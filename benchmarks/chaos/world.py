@@ -100,8 +100,7 @@ class World:
         while True:
             try:
                 with self.store.session() as session:
-                    result = session.execute(text(sql), given)
-                    return list(result) if result.returns_rows else []
+                    return list(session.execute(text(sql), given))
             except Unavailable:
                 if time.monotonic() > until:
                     raise

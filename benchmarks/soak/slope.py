@@ -6,6 +6,7 @@ means.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import sqrt
 from statistics import fmean
 from typing import Final
@@ -41,8 +42,8 @@ def slope_of(times_s: Sequence[float], values: Sequence[float]) -> Slope:
         raise ValueError(f"a slope needs {FEWEST} values or more, each with its time; got {len(values)}")
     blocks = min(BLOCKS, len(values))
     cuts = [len(values) * index // blocks for index in range(blocks + 1)]
-    xs = [fmean(times_s[a:b]) / 60 for a, b in zip(cuts, cuts[1:], strict=False)]
-    ys = [fmean(values[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)]
+    xs = [fmean(times_s[a:b]) / 60 for a, b in pairwise(cuts)]
+    ys = [fmean(values[a:b]) for a, b in pairwise(cuts)]
     middle_x, middle_y = fmean(xs), fmean(ys)
     spread = sum((x - middle_x) ** 2 for x in xs)
     slope = sum((x - middle_x) * (y - middle_y) for x, y in zip(xs, ys, strict=True)) / spread

@@ -17,8 +17,6 @@ from benchmarks.chaos.world import World, descendants
 
 LOOK_S: Final = 1.0  # between two looks at the processes
 ASK_S: Final = 0.2  # between two questions of a prober
-PARTS: Final = ("api", "worker", "beat", "postgres", "redis")
-TABLES: Final = ("interactions", "grades", "claims", "rollouts", "jobs", "learning", "checkpoints")
 KILO: Final = 1024
 
 
