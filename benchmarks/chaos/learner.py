@@ -125,7 +125,7 @@ def two_learners(here: World) -> Iterator[None]:
 @contextmanager
 def disk_full(here: World) -> Iterator[None]:
     """Let no file of the learner grow beyond what its weights need, from its publishing on."""
-    before = here.last_job()
+    before = here.fence()
     with here.hold("gate"):
         pid = here.stack.pids["worker"]
         limit(pid, resource.RLIMIT_FSIZE, SMALL_FILE)
@@ -137,7 +137,7 @@ def disk_full(here: World) -> Iterator[None]:
 @contextmanager
 def out_of_memory(here: World) -> Iterator[None]:
     """Give the learner no more memory than it has, from its update on."""
-    before = here.last_job()
+    before = here.fence()
     with here.hold("batch"):
         pid = here.stack.pids["worker"]
         limit(pid, resource.RLIMIT_AS, 1 << 20)

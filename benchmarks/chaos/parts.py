@@ -90,7 +90,7 @@ def damaged(damage: Callable[[Path], None]) -> Fault:
         path = Path(here.one("SELECT path FROM checkpoints WHERE state = 'serving'"))
         aside = path.with_name(f"aside-{path.name}")
         shutil.copytree(path, aside)
-        before, old = here.last_job(), here.stack.kill("worker")
+        before, old = here.fence(), here.stack.kill("worker")
         damage(path)
         here.restarted("worker", old)
         here.thaw()

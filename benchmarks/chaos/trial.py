@@ -1,6 +1,6 @@
 """One run of one kind: make the fault, wait until the service is well, audit.
 
-Well means all of: an answer that was asked after the fault, a policy promoted after it by an update, and a server that
+Well means all of: an answer that was asked after the fault, a policy promoted by an update begun after it, and a server that
 serves what the database says. Leaves out the kinds (`kinds`) and what is counted (`audit`).
 """
 
@@ -59,12 +59,12 @@ def recovery(here: World, limit_s: float) -> float:
         NeverHappened: it did not become well.
 
     """
-    began, moves, answers = time.monotonic(), here.moves(), len(here.crowd.records.answers)
+    began, fence, answers = time.monotonic(), here.fence(), len(here.crowd.records.answers)
 
     def missing() -> str | None:
         if len(here.crowd.records.answers) <= answers:
             return "an answer"
-        if not here.promoted_since(moves):
+        if not here.learned_since(fence):
             return "an update that serves"
         return None if here.version() == here.serving() else "a server that serves it"
 

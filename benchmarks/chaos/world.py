@@ -165,15 +165,21 @@ class World:
         query = "SELECT count(*) FROM transitions WHERE event = 'promote' AND actor = 'worker' AND entry > :entry"
         return int(self.one(query, entry=entry))
 
-    def failed_since(self, job: UUID | None) -> int:
-        """Count updates begun after a job that the infrastructure made fail."""
-        query = "SELECT count(*) FROM jobs WHERE fault = 'infrastructure' AND (CAST(:job AS uuid) IS NULL OR id > :job)"
-        return int(self.one(query, job=job))
+    def fence(self) -> int:
+        """Give the fence of the update begun last; fences rise, whatever clock a worker has."""
+        return int(self.one("SELECT coalesce(max(fence), 0) FROM jobs"))
 
-    def last_job(self) -> UUID | None:
-        """Name the job that was begun last."""
-        found: UUID | None = self.one("SELECT id FROM jobs ORDER BY id DESC LIMIT 1")
-        return found
+    def learned_since(self, fence: int) -> int:
+        """Count updates that were begun after another one and came to serve."""
+        query = """
+            SELECT count(*) FROM transitions t JOIN jobs j ON j.id = t.job_id
+            WHERE t.event = 'promote' AND t.actor = 'worker' AND j.fence > :fence"""
+        return int(self.one(query, fence=fence))
+
+    def failed_since(self, fence: int) -> int:
+        """Count updates begun after another one that the infrastructure made fail."""
+        query = "SELECT count(*) FROM jobs WHERE fault = 'infrastructure' AND fence > :fence"
+        return int(self.one(query, fence=fence))
 
     def in_phase(self, phase: str) -> UUID:
         """Wait until an update is in a phase, and name its job."""

@@ -619,7 +619,7 @@ def test_a_full_disk_costs_nothing_and_freezes_nothing(world: World) -> None:
         assert jobs.failures_in_a_row(session) == MOST_FAILURES + 1
     assert {job.fault for job in world.jobs()} == {"infrastructure"}
     with world.store.session() as session:
-        assert "jobs failed in a row" in (learnable.outlook(session, world.settings).words or "")
+        assert "6 jobs failed for want" in (learnable.outlook(session, world.settings).words or "")
     until(lambda: learn(world.context) == "promoted")
     assert set(world.claims()) == set(ids)
 
