@@ -1,7 +1,7 @@
 """One run of one kind: make the fault, wait until the service is well, audit.
 
-Well means all of: an answer that was asked after the fault, a policy promoted by an update begun after it, and a server that
-serves what the database says. Leaves out the kinds (`kinds`) and what is counted (`audit`).
+Well means all of: an answer that was asked after the fault, a policy promoted by an update begun after it, and a
+server that serves what the database says. Leaves out the kinds (`kinds`) and what is counted (`audit`).
 """
 
 import time
