@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 from app.errors import Cancelled, Fenced, Unavailable
 from app.settings import Settings
 from app.store import events, jobs, learning
+from app.store.budgets import PROMPT
 from app.store.connect import Store
 from training.health import UpdateRejected
 from worker.faults import INFRASTRUCTURE, end_of, environmental
@@ -122,8 +123,11 @@ class RunningJob:
 
 
 def heartbeat(store: Store, assignment: Assignment) -> str | None:
-    """Say that the job is alive; returns why it should end, if somebody wants that."""
-    with store.session() as session:
+    """Say that the job is alive; returns why it should end, if somebody wants that.
+
+    Within bounds of its own: one that waits holds or wants the job's row, and whoever would take the job over as well.
+    """
+    with store.session(PROMPT) as session:
         jobs.heartbeat(session, assignment.job_id, assignment.fence, lease_of(assignment.settings))
         return asked_to_end(session, assignment.job_id)
 

@@ -84,7 +84,7 @@ def go_through(
 def report_of(runs: "Sequence[Run]", skipped: Mapping[str, str], statuses: Mapping[int, int]) -> dict[str, Any]:
     """Put the figures together. What an audit finds, the next ones mostly find again: the worst counts."""
     counts = {name: max((run.counters.get(name, 0) for run in runs), default=0) for name in COUNTERS}
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(run.kind for run in runs):
         mine = [run for run in runs if run.kind == name]
         times = [run.recovered_s for run in mine if run.recovered_s is not None]

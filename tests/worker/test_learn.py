@@ -4,7 +4,7 @@ import resource
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -16,8 +16,10 @@ from safetensors import SafetensorError
 from sqlalchemy import func, select
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from app.errors import Conflict
+from app.errors import Conflict, Unavailable
 from app.store import checkpoints, evaluations, jobs, learnable, learning, lineage, policy_life
+from app.store.budgets import PROMPT, WORKER
+from app.store.connect import open_store
 from app.store.tables import Claim, Evaluation, JobEvent, TrackerValue
 from tests.worker.world import World, even, write_heldout
 from training.checkpoint import BadCheckpoint, verify
@@ -27,7 +29,7 @@ from training.update import Learner
 from worker.batch import Batch
 from worker.exam import Marks, paper_of, recorded
 from worker.heldout import read_heldout
-from worker.job import MOST_FAILURES, RunningJob, end_lost_jobs
+from worker.job import MOST_FAILURES, RunningJob, end_lost_jobs, heartbeat
 from worker.learn import carry_out, learn, update
 from worker.publish import record_marks
 from worker.update_config import update_config
@@ -593,6 +595,18 @@ def runs_and_fails(world: World) -> bool:
         return learn(world.context) != "idle"
     except BadCheckpoint:
         return True
+
+
+def test_a_heartbeat_that_cannot_be_written_is_given_up_soon(world: World, database_url: str) -> None:
+    world.samples()
+    assignment = begin(world.context)
+    assert assignment is not None
+    with closing(open_store(database_url, budget=WORKER)) as patient, world.store.session() as other:
+        jobs.held(other, assignment.job_id, assignment.fence)
+        began = time.monotonic()
+        with pytest.raises(Unavailable):
+            heartbeat(patient, assignment)
+        assert time.monotonic() - began < 2 * PROMPT.lock_s
 
 
 SMALL_FILE = 60_000  # bytes; the tiny model's weights are larger
