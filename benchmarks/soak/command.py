@@ -1,4 +1,4 @@
-"""The door `lepo bench soak`: a saturated service for some minutes, then the same with a backlog in its database.
+"""The door `lepo bench soak`: a saturated service for some minutes, with a backlog in its database, and without again.
 
 Memory, files, connections and dead rows are judged by the lower end of their slope's interval: growth that is beyond
 doubt. The first fifth of the time is not counted: caches fill.
@@ -22,7 +22,7 @@ USERS: Final = 12
 BACKLOG: Final = 100_000
 SHORT_MINUTES: Final = 2.0  # below it slopes are shown and not judged, and the backlog is small
 WARM: Final = 0.2  # share of the time that is not counted
-WITH_BACKLOG: Final = 0.3  # share of the time with it
+PART: Final = 0.2  # share of the time with the backlog, and of each of the two that it is compared with
 COMMON: Final = (
     Bound("control_p99_s", 2.0, "at most"),
     Bound("refused", 0, "at most"),  # of the probes, and of the users but for "come again"
@@ -72,36 +72,39 @@ def command(
 
 
 def soak(here: "World", seconds: float) -> dict[str, Any]:
-    """Let the load run, first plain, then with a backlog; gives the figures."""
+    """Let the load run plain, with a backlog, and plain again; gives the figures."""
     import time
 
     from benchmarks.chaos.audit import audit
-    from benchmarks.chaos.traffic import STALE, write
+    from benchmarks.chaos.traffic import STALE, tidy, write
     from benchmarks.soak.watch import Watched, dead_share, watching
     from benchmarks.timing import tell
 
-    part, records = seconds * WITH_BACKLOG, here.crowd.records
+    part, records = seconds * PART, here.crowd.records
     tell("warming up")
     time.sleep(seconds * WARM)
     plain, behind = Watched(), Watched()
     del records.waits_s[:]
     before, began = here.moves(), time.monotonic()
     with watching(here, plain):
-        time.sleep(seconds * (1 - WARM - WITH_BACKLOG) - min(part, seconds * (1 - WARM - WITH_BACKLOG)))
-        without = rate(here, part)
+        time.sleep(seconds * (1 - WARM - 3 * PART))
+        first = rate(here, part)
     updates, took, waits = here.promoted_since(before), time.monotonic() - began, list(records.waits_s)
-    tell(f"{without:.1f} answers and grades a second; {updates} updates in {took:.0f} s; now with a backlog")
+    tell(f"{first:.1f} answers and grades a second; {updates} updates in {took:.0f} s; now with a backlog")
     write(here, STALE)
     with watching(here, behind):
         loaded = rate(here, part)
-    tell(f"{loaded:.1f} a second with the backlog")
+    share = dead_share(here)
+    tidy(here)
+    without = (first + rate(here, part)) / 2  # before and after, for other load on the machine comes and goes
+    tell(f"{loaded:.1f} a second with the backlog, {without:.1f} before and after it")
     counters, words = audit(here.store, records, here.version, here.stack.var_dir / "checkpoints")
     for word in words:
         tell(word)
     odd = sum(n for status, n in records.statuses.items() if status >= 400 and status not in {409, 429, 503})
     return {
         **growth(plain),
-        "dead_share": dead_share(here),
+        "dead_share": share,
         "updates": updates,
         "seconds_per_update": took / max(1, updates),
         "throughput": without,
