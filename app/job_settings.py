@@ -14,7 +14,16 @@ OF_A_JOB: Final = frozenset(
     {
         *("min_grades", "max_grades", "max_divergence", "key_share", "baseline", "group_grace", "resample"),
         *("learning_rate", "adam_beta1", "adam_beta2", "weight_decay", "warmup_updates", "decay_updates"),
-        *("max_grad_norm", "off_policy", "clip_low", "clip_high", "dual_clip", "max_weight", "latent_off_policy", "kl_beta"),
+        *(
+            "max_grad_norm",
+            "off_policy",
+            "clip_low",
+            "clip_high",
+            "dual_clip",
+            "max_weight",
+            "latent_off_policy",
+            "kl_beta",
+        ),
         *("correction_weight", "correction_trust", "epochs", "minibatches"),
         *("negative_latent_floor", "latent_gradient", "normalization"),
         *("micro_batch_tokens", "activation_checkpointing"),

@@ -164,10 +164,10 @@ class Settings(BaseSettings):
         description="How an answer of another policy is weighed: as a whole (right ones fully, wrong ones by how likely "
         "they still are), or step by step.",
     )
-    max_weight: float = Field(2.0, ge=1, description="Largest importance weight of a step that another policy drew.")
+    max_weight: float = Field(2.0, ge=1, description="Largest weight of a single step, by off_policy=step.")
     dual_clip: float = Field(3.0, gt=1, description="Ratio above which a token with a bad grade is pushed no further.")
     latent_off_policy: Literal["prefix", "step", "density", "omit"] = Field(
-        "prefix", description="What latent steps weigh that another policy drew."
+        "prefix", description="How the ratio of a latent step that another policy drew is taken."
     )
     key_share: Fraction = Field(
         0.5, description="Largest share of a batch from one API key, when more than one key has graded; the rest waits."

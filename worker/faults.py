@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Final
 
 import torch
+from safetensors import SafetensorError
 
 from app.errors import Cancelled, Conflict, Unavailable
 from app.store.claims import Settlement
@@ -62,4 +63,6 @@ def end_of(error: BaseException) -> End:
 def environmental(error: BaseException) -> bool:
     """Whether an error is a shortage that may pass by itself: disk, memory, a part that is away."""
     short = isinstance(error, OSError | MemoryError | Unavailable | torch.cuda.OutOfMemoryError)
+    if isinstance(error, SafetensorError):  # writes weights by itself, and has its own word for a full disk
+        return "I/O error" in str(error)
     return short or (isinstance(error, RuntimeError) and "allocate memory" in str(error))  # torch's own, on a CPU

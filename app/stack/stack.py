@@ -118,7 +118,7 @@ class Stack:
             if "api" in self._commands:
                 require_free(self.settings.host, self.port)
             for part in self._commands:
-                self.supervisor.start(self._child(part), wait=False)
+                self.supervisor.start(self.child(part), wait=False)
             for part in self._commands:
                 self.supervisor.wait_ready(part, forgiving=False)
             started = True
@@ -194,7 +194,7 @@ class Stack:
             fix_admin_key(session, chosen.get_secret_value())
             return chosen.get_secret_value()
 
-    def _child(self, part: str) -> Child:
+    def child(self, part: str) -> Child:
         """Describe one of our processes: the command that a deployment runs, told where the others are."""
         threads = str(self.settings.threads)
         return Child(

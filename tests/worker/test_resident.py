@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from app.job_settings import of_job
 from app.settings import Settings
 from tests.worker.world import CREATED, World
-from training.checkpoint import BadCheckpoint, load_tensors, publish, verify
+from training.checkpoint import MANIFEST, BadCheckpoint, load_tensors, publish, verify
 from training.policy import fingerprint
 from training.rollout import Rollout
 from worker.resident import Resident, Source
@@ -159,6 +159,17 @@ def test_another_version_is_read_anew_and_a_damaged_one_is_refused(world: World,
     path = publish(policy, tmp_path, version=1, parent_version=0, training={}, created=CREATED)
     (path / "config.json").write_text("{}")
     with pytest.raises(BadCheckpoint):
+        resident.policy(Source(1, str(path)))
+
+
+def test_a_version_whose_seal_is_gone_is_refused_and_a_base_model_needs_none(
+    world: World, base: Source, tmp_path: Path
+) -> None:
+    resident = Resident(world.settings)
+    path = publish(resident.policy(base), tmp_path, version=1, parent_version=0, training={}, created=CREATED)
+    (path / MANIFEST).unlink()
+    assert resident.policy(Source(0, str(path))).version == 0
+    with pytest.raises(BadCheckpoint, match="has no manifest"):
         resident.policy(Source(1, str(path)))
 
 
