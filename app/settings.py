@@ -161,8 +161,8 @@ class Settings(BaseSettings):
     minibatches: int = Field(1, ge=1, le=64, description="Optimizer steps in a pass.")
     off_policy: Literal["rollout", "step"] = Field(
         "rollout",
-        description="How an answer of another policy is weighed: as a whole (right ones fully, wrong ones by how likely "
-        "they still are), or step by step.",
+        description="How an answer of another policy is weighed: as a whole (right ones fully, wrong ones by how "
+        "likely they still are), or step by step.",
     )
     max_weight: float = Field(2.0, ge=1, description="Largest weight of a single step, by off_policy=step.")
     dual_clip: float = Field(3.0, gt=1, description="Ratio above which a token with a bad grade is pushed no further.")

@@ -123,14 +123,10 @@ class RunningJob:
 
 
 def heartbeat(store: Store, assignment: Assignment) -> str | None:
-<<<<<<< HEAD
-    """Say that the job is alive; returns why it should end, if somebody wants that."""
-=======
     """Say that the job is alive; returns why it should end, if somebody wants that.
 
     Within bounds of its own: one that waits holds or wants the job's row, and whoever would take the job over as well.
     """
->>>>>>> chaos
     with store.session(PROMPT) as session:
         jobs.heartbeat(session, assignment.job_id, assignment.fence, lease_of(assignment.settings))
         return asked_to_end(session, assignment.job_id)

@@ -123,7 +123,6 @@ class Resident:
         self._twin = Adapted(self.policy(source).model, lora, source.path)
         return False
 
-<<<<<<< HEAD
     def load(self, source: Source) -> Policy:
         """Load the policy of a version anew, beside the resident one.
 
@@ -131,11 +130,7 @@ class Resident:
             ValueError: the directory is damaged or incomplete; the message says how.
 
         """
-        if published(source.path):
-=======
-    def _load(self, source: Source) -> Policy:
         if source.version > 0 or published(source.path):  # only a base model may come from elsewhere, without a seal
->>>>>>> chaos
             verify(Path(source.path))
         log.info("loading policy version %d from %s", source.version, source.path)
         return load_policy(

@@ -3,13 +3,8 @@
 import resource
 import threading
 import time
-<<<<<<< HEAD
-from collections.abc import Callable
-=======
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict
->>>>>>> chaos
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
@@ -31,16 +26,10 @@ from training.lora import made_of
 from training.policy import fingerprint, load_policy
 from training.update import Learner
 from worker.batch import Batch
-<<<<<<< HEAD
 from worker.evaluation import Scores, conditions_of, make_plan, read_scores
 from worker.evaluation_set import read_evaluation_set
 from worker.examine import questions
-from worker.job import MOST_FAILURES, RunningJob, end_lost_jobs
-=======
-from worker.exam import Marks, paper_of, recorded
-from worker.heldout import read_heldout
 from worker.job import MOST_FAILURES, RunningJob, end_lost_jobs, heartbeat
->>>>>>> chaos
 from worker.learn import carry_out, learn, update
 from worker.publish import record_scores
 from worker.update_config import update_config
@@ -671,11 +660,7 @@ def test_a_full_disk_costs_nothing_and_freezes_nothing(world: World) -> None:
         assert jobs.failures_in_a_row(session) == MOST_FAILURES + 1
     assert {job.fault for job in world.jobs()} == {"infrastructure"}
     with world.store.session() as session:
-<<<<<<< HEAD
         assert "jobs failed for want of something" in (learnable.outlook(session, world.settings).words or "")
-=======
-        assert "6 jobs failed for want" in (learnable.outlook(session, world.settings).words or "")
->>>>>>> chaos
     until(lambda: learn(world.context) == "promoted")
     assert set(world.claims()) == set(ids)
 
