@@ -28,11 +28,11 @@ OffPolicy = Literal[
     "rollout",  # all steps alike: 1 where A >= 0, else min(pi / mu, 1) of the whole rollout
     "step",  # each step by itself, truncated; latent steps by `LatentOffPolicy`
 ]
-LatentOffPolicy = Literal[
+LatentOffPolicy = Literal[  # by "rollout", a latent step's part of the ratio: "prefix" and "step" mean the same there
     "prefix",  # exp of the sum over this and all earlier latent steps of sum_k z_k d_k, then truncated
     "step",  # exp(sum_k z_k d_k) of the step alone, truncated
     "density",  # ratio of the Concrete densities of the step's mixture, truncated; "step" where that is not defined
-    "omit",  # 1 for a rollout whose latent steps are on policy, else 0
+    "omit",  # 1 for a rollout whose latent steps are on policy, else 0: they teach nothing then
 ]
 ON_POLICY_NATS = 1e-3  # per step, up to which a rollout is taken for on policy as a whole: rounding gives less
 

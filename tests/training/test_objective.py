@@ -1,7 +1,7 @@
 """The objective by argument: its limits are GRPO, its parts add up, and every setting has its effect."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from training.head import take_apart
+from training.importance import LatentOffPolicy, OffPolicy
 from training.kl import k3
 from training.objective import ObjectiveConfig, ObjectiveMetrics, objective, step_weights
 from training.replay import ReplayConfig, replay
@@ -305,6 +306,17 @@ def test_on_policy_the_ratio_is_one_and_nothing_is_clipped() -> None:
     assert metrics.sampler_kl == pytest.approx(0.0, abs=1e-6)
     assert metrics.token_entropy > 0.1
     assert metrics.latent_step_entropy > 0.1
+
+
+@pytest.mark.parametrize("off_policy", get_args(OffPolicy))
+@pytest.mark.parametrize("way", get_args(LatentOffPolicy))
+def test_on_policy_every_way_is_the_published_objective(off_policy: Any, way: Any) -> None:
+    model, advantages = tiny(), [1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 0.3]
+    config = ObjectiveConfig(off_policy=off_policy, latent_off_policy=way)
+    loss, found, _ = learn(model, mixed_batch(), advantages, config)
+    published_loss, published, _ = learn(model, mixed_batch(), advantages, PUBLISHED)
+    assert loss == pytest.approx(published_loss, rel=1e-4, abs=1e-5)
+    assert relative_difference(found, published) < 1e-4
 
 
 def test_a_stale_token_cannot_make_the_loss_infinite() -> None:
