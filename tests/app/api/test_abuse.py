@@ -228,6 +228,9 @@ def test_no_id_in_a_path_breaks_a_route(live: Live) -> None:
                 {"json": {"value": 1} if path.endswith("/grades") else {}} if method == "POST" else {}
             )
             response = live.http("admin").request(method, url, **body)
+            if "{user}" in path and response.status_code == 200:  # any text may name a user: that one asked nothing
+                assert response.json()["removed"] == {}
+                continue
             assert response.status_code in {400, 404, 405}, (method, url[:80], response.status_code)
             assert error_of(response)
             assert len(response.content) < LONGEST_ERROR
@@ -285,7 +288,7 @@ def test_other_bodies_are_refused_by_field(live: Live, path: str, body: dict[str
         ({"value": 1, "grader": {"id": "\ud800"}}, "grader.id"),
         ({"value": 1, "grader": {"kind": "a\n"}}, "grader.kind"),
         ({"value": 1, "comment": "\x00"}, "comment"),
-        ({"value": 1, "comment": "x" * 10_001}, "comment"),
+        ({"value": 1, "comment": "x" * 16_385}, "comment"),
         ({"value": 1, "correction": "\ud800"}, "correction"),
         ({"value": 1, "choice": -1}, "choice"),
         ({}, "value"),
