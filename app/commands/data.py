@@ -3,11 +3,12 @@
 import json
 from contextlib import closing
 from datetime import UTC, datetime
-from getpass import getuser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from app.commands.keys import actor
 
 if TYPE_CHECKING:
     from app.store.connect import Store
@@ -80,7 +81,7 @@ def delete(user: str, key: str | None, as_json: bool) -> None:
     subject = Subject(user=user, key_id=key)
     with closing(the_store()) as store:
         with store.session() as session:
-            wish = erasure.begin(session, subject, f"login:{getuser()}").id
+            wish = erasure.begin(session, subject, actor()).id
         going = True
         while going:
             with store.session() as session:

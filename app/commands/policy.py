@@ -5,14 +5,12 @@ The same moves as the admin routes; servers see a change within a second. Leaves
 """
 
 import json
-import os
 from collections.abc import Callable
-from getpass import getuser
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from app.commands.keys import transaction
+from app.commands.keys import actor, transaction
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -123,7 +121,7 @@ def promote(version: int, reason: str) -> None:
     """Serve the policy of VERSION."""
     from app.store import policy_life
 
-    _move(lambda session: policy_life.promote(session, _id(session, version), reason, _actor()))
+    _move(lambda session: policy_life.promote(session, _id(session, version), reason, actor()))
 
 
 @command.command("trial")
@@ -134,7 +132,7 @@ def trial(version: int, stage: "Literal['shadow', 'canary']", reason: str) -> No
     """Try the policy of VERSION, which waits for a decision, on live traffic (LEPO_CANARY_SHARE, LEPO_SHADOW_SHARE)."""
     from app.store import policy_life
 
-    _move(lambda session: policy_life.try_out(session, _id(session, version), stage, reason, _actor()))
+    _move(lambda session: policy_life.try_out(session, _id(session, version), stage, reason, actor()))
 
 
 @command.command("discard")
@@ -144,7 +142,7 @@ def discard(version: int, reason: str) -> None:
     """Turn down the policy of VERSION, which waits for a decision; its answers are given back."""
     from app.store import policy_life
 
-    _move(lambda session: policy_life.discard(session, _id(session, version), reason, _actor()))
+    _move(lambda session: policy_life.discard(session, _id(session, version), reason, actor()))
 
 
 @command.command("rollback")
@@ -154,7 +152,7 @@ def rollback(to: int | None, reason: str) -> None:
     """Serve an earlier policy again, and freeze learning until `lepo policy thaw`."""
     from app.store import policy_life
 
-    _move(lambda session: policy_life.rollback(session, _actor(), None if to is None else _id(session, to), reason))
+    _move(lambda session: policy_life.rollback(session, actor(), None if to is None else _id(session, to), reason))
 
 
 @command.command("freeze")
@@ -163,7 +161,7 @@ def freeze(reason: str) -> None:
     """Begin no update until thawed; one that runs is ended and gives its answers back."""
     from app.store import learning
 
-    _switch(lambda session: learning.freeze(session, _actor(), reason), "Learning is frozen.")
+    _switch(lambda session: learning.freeze(session, actor(), reason), "Learning is frozen.")
 
 
 @command.command("thaw")
@@ -172,7 +170,7 @@ def thaw(reason: str) -> None:
     """Learn again."""
     from app.store import learning
 
-    _switch(lambda session: learning.thaw(session, _actor(), reason), "Learning goes on.")
+    _switch(lambda session: learning.thaw(session, actor(), reason), "Learning goes on.")
 
 
 @command.command("pin")
@@ -181,7 +179,7 @@ def pin(reason: str) -> None:
     """Keep what serves: nothing is promoted or learned until unpinned."""
     from app.store import learning
 
-    _switch(lambda session: learning.pin(session, _actor(), reason), "What serves is pinned.")
+    _switch(lambda session: learning.pin(session, actor(), reason), "What serves is pinned.")
 
 
 @command.command("unpin")
@@ -190,7 +188,7 @@ def unpin(reason: str) -> None:
     """Let what serves change again."""
     from app.store import learning
 
-    _switch(lambda session: learning.unpin(session, _actor(), reason), "What serves may change.")
+    _switch(lambda session: learning.unpin(session, actor(), reason), "What serves may change.")
 
 
 def _move(move: "Callable[[Session], Transition | None]") -> None:
@@ -213,14 +211,6 @@ def _id(session: "Session", version: int) -> "UUID":
     from app.store.checkpoints import by_version
 
     return by_version(session, version).id
-
-
-def _actor() -> str:
-    """Say who is at the keyboard; in a container a user may have a number and no name."""
-    try:
-        return f"login:{getuser()}"
-    except (KeyError, OSError):
-        return f"login:{os.getuid()}"
 
 
 def _brief(row: "Checkpoint", parent: int | None) -> dict[str, Any]:

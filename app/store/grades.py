@@ -3,8 +3,8 @@
 The reward of an answer is the mean, over its graders, of each grader's latest value. A grader is a pair (kind, id). Its
 later entry supersedes its earlier one; `retracted` takes its word back; `failed` says nothing, so it neither counts as
 zero nor covers an earlier value; `corrected` says what the answer should have been and gives no number; an entry that
-does not count (`counts`) is kept and shown, no more. Values are kept
-as given: any finite number, never clamped.
+does not count (`counts`), or came with a key in quarantine (`app.store.trust`), is kept and shown, no more. Values are
+kept as given: any finite number, never clamped.
 
 The same in SQL, as views: `latest_grades`, and over it `effective_grades`. Both are queried by interaction, so that
 Postgres reads the ledger's index and never the whole ledger. Leaves out graders that compute (`training.graders`).
@@ -224,16 +224,18 @@ def graded_by(session: Session, interaction_ids: Sequence[UUID]) -> dict[UUID, s
     return found
 
 
-def note_graded(session: Session, interaction_id: UUID) -> None:
-    """Repeat on the answer's row its reward, since when it has one and whom it counts for, for the index of work."""
-    mine = EFFECTIVE.c.interaction_id == interaction_id
-    graded = select(EFFECTIVE.c.first_graded_at).where(mine).scalar_subquery()
-    corrected = select(func.min(CORRECTIONS.c.created_at)).where(CORRECTIONS.c.interaction_id == interaction_id)
-    first = func.least(graded, corrected.scalar_subquery())
-    reward = select(EFFECTIVE.c.reward).where(mine).scalar_subquery()
+def note_graded(session: Session, *interaction_ids: UUID) -> None:
+    """Repeat on answers' rows their rewards, since when, and whom they count for: the index of work."""
+    mine = EFFECTIVE.c.interaction_id == Interaction.id
+    graded = select(EFFECTIVE.c.first_graded_at).where(mine).correlate(Interaction).scalar_subquery()
+    corrected = select(func.min(CORRECTIONS.c.created_at)).where(CORRECTIONS.c.interaction_id == Interaction.id)
+    first = func.least(graded, corrected.correlate(Interaction).scalar_subquery())
+    reward = select(EFFECTIVE.c.reward).where(mine).correlate(Interaction).scalar_subquery()
     said = union_all(
         *(
-            select(one.c.api_key_id, one.c.created_at).where(one.c.interaction_id == interaction_id)
+            select(one.c.api_key_id, one.c.created_at)
+            .where(one.c.interaction_id == Interaction.id)
+            .correlate(Interaction)
             for one in (LATEST, CORRECTIONS)
         )
     ).subquery()
@@ -241,6 +243,7 @@ def note_graded(session: Session, interaction_id: UUID) -> None:
     last_key = keyed.order_by(said.c.created_at.desc()).limit(1).scalar_subquery()
     session.execute(
         update(Interaction)
-        .where(Interaction.id == interaction_id)
+        .where(Interaction.id == any_(literal(list(interaction_ids), ARRAY(Uuid))))
         .values(graded_at=first, reward=reward, charged_key_id=func.coalesce(last_key, Interaction.api_key_id, ""))
+        .execution_options(synchronize_session=False)
     )

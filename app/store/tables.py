@@ -27,6 +27,7 @@ import app.store.removed  # noqa: F401 - its tables belong to the schema
 from app.store.base import AnyJson, Base, Big, Created, Id, Json, one_of
 
 SCOPES: Final = ("infer", "grade", "admin")
+TRUSTS: Final = ("ordinary", "trusted", "quarantined")
 ENDPOINTS: Final = ("chat", "completion")
 FINISHES: Final = ("stop", "length", "cancelled", "deadline")
 GRADING_STATES: Final = ("none", "pending", "graded", "failed")
@@ -45,7 +46,10 @@ class ApiKey(Base):
     """A key's public half; the secret itself is shown once and only its SHA-256 is kept."""
 
     __tablename__ = "api_keys"
-    __table_args__ = (CheckConstraint("scopes <@ ARRAY['infer', 'grade', 'admin']::text[]", name="scopes_known"),)
+    __table_args__ = (
+        CheckConstraint("scopes <@ ARRAY['infer', 'grade', 'admin']::text[]", name="scopes_known"),
+        one_of("trust", TRUSTS),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)  # the short middle part of lepo-<id>-<secret>
     name: Mapped[str]
@@ -54,6 +58,10 @@ class ApiKey(Base):
     created_at: Mapped[Created]
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+    trust: Mapped[str] = mapped_column(server_default="ordinary")  # what its grades count for: `app.store.trust`
+    trust_at: Mapped[datetime | None]  # when that was last changed, by whom and why
+    trust_by: Mapped[str | None]
+    trust_reason: Mapped[str | None]
 
 
 class Secret(Base):
@@ -238,6 +246,7 @@ class Grade(Base):
         CheckConstraint("state <> 'corrected' OR correction IS NOT NULL", name="corrected_says_how"),
         CheckConstraint("value NOT IN ('NaN', 'Infinity', '-Infinity')", name="value_finite"),
         Index("ix_grades_ledger", "interaction_id", "grader_kind", "grader_id", "entry"),
+        Index("ix_grades_api_key_id", "api_key_id", "interaction_id", postgresql_where=text("api_key_id IS NOT NULL")),
         Index("ix_grades_supersedes_id", "supersedes_id", postgresql_where=text("supersedes_id IS NOT NULL")),
     )
 

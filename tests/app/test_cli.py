@@ -85,6 +85,10 @@ def test_keys_from_birth_to_end(database_url: str) -> None:
     assert code == 0
     public = key.split("-")[1]
     assert f"{public}" in lepo("keys", "list", LEPO_DATABASE_URL=database_url)[1]
+    code, output = lepo("keys", "trust", public, "quarantined", "--reason", "lies", LEPO_DATABASE_URL=database_url)
+    assert (code, output) == (0, f"Key {public} (phone) is quarantined: lies.\n")
+    assert "quarantined" in lepo("keys", "list", LEPO_DATABASE_URL=database_url)[1]
+    assert "trust one" in lepo("keys", "agreement", LEPO_DATABASE_URL=database_url)[1]
     assert lepo("keys", "revoke", public, LEPO_DATABASE_URL=database_url)[0] == 0
     assert "revoked" in lepo("keys", "list", LEPO_DATABASE_URL=database_url)[1]
     assert lepo("keys", "create", "LEPO_ADMIN_KEY", LEPO_DATABASE_URL=database_url)[0] == 1, "a reserved name"

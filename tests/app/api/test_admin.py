@@ -33,6 +33,8 @@ CLOSED = [
     ("POST", "/v1/admin/learning/unpin", "admin"),
     ("GET", "/v1/admin/keys", "admin"),
     ("POST", "/v1/admin/keys", "admin"),
+    ("POST", "/v1/admin/keys/nobody/trust", "admin"),
+    ("GET", "/v1/admin/keys/agreement", "admin"),
     ("GET", "/v1/admin/overview", "admin"),
 ]
 
@@ -83,6 +85,25 @@ def test_a_key_revoked_elsewhere_is_closed_within_seconds(live: Live) -> None:
     with live.store.session() as session:
         revoke(session, row.id)
     wait_for(lambda: httpx.get(f"{live.url}/v1/models", headers=headers).status_code == 401, seconds=5)
+
+
+def test_a_key_in_quarantine_makes_no_reward_until_released(live: Live) -> None:
+    admin = live.http("admin")
+    key_id = live.keys["both"].split("-")[1]
+    answer = f"/v1/interactions/{live.answer()['choices'][0]['interaction_id']}"
+    assert live.http("both").post(f"{answer}/grades", json={"value": 1}).json()["reward"]["value"] == 1
+    body = {"trust": "quarantined", "reason": "praises everything"}
+    held = admin.post(f"/v1/admin/keys/{key_id}/trust", json=body).json()
+    assert (held["trust"], held["trust_reason"]) == ("quarantined", "praises everything")
+    assert held["trust_by"] == live.keys["admin"].split("-")[1]
+    assert live.http("both").get(answer).json()["reward"] is None
+    later = live.http("both").post(f"{answer}/grades", json={"value": 0})
+    assert (later.status_code, later.json()["reward"]) == (201, None)
+    assert admin.post(f"/v1/admin/keys/{key_id}/trust", json={"trust": "ordinary"}).json()["trust"] == "ordinary"
+    assert live.http("both").get(answer).json()["reward"]["value"] == 0
+    assert admin.get("/v1/admin/keys/agreement").json() == {"object": "list", "data": []}
+    assert admin.post("/v1/admin/keys/nobody/trust", json={"trust": "trusted"}).status_code == 404
+    assert admin.post(f"/v1/admin/keys/{key_id}/trust", json={"trust": "hated"}).json()["error"]["param"] == "trust"
 
 
 def test_a_job_is_a_row_that_can_be_followed_and_cancelled(live: Live) -> None:
