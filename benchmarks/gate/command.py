@@ -149,9 +149,9 @@ def canary_figures(canaries: "Mapping[str, Sequence[CanaryRun]]") -> dict[str, A
     }
 
 
-def raw_of(one: "Course") -> list[Any]:
-    """Keep of a lineage where it ended and at which looks it was refused."""
-    return [round(one.end, 4), [number for number, passed in enumerate(one.promoted, start=1) if not passed]]
+def raw_of(one: "Course") -> str:
+    """Keep of a lineage which looks passed it, and where it ended: "++-+ 0.685"."""
+    return "".join("+" if passed else "-" for passed in one.promoted) + f" {one.end:.3f}"
 
 
 def mean(values: Sequence[float]) -> float:

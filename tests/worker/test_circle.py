@@ -43,6 +43,7 @@ def command(name: str, world: World, bell: Bell, database_url: str) -> subproces
         "LEPO_REDIS_URL": bell.server.url(),
         "LEPO_LEARN_INTERVAL": "0.3",
         "LEPO_GRADE_INTERVAL": "0.3",
+        "LEPO_GATE_NO_SIGNAL": "promote",
     }
     with (bell.directory / f"{name}.log").open("ab") as log:
         process = subprocess.Popen(

@@ -29,6 +29,7 @@ SETTINGS = {
     "LEPO_MIN_GRADES": "16",
     "LEPO_MAX_GRADES": "32",
     "LEPO_LEARNING_RATE": "1e-4",
+    "LEPO_GATE_NO_SIGNAL": "promote",
 }
 
 
