@@ -1,10 +1,12 @@
 """`lepo bench gate`: simulated policies are as good as they are said to be, and the figures are of the runs."""
 
+import json
+
 import numpy as np
 import pytest
 
 from app.settings import Settings
-from benchmarks.gate.command import BOUNDS, canary_figures, gate_figures, quantile
+from benchmarks.gate.command import BOUNDS, Plan, canary_figures, gate_figures, measure, quantile
 from benchmarks.gate.policies import lineage_of
 from benchmarks.gate.trial import CanaryRun, Course, canary, completions, course
 from benchmarks.report import judged
@@ -75,3 +77,12 @@ def test_figures_are_of_the_runs_and_every_bound_is_judged() -> None:
 def test_a_quantile_is_a_value_that_was_seen() -> None:
     values = [float(value) for value in range(1, 21)]
     assert (quantile(values, 0.95), quantile(values, 0.5), quantile([3.0], 0.95)) == (19.0, 10.0, 3.0)
+
+
+def test_the_command_measures_what_its_bounds_ask() -> None:
+    report = measure(Plan(runs=1, canaries=3, grades=1000))
+    assert {row["key"] for row in report["bounds"]} == {bound.key for bound in BOUNDS}
+    assert len(report["raw"]["losing"]) == 1
+    passed, end = report["raw"]["losing"][0].split()
+    assert float(end) == pytest.approx(0.725 - 0.02 * passed.count("+"))
+    assert json.dumps(report, allow_nan=False)
