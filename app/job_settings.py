@@ -27,7 +27,15 @@ OF_A_JOB: Final = frozenset(
         *("correction_weight", "correction_trust", "epochs", "minibatches"),
         *("negative_latent_floor", "latent_gradient", "normalization"),
         *("micro_batch_tokens", "activation_checkpointing"),
-        *("gate_margin", "gate_alpha", "gate_answers", "gate_seconds", "gate_collapse", "gate_no_signal"),
+        *(
+            "gate_margin",
+            "gate_alpha",
+            "gate_answers",
+            "gate_seconds",
+            "gate_corrections",
+            "gate_collapse",
+            "gate_no_signal",
+        ),
         *("max_kl", "min_entropy", "phase_deadline"),
         *("max_gradient_norm", "min_mean_tokens", "max_mean_tokens"),
     }

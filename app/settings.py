@@ -242,6 +242,11 @@ class Settings(BaseSettings):
     gate_seconds: float = Field(
         60.0, ge=0, description="Seconds after which the gate asks no further part and decides by what it has."
     )
+    gate_corrections: int = Field(
+        16,
+        ge=0,
+        description="Newest corrections learned from that the gate asks again, beside held-out prompts; 0: none.",
+    )
     gate_collapse: Fraction = Field(
         0.3,
         description="Refused: entropy or length below this share of the serving policy's, or length above its inverse.",

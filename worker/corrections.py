@@ -1,7 +1,8 @@
 """Corrected answers as the learner takes them: the correction as tokens, and the prompt with the correction as a hint.
 
 The hint is worded by a setting and goes through the model's own chat template, into the last thing that the user said.
-Leaves out who corrected what (`app.store.grades`) and how a correction teaches (`training.distill`).
+A correction that was learned from becomes a question of the gate. Leaves out who corrected what (`app.store.grades`)
+and how a correction teaches (`training.distill`).
 """
 
 import logging
@@ -10,15 +11,19 @@ from typing import Any
 from uuid import UUID
 
 import torch
+from sqlalchemy.orm import Session
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from app.settings import Settings
+from app.store import lineage
 from app.store.claims import Claimed
 from training.chat import render_chat
 from training.distill import Correction, corrected
+from training.graders.parse import parse_grader
 from training.policy import Policy
 from training.rollout import Rollout
+from worker.evaluation_set import Question, texts_of
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +55,23 @@ def corrections_of(
         if hinted_H is not None and len(hinted_H) + rollout.latent_length + len(answer_T) > settings.max_length:
             hinted_H = None
         found[one.interaction.id] = corrected(rollout, answer_T, hinted_H)
+    return found
+
+
+def regressions(session: Session, limit: int, tokenizer: PreTrainedTokenizerBase) -> list[Question]:
+    """Ask again what was corrected and learned from; graded as the request said, else by the correction's words."""
+    found = []
+    for asked, correction in lineage.learned_corrections(session, limit):
+        spec = asked.grader or {"type": "string_check", "operation": "eq", "reference": correction}
+        try:
+            parse_grader(spec)
+        except ValueError as error:  # too long a text, or a grader that this version does not know
+            log.warning("a past correction cannot be graded and is not asked again: %s", error)
+            continue
+        ids = tokenizer.encode(asked.prompt_text, add_special_tokens=asked.endpoint == "completion")
+        said = texts_of(asked.request)
+        if ids and said:
+            found.append(Question(said[-1], tuple(ids), spec))
     return found
 
 

@@ -1,5 +1,7 @@
 """The held-out prompts: a part the gate asks, a sealed part it never asks; and nobody learns from either.
 
+Beside them the gate may ask regression prompts, which were learned from: what was corrected once must stay right.
+
 Read from JSONL, one `{"prompt": ...}` or `{"messages": [...]}` with a `"grader"` per line; a prompt is what a user
 says, so it goes through the chat template like a message. Whether a prompt is sealed follows from its text, so it
 stays sealed or open when lines are added. Leaves out the asking (`worker.evaluation`) and the judging
@@ -42,9 +44,9 @@ class Question:
 class EvaluationSet:
     """All held-out prompts."""
 
-    questions: Mapping[str, Question]  # the gate's, by key, in the file's order
+    questions: Mapping[str, Question]  # the gate's, by key, in the file's order, then regression prompts
     sealed: Mapping[str, Question]  # never asked by the gate, so that no version was chosen by them
-    said: frozenset[str]  # what users say in all of them, normalised
+    said: frozenset[str]  # what users say in all of the file's, normalised
     prompts: frozenset[tuple[int, ...]]  # the same as the model sees it
 
     def holds(self, request: Mapping[str, Any], prompt_ids: Sequence[int]) -> bool:
@@ -60,8 +62,8 @@ def evaluation_set(
     Args:
         questions: those of the file; one that stands there twice counts once.
         sealed_share: share that is sealed, in [0, 1).
-        always_open: regression prompts (past corrections): the gate asks them like the file's, and nobody learns from
-            them either.
+        always_open: regression prompts (corrections that were learned from): the gate asks them like the file's, but
+            they are not held out.
 
     """
     found = {question.key: question for question in questions}
@@ -69,12 +71,11 @@ def evaluation_set(
     sealed = {key: one for (key, one), kept in zip(found.items(), secret, strict=True) if kept}
     asked = {key: one for key, one in found.items() if key not in sealed}
     asked |= {one.key: one for one in always_open if one.key not in found}
-    everything = [*asked.values(), *sealed.values()]
     return EvaluationSet(
         questions=asked,
         sealed=sealed,
-        said=frozenset(normal(question.said) for question in everything),
-        prompts=frozenset(question.prompt_ids for question in everything),
+        said=frozenset(normal(question.said) for question in found.values()),
+        prompts=frozenset(question.prompt_ids for question in found.values()),
     )
 
 

@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from sqlalchemy.orm import Session
+
 from app.settings import Settings
 from app.store import checkpoints, evaluations, lineage
 from app.trials import after_gate
 from training.policy import Policy
 from training.update import UpdateReport
 from worker.context import Context
+from worker.corrections import regressions
 from worker.evaluation import EvaluationPlan, Scores, evaluate
 from worker.evaluation_set import EvaluationSet, read_evaluation_set
 from worker.gate import Ask, GateResult, Look, Vitals, no_questions, recorded_of
@@ -24,11 +27,14 @@ from worker.work import Assignment, source_of
 ROWS: Final = 400  # newest evaluations of a lineage that a look builds on, besides those of the base
 
 
-def questions(settings: Settings, policy: Policy) -> EvaluationSet | None:
-    """Read the held-out set, if there is one."""
+def questions(session: Session, settings: Settings, policy: Policy) -> EvaluationSet | None:
+    """Read the held-out set, if there is one, and what was corrected once and must stay right."""
     if settings.heldout is None:
         return None
-    return read_evaluation_set(settings.heldout, settings.heldout_size, policy.tokenizer, settings.heldout_sealed)
+    again = regressions(session, settings.gate_corrections, policy.tokenizer)
+    return read_evaluation_set(
+        settings.heldout, settings.heldout_size, policy.tokenizer, settings.heldout_sealed, again
+    )
 
 
 @dataclass(frozen=True, slots=True)

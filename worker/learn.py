@@ -74,7 +74,8 @@ def improve(context: Context, assignment: Assignment, job: RunningJob) -> str:
     config = update_config(settings, assignment.rate_scale)
     learner = context.resident.learner(assignment.serving, assignment.base, config)
     policy = context.resident.policy(assignment.serving)
-    heldout = questions(settings, policy)
+    with job.store.session() as session:
+        heldout = questions(session, settings, policy)
     batch = gather(job, assignment, heldout, policy, learner)
     if batch.empty:
         return nothing_to_learn(job, assignment, batch)

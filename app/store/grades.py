@@ -199,12 +199,6 @@ def corrections(session: Session, interaction_ids: Sequence[UUID]) -> dict[UUID,
     return {row.interaction_id: row.correction for row in session.execute(query)}
 
 
-def last_corrections(session: Session, limit: int) -> dict[UUID, str]:
-    """Read the newest corrections there are: answer -> what it should have been."""
-    query = select(CORRECTIONS).order_by(CORRECTIONS.c.entry.desc()).limit(limit)
-    return {row.interaction_id: row.correction for row in session.execute(query)}
-
-
 def graded_by(session: Session, interaction_ids: Sequence[UUID]) -> dict[UUID, set[str]]:
     """Find the API keys whose grades or corrections count on each answer; one by this server has no key: left out."""
     if not interaction_ids:

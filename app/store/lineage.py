@@ -14,9 +14,9 @@ from uuid import UUID
 from sqlalchemy import CTE, ColumnElement, func, select, true
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from app.store.grades import LATEST
+from app.store.grades import CORRECTIONS, LATEST
 from app.store.removed import Tombstone
-from app.store.tables import Checkpoint, Claim, Interaction, Job
+from app.store.tables import Checkpoint, Claim, Grade, Interaction, Job
 
 SERVER: Final = "server"  # stands for grades of this server's own graders, which come with no key
 
@@ -139,3 +139,17 @@ def count_learned(session: Session, checkpoint_id: UUID | None) -> tuple[int, in
     jobs = select(Checkpoint.job_id).join(found, found.c.id == Checkpoint.id)
     inside = session.scalars(learned.where(Claim.job_id.in_(jobs))).one()
     return inside, total - inside
+
+
+def learned_corrections(session: Session, limit: int) -> list[tuple[Interaction, str]]:
+    """Read the newest corrections that were learned from, each with the answer it corrects."""
+    stands = select(CORRECTIONS.c.entry).where(CORRECTIONS.c.interaction_id == Grade.interaction_id)
+    query = (
+        select(Interaction, Grade.correction)
+        .join(Grade, Grade.interaction_id == Interaction.id)
+        .join(Claim, Claim.interaction_id == Interaction.id)
+        .where(Grade.correction.is_not(None), Claim.outcome == "learned", Grade.entry.in_(stands))
+        .order_by(Grade.entry.desc())
+        .limit(limit)
+    )
+    return [(answer, str(correction)) for answer, correction in session.execute(query)]

@@ -247,6 +247,7 @@ class Grade(Base):
         CheckConstraint("value NOT IN ('NaN', 'Infinity', '-Infinity')", name="value_finite"),
         Index("ix_grades_ledger", "interaction_id", "grader_kind", "grader_id", "entry"),
         Index("ix_grades_api_key_id", "api_key_id", "interaction_id", postgresql_where=text("api_key_id IS NOT NULL")),
+        Index("ix_grades_corrected", "entry", postgresql_where=text("correction IS NOT NULL")),
         Index("ix_grades_supersedes_id", "supersedes_id", postgresql_where=text("supersedes_id IS NOT NULL")),
     )
 

@@ -1,4 +1,4 @@
-"""Keys are ordinary, trusted or quarantined; what a key in quarantine says makes no reward.
+"""Keys are ordinary, trusted or quarantined; what a key in quarantine says makes no reward. Corrections have an index.
 
 Revision ID: 0007
 """
@@ -56,6 +56,7 @@ UP = (
         ADD CONSTRAINT ck_api_keys_trust_known CHECK (trust IN ('ordinary', 'trusted', 'quarantined'))
     """,
     "CREATE INDEX ix_grades_api_key_id ON grades (api_key_id, interaction_id) WHERE api_key_id IS NOT NULL",
+    "CREATE INDEX ix_grades_corrected ON grades (entry) WHERE correction IS NOT NULL",
     *WITHOUT_VIEWS,
     LATEST.format(condition=UNQUARANTINED),
     EFFECTIVE,
@@ -75,6 +76,7 @@ DOWN = (
         SELECT interaction_id FROM grades JOIN api_keys ON api_keys.id = api_key_id WHERE trust = 'quarantined'
     )
     """,
+    "DROP INDEX ix_grades_corrected",
     "DROP INDEX ix_grades_api_key_id",
     "ALTER TABLE api_keys DROP COLUMN trust, DROP COLUMN trust_at, DROP COLUMN trust_by, DROP COLUMN trust_reason",
 )

@@ -15,7 +15,7 @@ import redis
 
 from app.settings import Settings
 from app.stack.redis import EmbeddedRedis, client_url
-from worker.celery_app import GRADE, LEARN, QUEUES, build
+from worker.celery_app import GRADE, LEARN, QUEUES, SWEEP, build
 
 PROGRAM = """
 import sys, time
@@ -168,8 +168,9 @@ def test_a_worker_hears_whatever_its_clock_says(bell: Bell, offset: str) -> None
 
 
 def test_each_hint_has_its_interval_and_only_json_is_read() -> None:
-    celery = build(Settings(learn_interval=7, grade_interval=3), "redis://nowhere")
-    assert {task: entry["schedule"] for task, entry in celery.conf.beat_schedule.items()} == {LEARN: 7, GRADE: 3}
+    celery = build(Settings(learn_interval=7, grade_interval=3, sweep_interval=900), "redis://nowhere")
+    intervals = {task: entry["schedule"] for task, entry in celery.conf.beat_schedule.items()}
+    assert intervals == {LEARN: 7, GRADE: 3, SWEEP: 900}
     assert celery.conf.accept_content == ["json"]
     assert celery.conf.worker_pool == "solo"
 

@@ -1,20 +1,23 @@
 """Corrections through the worker: answers that nobody gave a number teach by what they should have been."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from uuid import UUID
 
 import torch
 
 from app.store import jobs, learnable
 from app.store.grades import Entry, add_grade, retract
-from tests.worker.world import World
+from tests.worker.world import World, write_heldout
 from training.head import take_apart
 from training.replay import replay
 from training.rollout import Rollout
-from worker.corrections import answer_ids
+from worker.corrections import answer_ids, regressions
+from worker.examine import questions
 from worker.learn import learn
 
 RIGHT = "b2"
+ALWAYS_RIGHT = {"type": "string_check", "reference": "no byte soup is this", "operation": "ne"}
 
 
 def corrected(world: World, count: int = 10, name: str = "wrong", value: float | None = None) -> list[UUID]:
@@ -95,3 +98,31 @@ def test_a_correction_longer_than_an_answer_may_be_is_left_out_and_says_so(world
     corrected(world)
     assert learn(world.context) == "promoted"
     assert world.claims()[interaction] == ("skipped", "correction_unusable")
+
+
+def test_what_was_corrected_and_learned_is_asked_again_by_the_gate(world: World, tmp_path: Path) -> None:
+    """By the very words of the correction, beside the held-out prompts; and it goes on teaching."""
+    held = write_heldout(tmp_path / "held.jsonl", ["question"], ALWAYS_RIGHT)
+    gated = world.with_settings(heldout=held, gate_corrections=4)
+    corrected(gated)
+    for count in (0, 4):
+        with gated.store.session() as session:
+            asked = questions(session, gated.settings, gated.policy())
+        assert asked is not None
+        again = [one for one in asked.questions.values() if one.grader != ALWAYS_RIGHT]
+        assert len(again) == count
+        assert all(one.grader["reference"] == RIGHT and one.said.startswith("wrong ") for one in again)
+        assert not any(asked.holds({"prompt": one.said}, one.prompt_ids) for one in again)
+        assert learn(gated.context) == ("idle" if count else "promoted")
+    with gated.store.session() as session:
+        deaf = questions(session, gated.with_settings(heldout=held, gate_corrections=0).settings, gated.policy())
+    assert deaf is not None
+    assert len(deaf.questions) == 1
+
+
+def test_a_correction_taken_back_after_it_was_learned_is_not_asked_again(world: World) -> None:
+    ids = corrected(world)
+    assert learn(world.context) == "promoted"
+    with world.store.session() as session:
+        retract(session, ids[0], Entry("client", "someone", state="retracted"))
+        assert len(regressions(session, 99, world.policy().tokenizer)) == len(ids) - 1

@@ -51,11 +51,11 @@ def test_a_share_is_sealed_and_stays_so_when_the_file_grows() -> None:
     assert sum(sealed_of([question.said for question in questions_of(200)], 0.25)) == len(few.sealed)
 
 
-def test_regression_prompts_are_asked_besides_and_never_learned_from() -> None:
+def test_regression_prompts_are_asked_besides_and_are_not_held_out() -> None:
     corrected = Question("the corrected one", (3, 3), GRADER)
     asked = evaluation_set(questions_of(40), 0.5, [corrected, questions_of(1)[0]])
     assert corrected.key in asked.questions
-    assert asked.holds({"prompt": "The corrected  one"}, [1])
+    assert not asked.holds({"prompt": "The corrected  one"}, [3, 3]), "its corrections go on teaching"
     everything = asked.questions.keys() | asked.sealed.keys()
     assert len(everything) == 41
     assert len(asked.questions) + len(asked.sealed) == 41

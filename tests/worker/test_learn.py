@@ -402,7 +402,8 @@ def test_a_gate_without_signal_does_what_the_operator_chose(
 def test_the_sealed_share_is_the_settings(world: World, tmp_path: Path) -> None:
     held = write_heldout(tmp_path / "held.jsonl", [f"question {index}" for index in range(60)], ALWAYS_RIGHT)
     none, half = (world.with_settings(heldout=held, heldout_sealed=share) for share in (0.0, 0.5))
-    open_all, open_half = (questions(one.settings, world.policy()) for one in (none, half))
+    with world.store.session() as session:
+        open_all, open_half = (questions(session, one.settings, world.policy()) for one in (none, half))
     assert open_all is not None
     assert open_half is not None
     assert (len(open_all.questions), len(open_all.sealed)) == (60, 0)
