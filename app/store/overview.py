@@ -18,13 +18,13 @@ Text_ = InstrumentedAttribute[str] | InstrumentedAttribute[str | None]
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One evaluation of one checkpoint on held-out prompts."""
+    """All that one checkpoint was asked of held-out prompts."""
 
     version: int  # policy version, 0 is the base model
     correct: int  # prompts answered right
     total: int  # prompts asked, > 0
     accuracy: float  # correct / total
-    at: datetime
+    at: datetime  # when it was last asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Overview:
     abandoned: int  # answers that only policies contain that no longer serve
     skipped: dict[str, int]  # answers never learned from, by reason
     swaps: dict[str, int]  # swaps by status: served, failed
-    history: list[Point]  # evaluations, oldest first
+    history: list[Point]  # one of each version that was asked, by version
 
 
 def overview(session: Session) -> Overview:
@@ -92,9 +92,12 @@ def _counts(session: Session, column: Text_, *where: ColumnElement[bool]) -> dic
 
 
 def _history(session: Session) -> list[Point]:
+    """Pool what each version was asked, over all looks: one look is a small part of the held-out prompts."""
+    correct, total = func.sum(Evaluation.correct), func.sum(Evaluation.total)
     rows = session.execute(
-        select(Checkpoint.version, Evaluation.correct, Evaluation.total, Evaluation.accuracy, Evaluation.created_at)
+        select(Checkpoint.version, correct, total, func.max(Evaluation.created_at))
         .join(Checkpoint, Checkpoint.id == Evaluation.checkpoint_id)
-        .order_by(Evaluation.created_at)
+        .group_by(Checkpoint.version)
+        .order_by(Checkpoint.version)
     )
-    return [Point(*row) for row in rows]
+    return [Point(name, int(right), int(asked), int(right) / int(asked), at) for name, right, asked, at in rows]
