@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -125,9 +126,16 @@ def test_redis_leaves_no_volume_behind() -> None:
     assert "volumes" not in redis
 
 
-def other_values() -> str:
-    """An .env that sets every setting to a valid value that is not its default."""
+EXCLUSIVE = (  # settings whose other values exclude each other
+    {"SWAP_MODE": "drain", "CANARY_SHARE": "0.0", "SHADOW_SHARE": "0.0"},
+    {"SWAP_MODE": "two_versions", "CANARY_SHARE": "0.2", "SHADOW_SHARE": "0.3"},
+)
+
+
+def other_values(chosen: Mapping[str, str]) -> str:
+    """An .env that sets every setting to a valid value that is not its default, but for some that are chosen."""
     words = {
+        **chosen,
         "DATABASE_URL": "postgresql+psycopg://lepo@db.example.org/x",
         "REDIS_URL": "redis://r.example.org/1",
         "MODEL": "/data/model",
@@ -150,6 +158,8 @@ def other_values() -> str:
             value = str(default + 9)
         elif isinstance(default, float):
             value = str(1e6 if default == float("inf") else default * 0.875 or 0.125)
+        elif "float" in kind:
+            value = "9.5"
         else:
             value = "something"
         lines.append(f"LEPO_{name.upper()}={value}\n")
@@ -161,16 +171,19 @@ def other_values() -> str:
     [("cpu", "api"), ("cpu", "worker"), ("cpu", "beat"), ("cpu", "migrate"), ("gpu", "api-gpu"), ("gpu", "worker-gpu")],
 )
 def test_every_setting_in_env_arrives(profile: str, service: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    env = f"{EXAMPLE}COMPOSE_PROFILES={profile}\n{other_values()}"
-    arrives = environment(compose(env)["services"][service], env)
-    asked = dotenv(env)
-    for name in named():
-        if name in PINNED:
-            assert arrives[name] in PINNED[name]
-        else:
-            assert arrives[name] == asked[name], name
-        monkeypatch.setenv(name, arrives[name])
-    changed = [name for name, field in Settings.model_fields.items() if getattr(Settings(), name) != field.default]
+    changed: set[str] = set()
+    for chosen in EXCLUSIVE:
+        env = f"{EXAMPLE}COMPOSE_PROFILES={profile}\n{other_values(chosen)}"
+        arrives = environment(compose(env)["services"][service], env)
+        asked = dotenv(env)
+        for name in named():
+            if name in PINNED:
+                assert arrives[name] in PINNED[name]
+            else:
+                assert arrives[name] == asked[name], name
+            monkeypatch.setenv(name, arrives[name])
+        read = Settings()
+        changed |= {name for name, field in Settings.model_fields.items() if getattr(read, name) != field.default}
     assert len(changed) >= len(Settings.model_fields) - 1, "each of these values is one that the setting takes"
 
 
