@@ -46,6 +46,7 @@ SETTINGS: Final[Mapping[str, str]] = {
     "LEPO_MAX_GRADES": "64",
     "LEPO_LEARNING_RATE": "1e-5",
     "LEPO_KEEP_CHECKPOINTS": "4",
+    "LEPO_GATE_NO_SIGNAL": "promote",  # faults are what is tried here, and each needs updates that come to serve
     "LEPO_KEY_PATIENCE": "2",
 }
 HOLD: Final = f"""
