@@ -6,7 +6,7 @@ judged (`training.graders`) and what the service makes of it.
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import httpx
@@ -21,6 +21,7 @@ from training.tasks.problem import Problem
 GRADER_DEADLINE_S = 5.0
 FIRST_INTERVAL_S = 5.0  # between two updates, before it is known
 THINK_S = 0.25  # mean pause between two questions of a user
+TELL_S = 15.0  # between two words about grades to come
 
 
 @dataclass(slots=True)
@@ -74,9 +75,13 @@ class Crowd:
             for user in self._users:
                 group.create_task(self._be(user))
 
-    async def last_grades(self) -> None:
-        """Wait for the grades that are still being thought about."""
-        await asyncio.gather(*self._grading)
+    async def last_grades(self, tell: Callable[[str], None]) -> None:
+        """Wait for the grades that are still being thought about, and say now and then how many they are."""
+        while self._grading:
+            tell(f"{len(self._grading)} late grades are still to come")
+            posted, _ = await asyncio.wait(self._grading, timeout=TELL_S)
+            for grading in posted:
+                grading.result()
 
     async def _be(self, user: User) -> None:
         rng = random.Random(f"{self._seed}/{user.name}")  # noqa: S311  a simulation

@@ -129,7 +129,7 @@ async def _watch(
             await _until_graded(crowd, plan.grades * index // (plan.exams - 1), left_s)
             left_s -= time.monotonic() - began
             if index == plan.exams - 1:
-                await crowd.last_grades()
+                await crowd.last_grades(lambda words: tell(f"{condition.name}: {words}"))
                 await _settled(admin)
             points.append(await _exam(base_url, examiner, admin, examine_on, crowd))
             tell(f"{condition.name}: {points[-1].grades} grades, {points[-1].accuracy:.1%}, v{points[-1].version}")

@@ -89,7 +89,9 @@ async def for_a_while(crowd: Crowd, seconds: float) -> None:
     await asyncio.sleep(seconds)
     crowd.doors.clear()
     await asyncio.sleep(0.05)
-    await crowd.last_grades()
+    words: list[str] = []
+    await crowd.last_grades(words.append)
+    assert all(word.endswith("are still to come") for word in words)
     living.cancel()
     with pytest.raises(asyncio.CancelledError):
         await living
