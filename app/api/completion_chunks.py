@@ -20,7 +20,8 @@ class CompletionChunks:
         self._ask = ask
         self._names = names
         self._echoes = echoes
-        self._written = [0] * ask.choices  # characters sent of each choice, for text_offset
+        shown = [len(echo.text) for echo in echoes] or [0] * len(ask.prompts)
+        self._written = [shown[choice // ask.fields.choices] for choice in range(ask.choices)]
         self._head = (
             f'data: {{"id":"{ask.completion_id}","object":"text_completion","created":{ask.created},'
             f'"model":{quoted(model)}'
@@ -31,7 +32,6 @@ class CompletionChunks:
         if not self._echoes:
             return ""
         echo = self._echoes[choice // self._ask.fields.choices]
-        self._written[choice] = len(echo.text)
         logprobs = json.dumps(echo.logprobs(self._names)) if self._ask.logprobs else "null"
         return self._chunk(choice, echo.text, usage, logprobs=logprobs)
 

@@ -6,13 +6,22 @@ from typing import Any
 import pytest
 import torch
 from openai import OpenAI
+from transformers import PreTrainedTokenizerFast
 
+from app.api.ask import Ask, Prompt
+from app.api.completion_chunks import CompletionChunks
+from app.api.completions import CompletionBody
+from app.api.echo import Echo
+from app.api.generation import Budget
+from app.api.token_names import TokenNames
+from app.engine.request import TokenInfo
 from app.identifiers import read
 from app.store.grades import rewards
 from app.store.interactions import get_interaction
 from app.store.policy_life import serving
 from tests.app.api.live import Live, sse
 from training.policy import load_policy
+from training.sampling import Sampling
 
 TEXTS = ["What is 2 + 3", "What is 40 - 7 + 12"]
 
@@ -99,6 +108,28 @@ def test_a_stream_echoes_first(live: Live) -> None:
     assert events[0]["choices"][0]["text"] == TEXTS[0]
     offsets = [o for event in events for o in (event["choices"][0]["logprobs"] or {"text_offset": []})["text_offset"]]
     assert offsets == sorted(offsets)
+
+
+def test_offsets_count_the_prompt_though_the_first_news_is_already_an_answer(
+    live: Live, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """The engine may be quicker than the stream: its first tokens are written down before any opening is."""
+    ids = ids_of(live, TEXTS[0])
+    prompt = Prompt(ids=tuple(ids), text=TEXTS[0])
+    ask = Ask(
+        endpoint="completion",
+        prompts=(prompt,),
+        fields=CompletionBody(model="lepo", prompt=TEXTS[0], echo=True, logprobs=0),
+        budget=Budget(Sampling(), max_new=4),
+        top_logprobs=0,
+        logprobs=True,
+        key_id=None,
+        grader_source="request",
+        as_asked={},
+    )
+    chunks = CompletionChunks(ask, "lepo", TokenNames(tokenizer), (Echo(prompt, ()),))
+    event = chunks.delta(0, "7", (TokenInfo(ids[0], -1.0),), "").removeprefix("data: ")
+    assert json.loads(event)["choices"][0]["logprobs"]["text_offset"] == [len(TEXTS[0])]
 
 
 def test_the_stock_client_completes(client: OpenAI) -> None:
