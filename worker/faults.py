@@ -17,6 +17,7 @@ from typing import Final
 
 import torch
 from safetensors import SafetensorError
+from sqlalchemy.exc import StatementError
 
 from app.errors import Cancelled, Conflict, Unavailable
 from app.store.claims import Settlement
@@ -54,6 +55,12 @@ class End:
 
 CANCELLED: Final = End("cancelled", "cancelled", "operator", "release")
 INFRASTRUCTURE: Final = End("failed", None, "infrastructure", "release")
+SHORT: Final = (  # what torch, C++ and Python's threads say of too little memory, in a RuntimeError
+    "allocate memory",
+    "not enough memory",
+    "bad_alloc",
+    "can't start new thread",
+)
 ENDS: Final[Mapping[type[BaseException], End]] = MappingProxyType(
     {
         Cancelled: CANCELLED,
@@ -72,7 +79,9 @@ def end_of(error: BaseException) -> End:
 
 def environmental(error: BaseException) -> bool:
     """Whether an error is a shortage that may pass by itself: disk, memory, a part that is away."""
+    if isinstance(error, StatementError) and error.orig is not None:  # whatever a statement's parameters met on the way
+        error = error.orig
     short = isinstance(error, OSError | MemoryError | Unavailable | torch.cuda.OutOfMemoryError)
     if isinstance(error, SafetensorError):  # writes weights by itself, and has its own word for a full disk
         return "I/O error" in str(error)
-    return short or (isinstance(error, RuntimeError) and "allocate memory" in str(error))  # torch's own, on a CPU
+    return short or (isinstance(error, RuntimeError) and any(words in str(error) for words in SHORT))
