@@ -36,7 +36,7 @@ OF_A_JOB: Final = frozenset(
             "gate_collapse",
             "gate_no_signal",
         ),
-        *("max_kl", "min_entropy", "phase_deadline"),
+        *("max_kl", "min_entropy", "phase_deadline", "stall_deadline"),
         *("max_gradient_norm", "min_mean_tokens", "max_mean_tokens"),
     }
 )

@@ -267,6 +267,11 @@ class Settings(BaseSettings):
         float("inf"), gt=0, description="Mean answer length of a batch beyond which it is refused."
     )
     phase_deadline: float = Field(600.0, gt=0, description="Seconds one phase of an update may take.")
+    stall_deadline: float = Field(
+        180.0,
+        gt=0,
+        description="Seconds without progress (micro-batches, answers, CPU time) after which an update's worker ends.",
+    )
     tensorboard: bool = Field(False, description="Write each update's figures for TensorBoard, under var_dir.")
     mlflow_uri: str | None = Field(None, description="MLflow server that gets each update's figures; unset: none.")
     keep_checkpoints: int = Field(

@@ -46,6 +46,7 @@ def worker(tasks: tuple[str, ...]) -> None:
     from app.stack.addresses import database_address, redis_address
     from app.store.budgets import WORKER as PATIENCE
     from app.store.connect import open_store
+    from worker.alarm import arm
     from worker.celery_app import QUEUES, build
     from worker.context import Context
     from worker.resident import Resident
@@ -58,7 +59,7 @@ def worker(tasks: tuple[str, ...]) -> None:
     torch.set_num_threads(settings.threads)
     redis_url = redis_address(settings)
     store = open_store(database_address(settings), budget=PATIENCE)
-    context = Context(settings, store, redis_url, Resident(settings))
+    context = Context(settings, store, redis_url, Resident(settings), alarm=arm())
     celery = build(settings, redis_url)
     register(celery, context)
 

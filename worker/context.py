@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from app.settings import Settings
 from app.store.connect import Store
+from worker.alarm import Alarm, silent
 from worker.resident import Resident
 
 
@@ -22,4 +23,5 @@ class Context:
     redis_url: str  # `redis://...` or `redis+socket://...`, for the hint after a promotion
     resident: Resident
     stopping: threading.Event = field(default_factory=threading.Event)  # set when the process was asked to end
+    alarm: Alarm = silent  # ends this process where it hangs and cannot say so
     name: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}")  # stands on its jobs

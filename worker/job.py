@@ -68,6 +68,11 @@ class RunningJob:
             jobs.heartbeat(session, self.job_id, self.fence, lease_of(self.settings), known)
             events.measure(session, self.job_id, known, message=message)
 
+    def rest(self, seconds: float) -> None:
+        """Pause before what was tried is tried again; a try that came to its end is no hang."""
+        self.watchdog.step()
+        time.sleep(seconds)
+
     def finish(self, session: Session, status: jobs.Outcome, verdict: str | None, **more: Any) -> None:
         """Write the end, in the caller's transaction; `over` once that is committed."""
         self._clock()
@@ -85,7 +90,7 @@ class RunningJob:
         if isinstance(error, Fenced):
             log.warning("job %s was taken over: %s", self.job_id, error)
             return True
-        with suppress(Unavailable, Fenced):  # then its lease runs out, and the next learner ends it
+        with suppress(Unavailable, Fenced, MemoryError):  # then its lease runs out, and the next learner ends it
             self._end(error)
         return end_of(error) is not INFRASTRUCTURE
 
@@ -172,12 +177,12 @@ def freeze_if_it_always_fails(session: Session, error: BaseException) -> None:
         )
 
 
-def overrun(store: Store, assignment: Assignment) -> Callable[[str, str], None]:
+def overrun(store: Store, assignment: Assignment) -> Callable[[str, str, str], None]:
     """Make what the watchdog says last of a phase that hangs."""
 
-    def report(phase: str, doing: str) -> None:
+    def report(phase: str, wrong: str, doing: str) -> None:
         with store.session() as session:
-            error = f"the phase {phase} took longer than LEPO_PHASE_DEADLINE allows; the worker was ended"
+            error = f"the phase {phase or 'start'} {wrong}; the worker was ended"
             diagnosis = {"phase": phase, "doing": doing[-8000:]}
             ids = assignment.job_id, assignment.fence
             fault: jobs.Fault = "infrastructure"

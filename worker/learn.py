@@ -54,7 +54,9 @@ def carry_out(context: Context, assignment: Assignment) -> str:
         beat=lambda: heartbeat(context.store, assignment),
         report=overrun(context.store, assignment),
         limit_s=assignment.settings.phase_deadline,
+        stall_s=assignment.settings.stall_deadline,
         stopping=context.stopping,
+        alarm=context.alarm,
     )
     ids = assignment.job_id, assignment.fence
     try:

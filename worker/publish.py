@@ -158,7 +158,7 @@ def settle(
     def written(session: Session) -> bool | None:
         return True if committed(session, job, candidate) else None
 
-    write_for_sure(job.store, write, written=written, within_s=patience_s)
+    write_for_sure(job.store, write, written=written, within_s=patience_s, wait=job.rest)
     job.over = True
 
 

@@ -21,6 +21,7 @@ Fault = Callable[[World], AbstractContextManager[None]]
 
 PHASES: Final = ("batch", "update", "gate", "publish", "settle")
 SMALL_FILE: Final = 200_000  # bytes; no weights fit
+WITHOUT_MEMORY_S: Final = 75.0  # LEPO_STALL_DEADLINE is 30; then the last words, and the alarm
 PAST_LEASE_S: Final = 5.0  # LEPO_LEARNER_LEASE is 3
 
 
@@ -136,13 +137,19 @@ def disk_full(here: World) -> Iterator[None]:
 
 @contextmanager
 def out_of_memory(here: World) -> Iterator[None]:
-    """Give the learner no more memory than it has, from its update on."""
+    """Give the learner no more memory than it has, from its update on: an update fails, or the process ends.
+
+    A limit of address space is harsher than what a machine does, where the kernel kills (`killed_in`): every allocation
+    is refused wherever it is, those of a thread that begins included.
+    """
     before = here.fence()
     with here.hold("batch"):
         pid = here.stack.pids["worker"]
         limit(pid, resource.RLIMIT_AS, 1 << 20)
     here.until(
-        lambda: here.failed_since(before) >= 1 or here.stack.pids["worker"] != pid, "an update fails for want of memory"
+        lambda: here.failed_since(before) >= 1 or here.stack.pids["worker"] != pid,
+        "an update fails for want of memory, or its process ends",
+        WITHOUT_MEMORY_S,
     )
     limit(pid, resource.RLIMIT_AS, resource.RLIM_INFINITY)
     yield

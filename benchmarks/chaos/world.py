@@ -42,6 +42,7 @@ SETTINGS: Final[Mapping[str, str]] = {
     "LEPO_GRADE_INTERVAL": "0.5",
     "LEPO_GRADER_TIMEOUT": "1",
     "LEPO_LEARNER_LEASE": "3",
+    "LEPO_STALL_DEADLINE": "30",  # longer than any fault that the learner has only to wait for
     "LEPO_MIN_GRADES": "32",
     "LEPO_MAX_GRADES": "64",
     "LEPO_LEARNING_RATE": "1e-5",

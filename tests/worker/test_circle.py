@@ -80,6 +80,16 @@ def test_beat_lets_the_worker_grade_and_learn_before_and_after_redis_dies(
     assert {job.status for job in world.jobs()} == {"succeeded"}
 
 
+def test_the_alarm_of_last_resort_ends_a_worker_and_its_log_says_where_it_hung(
+    deployed: World, bell: Bell, database_url: str
+) -> None:
+    worker = command("worker", deployed, bell, database_url)
+    until(lambda: "listens for learn" in bell.log("worker"), 60)
+    worker.send_signal(signal.SIGALRM)
+    assert worker.wait(timeout=30) == -signal.SIGALRM
+    assert "most recent call first" in bell.log("worker")
+
+
 def heard_version(channel: redis.client.PubSub) -> str:
     """Read the next message of a channel, if there is one."""
     message = channel.get_message(ignore_subscribe_messages=True, timeout=0.1)

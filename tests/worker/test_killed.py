@@ -5,6 +5,8 @@ that the test has. When the learner is seen waiting it is killed, the lock is le
 """
 
 import multiprocessing
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.context import ForkServerProcess
@@ -21,6 +23,8 @@ from tests.worker.test_watchdog import until
 from tests.worker.world import World
 from training.checkpoint import verify
 from training.policy import fingerprint
+from worker import watchdog
+from worker.alarm import arm
 from worker.context import Context
 from worker.learn import learn
 from worker.resident import Resident
@@ -48,6 +52,16 @@ def learn_once(settings: dict[str, Any], database_url: str) -> None:
     torch.set_num_threads(1)
     chosen = Settings.model_validate(settings)
     learn(Context(chosen, open_store(database_url), "redis+socket:///nowhere", Resident(chosen)))
+
+
+def learn_without_memory_for_threads(settings: dict[str, Any], database_url: str) -> None:
+    """What runs in a learner whose new threads die before their first line, as they do where no memory is left."""
+    chosen = Settings.model_validate(settings)
+    context = Context(chosen, open_store(database_url), "redis+socket:///nowhere", Resident(chosen), alarm=arm())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watchdog, "START_S", 0.5)
+        patch.setattr(threading.Thread, "_bootstrap", lambda self: None)
+        learn(context)
 
 
 @pytest.fixture(scope="module")
@@ -149,11 +163,12 @@ def test_kill_9_after_fresh_groups_were_drawn_draws_them_again_and_spends_each_g
     assert learn(world.context) == "idle"
 
 
+@pytest.mark.parametrize("bound", ["phase_deadline", "stall_deadline"])
 def test_a_phase_that_hangs_ends_the_process_with_a_diagnosis_and_the_next_learner_goes_on(
-    world: World, database_url: str, learners: multiprocessing.context.ForkServerContext
+    bound: str, world: World, database_url: str, learners: multiprocessing.context.ForkServerContext
 ) -> None:
     ids = set(world.samples(groups=4))
-    hasty = world.with_settings(phase_deadline=1.0)
+    hasty = world.with_settings(**{bound: 1.0})
     with world.store.engine.begin() as connection:  # the batch hangs on a table somebody has locked
         connection.execute(text("LOCK TABLE tracker_values IN ACCESS EXCLUSIVE MODE"))
         learner = start(learners, hasty, database_url)
@@ -162,8 +177,27 @@ def test_a_phase_that_hangs_ends_the_process_with_a_diagnosis_and_the_next_learn
     (job,) = world.jobs()
     assert job.status == "failed"
     assert "batch" in (job.error or "")
+    assert f"LEPO_{bound.upper()}" in (job.error or "")
     assert job.diagnosis is not None
     assert "read_trackers" in job.diagnosis["doing"]
     assert world.claims() == {}
     until(lambda: learn(world.context) == "promoted")
+    assert set(world.claims()) == ids
+
+
+def test_a_learner_without_memory_for_its_threads_is_ended_and_the_next_one_takes_over(
+    world: World, database_url: str, learners: multiprocessing.context.ForkServerContext
+) -> None:
+    ids = set(world.samples(groups=4))
+    learner = learners.Process(
+        target=learn_without_memory_for_threads, args=(world.settings.model_dump(), database_url)
+    )
+    learner.start()
+    learner.join(30)
+    assert learner.exitcode == -signal.SIGALRM
+    assert set(world.claims().values()) == {("claimed", None)}, "the next learner gives them back"
+    until(lambda: learn(world.context) == "promoted", 20)
+    lost, done = world.jobs()
+    assert (lost.status, lost.fault, lost.error) == ("failed", "infrastructure", "worker lost")
+    assert done.status == "succeeded"
     assert set(world.claims()) == ids

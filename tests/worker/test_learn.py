@@ -604,8 +604,8 @@ def test_a_cancel_is_honoured_between_micro_batches_and_leaves_the_weights_alone
     assert fingerprint(policy.model) == before
 
 
-def never(phase: str, doing: str) -> None:
-    raise AssertionError(f"{phase} overran: {doing}")
+def never(phase: str, wrong: str, doing: str) -> None:
+    raise AssertionError(f"{phase} {wrong}: {doing}")
 
 
 def test_a_worker_asked_to_stop_gives_back_what_it_was_learning_from(world: World) -> None:
