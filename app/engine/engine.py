@@ -5,8 +5,6 @@ a bounded queue and hear of their answers through their sink. Any failure on thi
 every request as `Crashed`; nothing hangs. Leaves out HTTP, storage, and text templates.
 """
 
-import heapq
-import itertools
 import logging
 import threading
 import time
@@ -24,6 +22,7 @@ from app.decoder.anatomy import examine
 from app.engine import admission
 from app.engine.answer import Reader
 from app.engine.config import EngineConfig
+from app.engine.deadlines import Deadlines
 from app.engine.lanes import Lanes
 from app.engine.request import Crashed, EngineClosed, Event, Finished, FinishReason, QueueFull, Request, Sink, TokenInfo
 from app.engine.score import Scorer
@@ -78,8 +77,7 @@ class Engine:
         self._swapper = Swapper(self._lanes, config.swap_mode, self._wake, config.swap_patience_s)
         self._scorer = Scorer(self._wake)
         self._live: dict[Ticket, None] = {}  # admitted and not finished, in order of admission
-        self._deadlines: list[tuple[float, int, Ticket]] = []
-        self._serial = itertools.count()
+        self._deadlines = Deadlines()
         self._thread: threading.Thread | None = None
         self._threads = config.threads or torch.get_num_threads()
         self._step_s = 0.0
@@ -278,8 +276,7 @@ class Engine:
                 self._require_room(request)
             self._waiting.push(ticket)
             self._requests += 1
-            if ticket.deadline is not None:
-                heapq.heappush(self._deadlines, (ticket.deadline, next(self._serial), ticket))
+            self._deadlines.push(ticket)
             self._changed.notify()
         return ticket
 
@@ -378,9 +375,7 @@ class Engine:
     def _end_cancelled_and_late(self, now: float) -> None:
         with self._changed:
             cancelled, self._cancelled = self._cancelled, []
-            late = []
-            while self._deadlines and self._deadlines[0][0] <= now:
-                late.append(heapq.heappop(self._deadlines)[2])
+            late = self._deadlines.due(now)
         for ticket in cancelled:
             self._end(ticket, "cancelled")
         for ticket in late:
@@ -426,15 +421,17 @@ class Engine:
 
     def _tell(self) -> None:
         """Hand each request's events of this turn to its sink; forget those that are complete."""
-        finished = 0
+        finished = ended = 0
         for ticket in list(self._live):
             finished += ticket.flush()
             if not ticket.unfinished:
                 del self._live[ticket]
+                ended += 1
         if finished:
             self._finished += finished
             with self._changed:
                 self._waiting.finished(finished)
+                self._deadlines.ended(ended)
 
 
 def _in_order(events: Sequence[Event]) -> list[Finished]:

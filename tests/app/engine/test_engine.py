@@ -4,9 +4,11 @@ Nothing may leak: after any load no row, prompt or queue place is held, and ever
 """
 
 import dataclasses
+import gc
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -15,6 +17,7 @@ import torch
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
 from app.engine.request import Crashed, EngineClosed, Event, Finished, QueueFull, Request
+from app.engine.ticket import Ticket
 from app.settings import Settings
 from tests.app.engine.conftest import Listener, running
 from tests.tiny import VOCABULARY
@@ -129,6 +132,19 @@ def test_a_cancel_reaches_choices_wherever_they_are(policy: Policy, turns: int) 
     assert sorted(event.choice for event in finished(listener)) == [0, 1, 2, 3, 4]
     assert all(event.reason == "cancelled" for event in finished(listener))
     assert_nothing_is_held(engine)
+
+
+def test_what_was_answered_is_not_kept_until_its_deadline(policy: Policy) -> None:
+    """A busy server answers thousands of requests within a deadline: each would hold its prompt and its answer."""
+    tickets: list[weakref.ref[Ticket]] = []
+    with running(policy, slots=4, max_length=64) as engine:
+        for number in range(40):
+            listener = Listener()
+            tickets.append(weakref.ref(engine.submit(request(2, seed=number, deadline_s=300.0), listener)))
+            wait_for(lambda listener=listener: bool(finished(listener)))  # type: ignore[misc]
+        engine.generate([request(1)])  # a turn later, so that the last one is forgotten too
+        gc.collect()
+        assert sum(ticket() is not None for ticket in tickets) <= 1
 
 
 def test_deadlines_end_the_running_and_the_waiting(policy: Policy) -> None:
