@@ -86,3 +86,7 @@ def test_the_command_measures_what_its_bounds_ask() -> None:
     passed, end = report["raw"]["losing"][0].split()
     assert float(end) == pytest.approx(0.725 - 0.02 * passed.count("+"))
     assert json.dumps(report, allow_nan=False)
+    tenth, twentieth = (report["canary_by_share"][share] for share in ("0.1", "0.05"))
+    assert tenth["fallen_50"]["found_worse"] == twentieth["risen_10"]["passed"] == 1.0
+    assert twentieth["fallen_50"]["met_share_p95"] < tenth["fallen_50"]["met_share_p95"]
+    assert twentieth["risen_10"]["grades_median"] > tenth["risen_10"]["grades_median"]
