@@ -332,10 +332,10 @@ class Settings(BaseSettings):
         2.0, gt=0, description="Seconds between two looks for answers whose grader has not run."
     )
     grader_timeout: float = Field(5.0, gt=0, description="Seconds one grader may take.")
-    request_graders: Literal["scoped", "all"] = Field(
+    request_graders: Literal["scoped", "all", "none"] = Field(
         "scoped",
-        description="Whose graders, named in a request, make rewards: of keys that may grade, or of all keys; "
-        "what others say is recorded and not learned from.",
+        description="Whose graders, named in a request, make rewards: of keys that may grade, of all keys, or "
+        "nobody's; what others say is recorded and not learned from.",
     )
     grade_others: bool = Field(
         True, description="False: a key grades only what it asked itself; admin keys grade everything."

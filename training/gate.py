@@ -10,13 +10,16 @@ Who bears the burden of proof depends on the incumbent. While it holds its level
 doubt: what a lineage has proven is what it is likely to go on doing. Once the incumbent itself looks worse than the
 base or the best, a candidate has to prove that it is not, for this is how small losses get through.
 
+What serves is held to the same bar: where it is shown to be worse than the base or the best, that version is named, so
+that it may serve again; else every candidate as good as the incumbent would be refused for ever.
+
 Each bound holds at all looks within one examination at once (normal mixtures: Robbins, 1970; with estimated
 variances: Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, arXiv:2103.06476), so more may be asked while it is
 undecided. Leaves out how prompts are asked and graded.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -52,6 +55,7 @@ class Judgement:
     decision: Decision
     comparisons: tuple[Comparison, ...]  # incumbent, base, best; those there are, each version once
     behind: bool  # whether the incumbent itself looks worse than the base or the best
+    better: int | None = None  # the best, else the base, where the incumbent is shown to be worse than it
 
 
 def judge(
@@ -103,7 +107,19 @@ def judge(
     elif final:
         doubt = (STRICT_DOUBT if behind else DOUBT) * margin
         decision = "pass" if all(one.difference > -doubt for one in comparisons) else "refuse"
-    return Judgement(decision, tuple(comparisons), behind)
+    return Judgement(decision, tuple(comparisons), behind, better_than(levels, incumbent, references, alpha, margin))
+
+
+def better_than(
+    levels: Levels, incumbent: int, references: Mapping[Role, int], alpha: float, margin: float
+) -> int | None:
+    """Find a forebear that what serves would be refused beside, were it a candidate: the best first, then the base."""
+    for role in ("best", "base"):
+        if (version := references.get(role)) is not None:
+            found = levels.difference(incumbent, version)
+            if found.estimate + reach(found.error, alpha, margin) < 0.0:
+                return version
+    return None
 
 
 def references_of(levels: Levels, candidate: int, incumbent: int, base: int | None) -> dict[Role, int]:

@@ -126,7 +126,7 @@ def asking(context: Context, job: RunningJob, policy: Policy, comparison: Compar
 def decide(result: GateResult, settings: Settings) -> Decision:
     """Say what is to become of the candidate."""
     if result.decision == "refuse":
-        return Decision("refuse", result.words, result.figures)
+        return Decision("refuse", result.words, result.figures, result.better)
     if result.decision == "hold":
         return Decision("hold", result.words, result.figures)
     return Decision(after_gate(settings), result.words, result.figures)

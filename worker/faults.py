@@ -29,7 +29,17 @@ class Stopped(Exception):
 
 
 class Refused(Exception):
-    """The gate says no to a candidate."""
+    """The gate says no to a candidate.
+
+    Args:
+        words: why.
+        better: the version that should serve, where what serves is itself shown to be worse.
+
+    """
+
+    def __init__(self, words: str, better: int | None = None) -> None:
+        super().__init__(words)
+        self.better = better
 
 
 @dataclass(frozen=True, slots=True)

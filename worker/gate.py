@@ -47,6 +47,7 @@ class GateResult:
     scores: tuple[
         Recorded, ...
     ] = ()  # all that was asked at this look, to be recorded: candidate, incumbent, forebears
+    better: int | None = None  # with a refusal: the forebear that should serve, for what serves is shown to be worse
 
     def of(self, version: int) -> Scores | None:
         """Give what a version was asked at this look."""
@@ -246,7 +247,16 @@ class _Found:
         if judgement is not None:
             figures["behind"] = judgement.behind
             figures["beside"] = {one.role: asdict(one) for one in judgement.comparisons}
-        return GateResult(decision, words, figures, tuple(scores))
+        better = self._better(judgement) if decision == "refuse" and judgement is not None else None
+        return GateResult(decision, words, figures, tuple(scores), better)
+
+    def _better(self, refused: Judgement) -> int | None:
+        """Give the version that should serve instead of what does: it can be loaded, and was asked anew or enough."""
+        version = refused.better
+        if version is None or version not in self.look.reachable:
+            return None
+        sure = version == self.look.base or version in self.again or not self._more_of(version).items
+        return version if sure else None
 
     def _more_of(self, version: int) -> EvaluationPlan:
         """Give what a forebear is asked next: nothing where it is out of reach or was asked enough in its life."""

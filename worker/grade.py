@@ -117,5 +117,10 @@ def entry(taken: Taken, outcome: Outcome, settings: Settings) -> Entry:
         value=verdict.value if isinstance(verdict, Graded) else None,
         comment=(verdict.detail if isinstance(verdict, Graded) else verdict.reason) or None,
         source=taken.source,
-        counts=taken.source == "scoped" or settings.request_graders == "all",
+        counts=counts(taken.source, settings),
     )
+
+
+def counts(source: str, settings: Settings) -> bool:
+    """Whether a grader that a request named makes rewards (LEPO_REQUEST_GRADERS); `source`: whose the request was."""
+    return settings.request_graders == "all" or (settings.request_graders == "scoped" and source == "scoped")

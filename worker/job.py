@@ -19,14 +19,15 @@ from sqlalchemy.orm import Session
 
 from app.errors import Cancelled, Fenced, Unavailable
 from app.settings import Settings
-from app.store import events, jobs, learning
+from app.store import events, jobs, learning, policy_life
 from app.store.budgets import PROMPT
 from app.store.connect import Store
 from training.health import UpdateRejected
-from worker.faults import INFRASTRUCTURE, end_of, environmental
+from worker.faults import INFRASTRUCTURE, Refused, end_of, environmental
 from worker.watchdog import Watchdog
 from worker.work import Assignment, lease_of
 
+ACTOR: Final = "worker"  # of what jobs do to policies
 MOST_FAILURES: Final = 5  # jobs in a row that may fail of an error that is no shortage, before learning is frozen
 
 log = logging.getLogger(__name__)
@@ -103,11 +104,22 @@ class RunningJob:
                 diagnosis=self._diagnosis(error),
             )
             if end.fault == "policy":
-                learning.back_off(session, self.settings.freeze_after)
+                self.refused(session, error.better if isinstance(error, Refused) else None)
             elif not environmental(error) and end is INFRASTRUCTURE:
                 freeze_if_it_always_fails(session, error)
             events.say(session, self.job_id, str(error) or type(error).__name__, level="error")
         self.over = True
+
+    def refused(self, session: Session, better: int | None) -> None:
+        """Be more careful after a refusal; and where what serves is worse than a forebear, serve that again."""
+        row = jobs.get_job(session, self.job_id)
+        if better is not None and row.base_checkpoint_id is not None:
+            words = f"the gate found what serves to be worse than version {better}"
+            figures = {"gate": self.metrics.get("gate", {})}
+            back = policy_life.fall_back(session, row.base_checkpoint_id, better, words, ACTOR, figures=figures)
+            what = f"version {better} serves again" if back else "it stays: a person put it there, or that one is gone"
+            events.say(session, self.job_id, f"{words}; {what}", level="warning")
+        learning.back_off(session, self.settings.freeze_after)
 
     def _diagnosis(self, error: BaseException) -> dict[str, Any] | None:
         if isinstance(error, UpdateRejected):

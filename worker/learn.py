@@ -96,7 +96,7 @@ def improve(context: Context, assignment: Assignment, job: RunningJob) -> str:
 
     job.enter("publish")
     if decision.fate == "refuse" and not settings.keep_refused:
-        raise Refused(decision.words)
+        raise Refused(decision.words, decision.better)
     directory = settings.var_dir / CHECKPOINTS
     state, beside = learner.state(), context.resident.beside
     candidate = publish_files(job, assignment, policy, state, beside, directory, assignment.drift + report.kl, after)

@@ -29,12 +29,11 @@ from training.checkpoint import checkpoint_dir, publish, sweep
 from training.policy import Policy, fingerprint
 from worker.batch import write_trackers
 from worker.evaluation import Scores, detail_of
-from worker.job import RunningJob, plain
+from worker.job import ACTOR, RunningJob, plain
 from worker.retention import make_room
 from worker.work import Assignment
 
 CHANNEL: Final = "lepo:policy"  # Redis channel of the hint; its message is the version
-ACTOR: Final = "worker"
 SETTLE_PATIENCE_S: Final = 60.0  # for how long a finished update waits for a database that is away
 
 Fate = Literal["promote", "hold", "refuse", "shadow", "canary"]  # events of `app.store.policy_life` for a candidate
@@ -67,6 +66,7 @@ class Decision:
     fate: Fate
     words: str  # in a sentence
     figures: Mapping[str, object]
+    better: int | None = None  # with a refusal: the version that should serve, for what serves is worse than it
 
 
 def publish_files(
@@ -203,7 +203,7 @@ def decide(
         policy_life.move(session, row.id, decision.fate, decision.words, ACTOR, figures=figures)
     refused = decision.fate == "refuse"
     if refused:
-        learning.back_off(session, assignment.settings.freeze_after)
+        job.refused(session, decision.better)
     elif decision.fate not in {"shadow", "canary"}:  # those are bold again once their trial is passed
         learning.recover(session)
     job.finish(

@@ -25,6 +25,7 @@ from training.graders.grader import Grader
 from training.graders.parse import parse_grader
 from training.graders.verdict import Graded as Mark
 from training.policy import Policy
+from worker.grade import counts
 from worker.samples import Sample
 
 MOST_SEED = 2**62  # seeds are drawn below
@@ -96,9 +97,8 @@ def within_shares(samples: Sequence[Sample], share: float) -> list[Sample]:
 
 
 def usable_grader(one: Claimed, settings: Settings) -> Grader | None:
-    """Give the grader that a request named, where its grades make rewards (LEPO_REQUEST_GRADERS)."""
-    counts = settings.request_graders == "all" or one.interaction.grader_source == "scoped"
-    return grader_of(one.interaction.grader) if counts else None
+    """Give the grader that a request named, where its grades make rewards."""
+    return grader_of(one.interaction.grader) if counts(one.interaction.grader_source, settings) else None
 
 
 def grader_of(spec: Mapping[str, Any] | None) -> Grader | None:

@@ -15,6 +15,7 @@ from app.errors import Conflict
 from app.store.tables import Checkpoint, Learning, Transition
 
 SMALLEST_SCALE: Final = 1 / 64  # neither rate nor batch is scaled down further
+RECOVERY: Final = 2**0.5  # by which the rate rises when a candidate passes: at rest, one in three is refused
 
 Change = Literal["freeze", "thaw", "pin", "unpin"]
 
@@ -87,12 +88,19 @@ def back_off(session: Session, freeze_after: int) -> None:
         freeze(session, "gate", f"{row.refusals} candidates were refused in a row; look at the last jobs, then thaw")
 
 
+def start_over(session: Session) -> None:
+    """Forget refusals in a row: they were of candidates that followed what no longer serves. The back-off stays."""
+    row = lock(session)
+    row.refusals = 0
+    row.updated_at = func.now()
+
+
 def recover(session: Session) -> None:
-    """Note a candidate that passed: the rate doubles again, up to the configured one; the batch is whole."""
+    """Note a candidate that passed: the rate rises, two of them undo a refusal; the batch is whole."""
     row = lock(session)
     if row.refusals or row.rate_scale < 1 or row.batch_scale < 1:
         row.refusals, row.batch_scale = 0, 1.0
-        row.rate_scale = min(1.0, row.rate_scale * 2)
+        row.rate_scale = min(1.0, row.rate_scale * RECOVERY)
         row.updated_at = func.now()
 
 

@@ -9,8 +9,9 @@
 
 `LIFE` is the whole of it: a pair (state, event) that is not in the table cannot happen. Every move is one row of
 `transitions`, in the transaction that makes it; moves are made one at a time, under the lock of the row `learning`, and
-a promotion may name what it expects to replace. `restore` is the promotion of a rollback: it is no new beginning, so
-that rollbacks in a row go further back, and never forward to what was rolled back. Leaves out how a server takes new
+a promotion may name what it expects to replace. `restore` is the promotion of a rollback, by a person or by a rule
+(`fall_back`): it is no new beginning, so that rollbacks in a row go further back, and never forward to what was rolled
+back. Leaves out how a server takes new
 weights (`app.engine`), freezing and pinning (`app.store.learning`) and who contains what (`app.store.lineage`).
 """
 
@@ -27,7 +28,7 @@ from app.errors import Conflict, NotFound
 from app.identifiers import show
 from app.store import claims, learning
 from app.store.base import Json
-from app.store.checkpoints import get_checkpoint
+from app.store.checkpoints import by_version, get_checkpoint
 from app.store.claims import Settlement
 from app.store.tables import Checkpoint, Transition
 
@@ -312,6 +313,48 @@ def rollback(
         move(session, waiting.id, "discard", f"version {before.version} was rolled back", actor)
     learning.freeze(session, actor, f"version {before.version} was rolled back to {target.version}: {reason}")
     return entry
+
+
+def fall_back(
+    session: Session, expected: UUID, version: int, reason: str, actor: str, *, figures: Json
+) -> Transition | None:
+    """Serve a forebear again that is shown to be better than what serves; learning goes on from there.
+
+    What a person put there stays until a person moves it, and so does what is pinned.
+
+    Args:
+        session: a transaction.
+        expected: the policy that must be serving.
+        version: of the forebear.
+        reason: in a sentence.
+        actor: the part of this product that found it.
+        figures: what it rests on, not empty.
+
+    Returns:
+        The transition; None where what serves is to stay, or the forebear cannot serve: then nothing changes.
+
+    """
+    control = learning.lock(session)
+    now, target = serving(session), by_version(session, version)
+    session.refresh(target)
+    if now is None or now.id != expected or not served_by_evidence(session, now.id):
+        return None
+    if control.pinned_at is not None or control.frozen_at is not None:
+        return None
+    if target.state != "retired" or target.files_deleted_at is not None:
+        return None
+    learning.start_over(session)
+    return serve(session, now, target, reason, actor, by="restore", figures=figures)
+
+
+def served_by_evidence(session: Session, checkpoint_id: UUID) -> bool:
+    """Tell whether a policy serves because a gate or a trial said so: a person's word has no figures."""
+    query = select(Transition.figures).where(
+        Transition.checkpoint_id == checkpoint_id,
+        Transition.to_state == "serving",
+        Transition.from_state != "serving",
+    )
+    return bool(session.scalar(query.order_by(Transition.entry.desc()).limit(1)))
 
 
 def serve(

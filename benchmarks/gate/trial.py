@@ -56,7 +56,7 @@ def course(start: float, changes: Sequence[float], seed: int, settings: Settings
         result = look.examine(before, lineage.ask)
         passed = result.decision == "pass"
         recorded += [one for one in result.scores if passed or one[0] != number]
-        serving = number if passed else serving
+        serving = number if passed else serving if result.better is None else result.better
         peak = max(peak, lineage.levels[serving])
         promoted.append(passed)
     return Course(start, lineage.levels[serving], peak, tuple(promoted), lineage.answers)

@@ -68,8 +68,9 @@ def test_a_candidate_as_good_as_an_incumbent_that_fell_below_the_base_is_refused
     )
     judged = judge(fallen, 2, 1, 0, margin=MARGIN)
     assert judged.behind
-    assert judged.decision == "refuse"
-    assert judge(fallen, 2, 1, None, margin=MARGIN).decision == "refuse", "the base is the best so far as well"
+    assert (judged.decision, judged.better) == ("refuse", 0)
+    as_best = judge(fallen, 2, 1, None, margin=MARGIN)
+    assert (as_best.decision, as_best.better) == ("refuse", 0), "the base is the best so far as well"
     held = seen(
         {0: outcomes(700, 1000)},
         {0: outcomes(280, 400), 1: outcomes(280, 400)},
@@ -77,7 +78,7 @@ def test_a_candidate_as_good_as_an_incumbent_that_fell_below_the_base_is_refused
     )
     judged = judge(held, 2, 1, 0, margin=MARGIN)
     assert not judged.behind
-    assert judged.decision == "pass"
+    assert (judged.decision, judged.better) == ("pass", None)
 
 
 def test_the_best_is_a_forebear_that_is_shown_to_be_better() -> None:
@@ -85,7 +86,7 @@ def test_the_best_is_a_forebear_that_is_shown_to_be_better() -> None:
     fallen = {1: outcomes(300, 400), 2: outcomes(260, 400)}
     judged = judge(seen(risen, fallen, {2: outcomes(130, 200), 3: outcomes(130, 200)}), 3, 2, 0, margin=MARGIN)
     assert [(one.role, one.version) for one in judged.comparisons] == [("incumbent", 2), ("base", 0), ("best", 1)]
-    assert judged.decision == "refuse"
+    assert (judged.decision, judged.better) == ("refuse", 1)
     level = {1: outcomes(300, 400), 2: outcomes(299, 400)}
     judged = judge(seen(risen, level, {2: outcomes(150, 200), 3: outcomes(150, 200)}), 3, 2, 0, margin=MARGIN)
     assert [one.role for one in judged.comparisons] == ["incumbent", "base"]

@@ -98,6 +98,7 @@ def test_the_best_is_asked_anew_before_its_luck_refuses_anybody() -> None:
         look = Look(settings, lineage.questions, recorded, "two", 3, 2, 0, reachable)
         result = look.examine(lineage.ask(2, look.first), lineage.ask)
         decided.append((result.decision, "1" in result.figures["asked"]["again"]))
+        assert result.better == (1 if reachable else None), "what cannot be loaded cannot serve"
         assert result.figures["beside"]["best"]["version"] == 1
     assert decided == [("refuse", True), ("refuse", False)], "so much luck is no luck; but it was asked"
 

@@ -222,7 +222,8 @@ def test_a_worker_that_was_stopped_past_its_lease_writes_nothing(world: World) -
 
 
 @pytest.mark.parametrize(
-    ("source", "who", "counts"), [("scoped", "scoped", True), ("request", "scoped", False), ("request", "all", True)]
+    ("source", "who", "counts"),
+    [("scoped", "scoped", True), ("request", "scoped", False), ("request", "all", True), ("scoped", "none", False)],
 )
 def test_a_grader_named_without_the_right_to_grade_is_another_class(
     world: World, source: str, who: str, counts: bool

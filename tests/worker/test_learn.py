@@ -16,7 +16,7 @@ from sqlalchemy import func, select
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from app.errors import Conflict, Unavailable
-from app.store import checkpoints, evaluations, jobs, learnable, learning, lineage, policy_life
+from app.store import checkpoints, evaluations, events, jobs, learnable, learning, lineage, policy_life
 from app.store.budgets import PROMPT, WORKER
 from app.store.connect import open_store
 from app.store.tables import Claim, Evaluation, JobEvent, TrackerValue
@@ -336,16 +336,22 @@ def test_an_mlflow_server_out_of_reach_does_not_stop_learning(world: World, capl
     assert "MLflow at nonsense://nowhere does not take records" in caplog.text
 
 
-def test_the_gate_refuses_a_candidate_that_answers_worse_than_the_base(world: World, tmp_path: Path) -> None:
+def fallen_below_the_base(world: World, held: Path, keep_refused: int = 2) -> World:
+    """Have version 1 serve, of which the gate finds that it answers everything wrong and the base everything right."""
     world.samples()
     assert learn(world.context) == "promoted"
-    held = write_heldout(tmp_path / "held.jsonl", [f"question {index}" for index in range(30)], NEVER_RIGHT)
-    gated = world.with_settings(heldout=held)
+    write_heldout(held, [f"question {index}" for index in range(30)], NEVER_RIGHT)
+    gated = world.with_settings(heldout=held, keep_refused=keep_refused)
     questions = read_evaluation_set(held, 30, gated.policy().tokenizer, gated.settings.heldout_sealed)
     plan = make_plan("long ago", questions.questions, [], 200, conditions_of(gated.settings))
     with gated.store.session() as session:  # on record: the base got everything right
         record_scores(session, checkpoints.by_version(session, 0), "base", Scores(plan, (1.0,) * 200))
     gated.samples()
+    return gated
+
+
+def test_the_gate_refuses_a_candidate_that_answers_worse_than_the_base(world: World, tmp_path: Path) -> None:
+    gated = fallen_below_the_base(world, tmp_path / "held.jsonl")
     assert learn(gated.context) == "refused"
     job = gated.jobs()[-1]
     assert (job.status, job.verdict) == ("succeeded", "refused")
@@ -353,11 +359,45 @@ def test_the_gate_refuses_a_candidate_that_answers_worse_than_the_base(world: Wo
     assert (gate["decision"], gate["beside"]["base"]["version"]) == ("refuse", 0)
     assert gate["beside"]["base"]["difference"] == pytest.approx(-1.0)
     assert "against the base" in (job.error or "")
-    assert gated.serving().version == 1
     assert verify(gated.checkpoints_dir / "v00000002").version == 2, "it is kept for a while, to be looked into"
     with gated.store.session() as session:
         serving = checkpoints.by_version(session, 1)
         assert [row.kind for row in evaluations.list_evaluations(session, checkpoint_id=serving.id)] == ["heldout"]
+
+
+@pytest.mark.parametrize("keep_refused", [0, 2])
+def test_what_serves_gives_way_to_a_forebear_it_is_shown_to_be_worse_than(
+    world: World, tmp_path: Path, keep_refused: int
+) -> None:
+    gated = fallen_below_the_base(world, tmp_path / "held.jsonl", keep_refused)
+    learn(gated.context)
+    assert gated.jobs()[-1].verdict == "refused"
+    assert gated.serving().version == 0
+    with gated.store.session() as session:
+        assert checkpoints.by_version(session, 1).state == "rolled_back"
+        entry = policy_life.history(session, checkpoint_id=checkpoints.by_version(session, 0).id, limit=1)[0]
+        control = learning.read(session)
+        said = [one.message for one in events.list_events(session, gated.jobs()[-1].id)]
+    assert (entry.event, entry.actor, entry.reason) == (
+        "restore",
+        "worker",
+        "the gate found what serves to be worse than version 0",
+    )
+    assert entry.figures["gate"]["decision"] == "refuse"
+    assert "the gate found what serves to be worse than version 0; version 0 serves again" in said
+    assert (control.frozen_at, control.refusals, control.rate_scale) == (None, 1, 0.5), "learning goes on, carefully"
+
+
+def test_what_a_person_put_there_stays_though_a_forebear_is_better(world: World, tmp_path: Path) -> None:
+    gated = fallen_below_the_base(world, tmp_path / "held.jsonl")
+    with gated.store.session() as session:
+        policy_life.promote(session, checkpoints.by_version(session, 0).id, "a look at the old one", "k1")
+        policy_life.promote(session, checkpoints.by_version(session, 1).id, "the new one all the same", "k1")
+    assert learn(gated.context) == "refused"
+    assert gated.serving().version == 1
+    with gated.store.session() as session:
+        said = [one.message for one in events.list_events(session, gated.jobs()[-1].id)]
+    assert any("a person put it there" in one for one in said)
 
 
 def test_every_look_asks_anew_and_keeps_what_it_asked(world: World, tmp_path: Path) -> None:
