@@ -145,7 +145,12 @@ def seeds_of(text: str) -> list[int]:
 def run(
     names: Sequence[str], seeds: Sequence[int], wanted: Mapping[str, Any], directory: Path, fresh: bool
 ) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
-    """Run conditions for each seed; returns the trials, how they were asked for, and where they ran."""
+    """Run conditions for each seed; returns the trials, how they were asked for, and where they ran.
+
+    Raises:
+        click.ClickException: there is nothing to say how late late grades are.
+
+    """
     from benchmarks.online.parts import code_version
     from benchmarks.online.trial import Plan
     from benchmarks.timing import machine
@@ -156,6 +161,8 @@ def run(
         made_by = {"code": code, "processor": facts["processor"], "cores": facts["cores"]}
         for name in names:
             late_by_s = interval_s if CONDITIONS[name].by_answers else 0.0
+            if CONDITIONS[name].by_answers and not late_by_s:
+                raise click.ClickException(f"{MEASURE} of seed {seed} promoted no update, so {name} has no interval")
             trials.append(run_or_recall(name, plan, directory, made_by, late_by_s, fresh=fresh))
             interval_s = trials[-1]["update_interval_s"] or 0.0 if name == MEASURE else interval_s
     settings = {**asdict(plan), "seeds": list(seeds), "code": code}

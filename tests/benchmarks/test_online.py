@@ -469,5 +469,11 @@ def test_a_condition_is_run_once_and_recalled_under_the_same_plan(
     late = ["--conditions", "late", "--seeds", "0,1"]
     assert CliRunner().invoke(command, [*arguments, *late]).exit_code == 0
     assert ran[3:] == ["late/200/4", "clean-batch/200", "late/200/4"], "and the clean one of seed 0 was there"
+    monkeypatch.setattr(
+        "benchmarks.online.trial.try_condition", lambda *given: pretend(*given) | {"update_interval_s": None}
+    )
+    stuck = CliRunner().invoke(command, [*arguments, "--conditions", "late", "--fresh"])
+    assert stuck.exit_code == 1
+    assert "promoted no update" in stuck.output
     assert (tmp_path / "online.md").read_text().startswith("# Learning from live traffic")
     assert CliRunner().invoke(command, ["--conditions", "nonsense"]).exit_code == 2
