@@ -38,7 +38,9 @@ class Condition:
     key_share: float  # LEPO_KEY_SHARE
     gated: bool  # whether the gate has held-out prompts to refuse with
     resample: int = 0  # LEPO_RESAMPLE
-    rollback: bool = False  # in the middle, what serves is rolled back by several versions, and learning thawed
+    rollback: bool = (
+        False  # after half of the grades what serves is rolled back by several versions, and learning thawed
+    )
     lone_key: bool = False  # another key asks one question for four answers at the beginning, grades them, and is gone
     poisoned: bool = False  # see `benchmarks.online.episode`: one update is made of opposite grades, unseen by the gate
 
@@ -91,7 +93,7 @@ _ALL: Final = (
     Condition("late", "true grades, ten intervals between updates late on average", "batch", LATE, SHARE, gated=True),
     Condition(
         "late-two-branches",
-        "the same, and a rollback in the middle",
+        "the same, and a rollback after half of the grades",
         "batch",
         LATE,
         SHARE,

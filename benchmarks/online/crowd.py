@@ -85,6 +85,13 @@ class Crowd:
         self._asked_out = False  # all has been asked: the clock goes on with the doors closed
         self._later = Later(lambda: self.doors.is_set() or self._asked_out)
         self._grading: set[asyncio.Task[None]] = set()
+        self._awaited: list[tuple[int, asyncio.Event]] = []  # so many grades, and who is to hear of it
+
+    async def graded(self, grades: int) -> None:
+        """Wait until so many grades are posted."""
+        reached = asyncio.Event()
+        self._awaited.append((grades, reached))
+        await reached.wait()
 
     async def live(self) -> None:
         """Run until cancelled."""
@@ -173,6 +180,9 @@ class Crowd:
             self.counts.flipped += flipped
             self.counts.praise += value == 1.0
             self.counts.hostile += user.hostile
+            for grades, reached in self._awaited:
+                if self.counts.grades >= grades:
+                    reached.set()
 
     async def _post(self, user: User, path: str, body: dict[str, object]) -> httpx.Response | None:
         """Post once; a failure is counted and gives None."""

@@ -118,6 +118,7 @@ def try_condition(
         "delay_s": round(delay_s, 1),
         "waited_for_grades_s": round(course.tail_s, 1),
         "at_rest": course.at_rest,
+        "rollback": course.rollback,
         "bad_update": bad,
         "seconds": round(time.monotonic() - began, 1),
     }
@@ -164,6 +165,7 @@ class Course:
         self.tail_s = 0.0  # for how long late grades were waited for after that
         self.at_rest = ""  # why nothing is learned in the end
         self.episode: Episode | None = None  # of the bad update
+        self.rollback: tuple[int, int] | None = None  # from which version to which
         self._base_url = base_url
         self._examiner = examiner
         self._condition = condition
@@ -180,7 +182,12 @@ class Course:
             if self._condition.poisoned:
                 await self._poison(crowd, admin, store)
             else:
+                going_back = asyncio.create_task(self._go_back(crowd, admin)) if self._condition.rollback else None
                 await self._ask(crowd, admin)
+                if going_back is not None:
+                    going_back.cancel()  # where fewer than half of the grades have come
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await going_back
             self.counts = asdict(crowd.counts)
 
     async def _ask(self, crowd: Crowd, admin: httpx.AsyncClient) -> None:
@@ -193,8 +200,13 @@ class Course:
             if index == last:
                 await self._come_to_rest(crowd, admin)
             await self._examine(crowd, admin)
-            if self._condition.rollback and index == plan.exams // 2:
-                self._say(await _roll_back(admin, self.points[-1].version))
+
+    async def _go_back(self, crowd: Crowd, admin: httpx.AsyncClient) -> None:
+        """Roll several versions back when half of the grades have come: late as they are, no sooner are there any."""
+        await crowd.graded(self._plan.grades // 2)
+        version = (await admin.get("/version")).json()["policy_version"]
+        self.rollback = (version, await _roll_back(admin, version))
+        self._say(f"rolled back from {version} to {self.rollback[1]}")
 
     async def _poison(self, crowd: Crowd, admin: httpx.AsyncClient, store: Store) -> None:
         """Examine, play the episode of the bad update, and examine what serves after it."""
@@ -227,12 +239,18 @@ class Course:
         self._tell(f"{self._condition.name}, seed {self._plan.seed}: {words}")
 
 
-async def _roll_back(admin: httpx.AsyncClient, version: int) -> str:
-    """Do what an operator does who dislikes the last updates: go back several, look, and let it learn on."""
+async def _roll_back(admin: httpx.AsyncClient, version: int) -> int:
+    """Do what an operator does who dislikes the last updates: go back several, look, and let it learn on.
+
+    Returns:
+        the version that serves then.
+
+    """
     target = max(0, version - VERSIONS_BACK)
+    assert target < version, "there is nothing to go back from"
     (await admin.post("/v1/admin/rollback", json={"to": str(target), "reason": "a trial"})).raise_for_status()
     (await admin.post("/v1/admin/learning/thaw", json={"reason": "a trial"})).raise_for_status()
-    return f"rolled back from {version} to {target}"
+    return target
 
 
 async def _come_and_go(base_url: str, key: str) -> None:

@@ -196,7 +196,13 @@ def test_in_a_time_of_poison_every_grade_says_the_opposite_and_sessions_have_a_f
     requests: list[httpx.Request] = []
     crowd = crowd_against(requests, SESSIONS, honest_only=True)
     crowd.inverted = True
-    asyncio.run(for_a_while(crowd, 0.4))
+
+    async def ask_and_hear() -> None:
+        hearing = asyncio.create_task(crowd.graded(5))
+        await for_a_while(crowd, 0.4)
+        assert hearing.done()
+
+    asyncio.run(ask_and_hear())
     assert crowd.counts.right == crowd.counts.grades == crowd.counts.flipped > 10
     bodies = [json.loads(request.content) for request in requests]
     assert {body["value"] for body in bodies if "value" in body} == {0.0}
@@ -377,6 +383,7 @@ def trial(name: str, gain: float, *, share: float = 0.1, seed: int = 0) -> dict[
         "delay_s": 40.0,
         "waited_for_grades_s": 120.0,
         "at_rest": "too few grades",
+        "rollback": None,
         "bad_update": bad if name == "bad-update" else None,
         "points": points,
         "gain": gain,
@@ -415,6 +422,13 @@ def test_late_gains_are_shares_of_the_clean_one_of_their_seed_and_the_worst_bad_
     assert met["bad_update_served_share"]
     stayed = report_of([trial("bad-update", 0.3, seed=9)], SETTINGS, MACHINE)
     assert not {row["key"]: row["met"] for row in stayed["bounds"]}["bad_update_rolled_back"]
+
+
+def test_two_branches_count_only_where_something_was_rolled_back() -> None:
+    clean, two = trial("clean-batch", 0.5), trial("late-two-branches", 0.45)
+    assert "late_two_branches_gain_share" not in report_of([clean, two], SETTINGS, MACHINE)
+    report = report_of([clean, two | {"rollback": [6, 1]}], SETTINGS, MACHINE)
+    assert report["late_two_branches_gain_share"] == pytest.approx(0.9)
 
 
 def test_parts_are_put_together_if_they_are_alike(tmp_path: Path) -> None:
