@@ -42,7 +42,7 @@ SETTLE_S: Final = 60.0  # most time for learning to come to rest
 REST_S: Final = 3.0  # without an update that runs, or a new version: several looks of the learner
 TAIL_DELAYS: Final = 3.0  # mean delays after the last answer in which late grades come in; 5% of those left are later
 TAIL_S: Final = 10.0  # the least of that
-VERSIONS_BACK: Final = 5
+VERSIONS_BACK: Final = 3  # what they were made from stays spent: of eleven updates a quarter
 FORM: Final = MappingProxyType(
     {"type": "string_check", "operation": "like", "reference": "Answer:"}
 )  # not what is right
