@@ -300,7 +300,7 @@ class Settings(BaseSettings):
         0.0,
         ge=0,
         lt=1,
-        description="Share of sessions (else users, else keys) that a new policy serves first; 0: no canary.",
+        description="Share of sessions (else users, else keys) that a new policy serves first, say 0.05; 0: no canary.",
     )
     canary_deadline: float = Field(
         3600.0,

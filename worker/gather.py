@@ -5,7 +5,8 @@ step's how (`worker.samples`, `training.divergence`, `worker.resample`, `worker.
 """
 
 import random
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import Final
 from uuid import UUID
@@ -13,6 +14,7 @@ from uuid import UUID
 from app.settings import Settings
 from app.store import claims, jobs
 from app.store.claims import Skipped
+from app.store.key_quota import Group, choose, key_limit
 from training.policy import Policy
 from training.update import Learner
 from worker.batch import Batch, build, read_trackers
@@ -34,14 +36,15 @@ def gather(
     rules = Rules(policy.model.config.vocab_size, settings.baseline)
     filtered = filter_samples(assignment.claimed, assignment.keys, rules, heldout)
     right = corrections_of(assignment.claimed, filtered.rollouts, policy, settings)
-    samples, far = near_enough(job, filtered.samples, learner, settings)
+    near, far = near_enough(job, filtered.samples, learner, settings)
+    samples, over = within_shares(near, assignment, settings.key_share)
     unusable = set(filtered.rollouts) - set(right) - {one.interaction_id for one in filtered.samples}
-    left: list[UUID] = []
+    left = over
     if settings.resample > 1:
         rng = random.Random(assignment.fence)  # noqa: S311  no secret
         fresh = resample(samples, assignment.claimed, policy, settings, rng, job.watchdog.check)
         job.note("resample", resampled={"prompts": fresh.prompts, "answers": fresh.answers})
-        samples, left = fresh.samples, fresh.waiting
+        samples, left = fresh.samples, over + fresh.waiting
     with job.store.session() as session:
         trackers = read_trackers(session, {one.graded.key for one in samples})
         batch = build(samples, settings.baseline, trackers, assignment.drift).with_corrections(right)
@@ -85,6 +88,29 @@ def near_enough(
         "measure", divergence=spread_of([one.nats for one in found]), weight=spread_of([one.weight for one in found])
     )
     return [one for one in samples if one.interaction_id not in skipped], skipped
+
+
+def within_shares(samples: Sequence[Sample], assignment: Assignment, share: float) -> tuple[list[Sample], list[UUID]]:
+    """Hold each key to its share of what is left, since a key whose answers were left out makes room for none.
+
+    Where the claim itself let a key have more, to fill a batch that had waited long enough, it may.
+
+    Returns:
+        The samples to learn from, and the answers that wait.
+
+    """
+    if over_share(Counter(assignment.keys[one.interaction.completion_id] for one in assignment.claimed), share):
+        return list(samples), []
+    sizes = Counter((one.graded.group or str(one.interaction_id), one.key) for one in samples)
+    kept = {one.name for one in choose([Group(*name, size) for name, size in sizes.items()], len(samples), share)}
+    within = [one for one in samples if (one.graded.group or str(one.interaction_id)) in kept]
+    taken = {one.interaction_id for one in within}
+    return within, [one.interaction_id for one in samples if one.interaction_id not in taken]
+
+
+def over_share(counts: Mapping[str, int], share: float) -> bool:
+    """Whether a key has more of a batch than its share."""
+    return max(counts.values(), default=0) > key_limit(counts, share)
 
 
 def spread_of(values: Sequence[float]) -> dict[str, float]:

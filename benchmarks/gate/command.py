@@ -17,6 +17,9 @@ LOOKS: Final = 20
 START: Final = 0.725  # true mean of the base, but for those that gain
 GAIN_FROM: Final = 0.4  # the demo's base
 STEP: Final = 0.02
+SHARES: Final = (0.1, 0.06, 0.05, 0.03)  # of traffic for a canary, side by side
+SHARED: Final = {"fallen_50": 0.5, "fallen_20": 0.2, "equal": 0.0, "risen_10": -0.1}  # how far it is below what serves
+LONGEST: Final = 40_000  # grades of such a canary and what serves together
 TODAY: Final = 200  # answers an update cost when each version was examined once
 BOUNDS: Final = (
     Bound("losing_2_points_after_20", 5.0, "at most"),  # points down, the 95th percentile of runs
@@ -71,9 +74,11 @@ def measure(plan: Plan) -> dict[str, Any]:
     shown = {
         name: getattr(settings, name) for name in type(settings).model_fields if name.startswith(("gate_", "heldout_"))
     }
+    by_share = {f"{share:g}": share_figures(share, plan, tell) for share in SHARES}
     return {
         "benchmark": "gate",
         **figures,
+        "canary_by_share": by_share,
         "bounds": judged(figures, BOUNDS),
         "settings": {**asdict(plan), **shown},
         "machine": facts,
@@ -101,6 +106,27 @@ def canaries_of(fall: float, plan: Plan, tell: Callable[[str], None]) -> "list[C
         for seed in range(plan.canaries)
     ]
     tell(f"canary {100 * fall:g} points down: {plan.canaries} runs of {plan.grades} grades")
+    return found
+
+
+def share_figures(share: float, plan: Plan, tell: Callable[[str], None]) -> dict[str, Any]:
+    """Say what a share of traffic for the canary costs: who meets a bad policy, and how long a good one waits."""
+    from benchmarks.gate.trial import canary
+
+    found: dict[str, Any] = {}
+    for name, fall in SHARED.items():
+        wanted = {"worse"} if fall > 0 else {"better", "not_worse"}
+        runs = [
+            canary(plan.canary_level, fall, share, LONGEST, plan.margin, plan.alpha, seed) for seed in range(plan.runs)
+        ]
+        ended = [one for one in runs if one.decision in wanted]
+        found[name] = {
+            "found_worse" if fall > 0 else "passed": len(ended) / len(runs),
+            "grades_median": quantile([one.grades for one in ended], 0.5) if ended else None,
+            "canary_grades_median": quantile([one.of_canary for one in ended], 0.5) if ended else None,
+            "met_share_p95": quantile([one.of_canary / one.grades for one in ended], 0.95) if ended else None,
+        }
+    tell(f"canary of {share:g} of traffic: {plan.runs} runs of each kind")
     return found
 
 

@@ -16,13 +16,14 @@ def draw(path: Path, trials: Sequence[dict[str, Any]]) -> None:
     figure = Figure(figsize=(9, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
+    several = len({trial["seed"] for trial in trials}) > 1
     for colour, trial in zip(cycle(COLOURS), trials, strict=False):
         points = trial["points"]
         grades, accuracy = [p["grades"] for p in points], [p["accuracy"] for p in points]
         bars = [[p["accuracy"] - p["low"] for p in points], [p["high"] - p["accuracy"] for p in points]]
         axes.errorbar(
             grades, accuracy, bars, color=colour, marker="o", ms=4, lw=1.6, capsize=2, elinewidth=0.7,
-            label=trial["condition"]["name"],
+            label=f"{trial['condition']['name']}, {trial['seed']}" if several else trial["condition"]["name"],
         )  # fmt: skip
     axes.set(xlabel="grades posted, one per answer", ylabel="exam accuracy over HTTP", ylim=(0, 1.02))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")

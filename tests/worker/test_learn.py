@@ -556,6 +556,16 @@ def test_a_key_that_floods_is_held_to_its_share(world: World, share: float, floo
     assert len(capped.claims()) == 10 + flooded, "the rest waits"
 
 
+def test_answers_that_are_left_out_make_no_room_for_another_key(world: World) -> None:
+    capped = world.with_settings(key_share=0.5, baseline="batch")
+    capped.grade(capped.ask([f"flood {i}" for i in range(20)]), lambda _: 1.0, "flooder", keyed=True)
+    capped.grade(capped.ask([f"honest {i}" for i in range(6)]), even, "honest", keyed=True)
+    capped.grade(capped.ask([f"greedy {i}" for i in range(4)], temperature=0.0), even, "honest", keyed=True)
+    assert learn(capped.context) == "promoted"
+    assert capped.jobs()[0].metrics["keys"] == {capped.key("flooder"): 6, capped.key("honest"): 6}
+    assert sorted(capped.claims().values(), key=str) == [("learned", None)] * 12 + [("skipped", "no_exploration")] * 4
+
+
 def test_an_operators_cancel_gives_the_claims_back(world: World) -> None:
     ids = world.samples()
     cancelling = threading.Thread(target=cancel_the_running_job, args=(world,))
