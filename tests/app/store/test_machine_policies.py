@@ -34,6 +34,7 @@ class Policies(RuleBasedStateMachine):
         self.fate = dict.fromkeys(self.answers, "fresh")
         self.refused = dict.fromkeys(self.answers, 0)
         self.promotions: list[tuple[int | None, int]] = [(None, 0)]
+        self.shown = False  # whether what serves was put there by figures, and not by a person
         self.frozen = self.pinned = False
 
     def serving(self) -> int:
@@ -58,8 +59,9 @@ class Policies(RuleBasedStateMachine):
         self.state[version] = done.to
         self.settle(version, done.claims)
 
-    def promoted(self, version: int) -> None:
+    def promoted(self, version: int, *, shown: bool = False) -> None:
         before = self.serving()
+        self.shown = shown
         self.happen(before, "retire")
         self.happen(version, "promote")
         self.promotions.append((before, version))
@@ -93,7 +95,8 @@ class Policies(RuleBasedStateMachine):
         with self.refusing(pinned), self.store.session() as session:
             row = checkpoints.publish(session, path="/c", digest=uuid4().hex, parent_id=serving.id, job_id=job.id)
             if event == "promote":
-                policy_life.promote(session, row.id, "gate", "worker", expected=serving.id)
+                passed = {"decision": "pass"}
+                policy_life.promote(session, row.id, "gate", "worker", expected=serving.id, figures=passed)
             else:
                 policy_life.move(session, row.id, event, "gate", "worker")
             jobs.finish(session, job.id, job.fence, "succeeded", "keep", result_checkpoint_id=row.id)
@@ -109,7 +112,7 @@ class Policies(RuleBasedStateMachine):
         for one in free:
             self.fate[one] = "claimed"
         if event == "promote":
-            self.promoted(row.version)
+            self.promoted(row.version, shown=True)
         else:
             self.happen(row.version, event)
 
@@ -172,9 +175,26 @@ class Policies(RuleBasedStateMachine):
         if possible and target != before:
             self.happen(before, "roll_back")
             self.happen(target, "restore")  # type: ignore[arg-type]
+            self.shown = False
             for version in self.undecided():
                 self.happen(version, "discard")
             self.frozen = True
+
+    @rule(data=st.data())
+    def fall_back(self, data: st.DataObject) -> None:
+        """The gate finds a forebear, or what it takes for one, to be better than what it takes for serving."""
+        version = data.draw(st.integers(0, len(self.rows) - 1))
+        before = self.serving()
+        expected = data.draw(st.sampled_from([before, before, version]))
+        free = self.shown and not self.pinned and not self.frozen
+        possible = free and expected == before and self.state[version] == "retired"
+        with self.store.session() as session:
+            figures = {"gate": {"decision": "refuse"}}
+            done = policy_life.fall_back(session, self.rows[expected].id, version, "better", "worker", figures=figures)
+        assert (done is not None) == possible
+        if possible:
+            self.happen(before, "roll_back")
+            self.happen(version, "restore")
 
     @rule(on=st.booleans())
     def freeze(self, on: bool) -> None:
