@@ -78,6 +78,7 @@ class Engine:
         self._scorer = Scorer(self._wake)
         self._live: dict[Ticket, None] = {}  # admitted and not finished, in order of admission
         self._deadlines = Deadlines()
+        self._background = 0  # admitted choices that nobody waits for, as of the last turn
         self._thread: threading.Thread | None = None
         self._threads = config.threads or torch.get_num_threads()
         self._step_s = 0.0
@@ -287,8 +288,13 @@ class Engine:
             raise EngineClosed("The engine is stopping.")
 
     def _require_room(self, request: Request) -> None:
-        places = 0 if request.background else self.config.max_waiting
-        if self._waiting.choices + request.choices > places + self._free_slots():
+        """Refuse what would wait behind more than may wait; the background is in nobody's way."""
+        if request.background:
+            waiting, places = self._waiting.choices, self._free_slots()
+        else:
+            waiting = self._waiting.pressing_choices
+            places = self.config.max_waiting + self._free_slots() + self._background
+        if waiting + request.choices > places:
             self._refused += 1
             raise QueueFull(self._waiting.estimate_s())
 
@@ -406,6 +412,10 @@ class Engine:
                 ticket.started = now
                 self._live[ticket] = None
             lane.begin(tickets)
+        self._count_background()
+
+    def _count_background(self) -> None:
+        self._background = sum(ticket.unfinished for ticket in self._live if ticket.request.background)
 
     def _end_background(self) -> None:
         """Free the slots of answers that nobody waits for: somebody waits for one."""
@@ -428,6 +438,7 @@ class Engine:
                 del self._live[ticket]
                 ended += 1
         if finished:
+            self._count_background()
             self._finished += finished
             with self._changed:
                 self._waiting.finished(finished)

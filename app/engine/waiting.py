@@ -4,6 +4,7 @@ import heapq
 import itertools
 import time
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 from app.engine.ticket import Ticket
 
@@ -15,6 +16,7 @@ class Waiting:
 
     def __init__(self) -> None:
         self.choices = 0  # that wait
+        self.pressing_choices = 0  # of these, those somebody waits for
         self._heap: list[tuple[bool, int, int, Ticket]] = []
         self._serial = itertools.count()
         self._interval_s = 0.0  # mean seconds between two finished choices of late
@@ -30,7 +32,7 @@ class Waiting:
         """Add a ticket behind those of its priority."""
         request = ticket.request
         heapq.heappush(self._heap, (request.background, request.priority, next(self._serial), ticket))
-        self.choices += ticket.request.choices
+        self._count(ticket, 1)
 
     @property
     def pressing(self) -> bool:
@@ -56,7 +58,7 @@ class Waiting:
             if accept(entry[3]):
                 taken += 1
                 free -= entry[3].request.choices
-                self.choices -= entry[3].request.choices
+                self._count(entry[3], -1)
             else:
                 left.append(entry)
         for entry in left:
@@ -70,8 +72,13 @@ class Waiting:
             return False
         heapq.heapify(kept)
         self._heap = kept
-        self.choices -= ticket.request.choices
+        self._count(ticket, -1)
         return True
+
+    def _count(self, ticket: Ticket, sign: Literal[1, -1]) -> None:
+        self.choices += sign * ticket.request.choices
+        if not ticket.request.background:
+            self.pressing_choices += sign * ticket.request.choices
 
     def finished(self, choices: int) -> None:
         """Note that choices finished now: the pace that `estimate_s` goes by."""

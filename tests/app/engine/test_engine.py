@@ -134,6 +134,23 @@ def test_a_cancel_reaches_choices_wherever_they_are(policy: Policy, turns: int) 
     assert_nothing_is_held(engine)
 
 
+def test_the_background_takes_no_place_in_the_queue_from_those_who_wait(policy: Policy) -> None:
+    engine = Engine(policy, EngineConfig(slots=2, max_length=64, max_waiting=0))
+    engine._state = "ready"
+    engine.submit(request(30, background=True), Listener())
+    engine._turn()
+    engine.submit(request(30, background=True), Listener())
+    with pytest.raises(QueueFull):
+        engine.submit(request(30, background=True), Listener())
+    live = Listener()
+    engine.submit(request(2, choices=2), live)
+    with pytest.raises(QueueFull):
+        engine.submit(request(2), Listener())
+    for _ in range(20):
+        engine._turn()
+    assert [event.reason for event in finished(live)] == ["length", "length"]
+
+
 def test_what_was_answered_is_not_kept_until_its_deadline(policy: Policy) -> None:
     """A busy server answers thousands of requests within a deadline: each would hold its prompt and its answer."""
     tickets: list[weakref.ref[Ticket]] = []
