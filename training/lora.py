@@ -2,8 +2,11 @@
 
 The policy stays a stock model, so all that samples from it, measures it or publishes it is as with full fine-tuning.
 The learner gets a copy with an adapter on every linear layer but the head; all else of it is the policy's own storage.
-After an update `merge` writes W + (alpha / rank) B A into the policy, always from the first weights W: nothing
-accumulates. Leaves out learning itself (`training.update`).
+`merge` writes W + (alpha / rank) B A into the policy, always from the first weights W: nothing accumulates. Into
+bfloat16 it is rounded by thresholds (`training.rounding`), for to the nearest most of a small change would be lost and
+the policy would not be the one that learned. Leaves out learning itself (`training.update`).
+
+Axes: O outputs and I inputs of a layer.
 """
 
 import copy
@@ -15,14 +18,17 @@ from typing import Any, Final
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from training.rounding import dithered
 
 ADAPTER: Final = "adapter"  # directory within a checkpoint, in peft's layout
 _WEIGHTS: Final = "adapter_model.safetensors"
 _CONFIG: Final = "adapter_config.json"
 _NAME: Final = "default"  # of the only adapter
 _PREFIX: Final = "base_model.model."  # how peft names weights in its files
+_ROWS_ELEMENTS: Final = 2**24  # largest part of a layer that is merged at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +115,32 @@ class Adapted:
                 assert isinstance(layer, nn.Linear)
                 yield name, module, layer
 
+    @property
+    def served(self) -> PreTrainedModel:
+        """The policy's model, as it was last merged."""
+        return self._served
+
     @torch.no_grad()
-    def merge(self) -> None:
-        """Write the first weights plus the adapters' products into the policy, added in float32."""
-        for _, adapter, layer in self._pairs():
-            first_OI = adapter.base_layer.weight
-            layer.weight.copy_(first_OI.float() + adapter.get_delta_weight(_NAME).float())
+    def merge(self) -> float:
+        """Write the first weights plus the adapters' products into the policy, added in float32.
+
+        Returns:
+            The share of what the adapters say that is lost by rounding to the policy's dtype: 1 - <c, d> / <d, d>, with
+            d the change they ask for and c the one that was made; 0 where they ask for none.
+
+        """
+        kept = asked = torch.zeros((), dtype=torch.float64)
+        for number, (_, adapter, layer) in enumerate(self._pairs()):
+            change_OI = adapter.get_delta_weight(_NAME).float()
+            rows = max(1, _ROWS_ELEMENTS // change_OI.shape[1])
+            for start in range(0, len(change_OI), rows):
+                part = slice(start, start + rows)
+                first_OI, wish_OI = adapter.base_layer.weight[part], change_OI[part]
+                made_OI = _rounded(first_OI.float() + wish_OI, first_OI.dtype, number, start * wish_OI.shape[1])
+                layer.weight[part] = made_OI
+                kept = kept + ((made_OI.double() - first_OI.double()) * wish_OI).sum().cpu()
+                asked = asked + wish_OI.double().square().sum().cpu()
+        return 1.0 - float(kept / asked) if asked > 0 else 0.0
 
     def save(self, directory: Path) -> None:
         """Write the adapters as peft does, into `directory / ADAPTER`; the first weights are not among them."""
@@ -141,3 +167,8 @@ class Adapted:
         for name, one in saved.items():
             names[name].copy_(one)
         self.merge()
+
+
+def _rounded(exact_OI: Tensor, dtype: torch.dtype, layer: int, first: int) -> Tensor:
+    """Bring a part of a layer into the policy's dtype; `first` is the place of its first weight in the layer."""
+    return dithered(exact_OI, layer, first) if dtype == torch.bfloat16 else exact_OI.to(dtype)

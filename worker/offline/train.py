@@ -164,7 +164,7 @@ class Training:
             )
         except UpdateRejected as refused:
             return {"rejected": str(refused)}
-        if self.twin is not None:
+        if isinstance(self.twin, Sharded):
             self.twin.merge()
         figures = asdict(report)
         return {**figures.pop("objective"), **figures.pop("traces"), **figures}
