@@ -194,6 +194,7 @@ def test_the_kl_term_has_the_first_checkpoint_as_its_reference(
         ({"clip_high": 0.07}, ("objective", "clip_high"), 0.07),
         ({"normalization": "bnpo"}, ("objective", "normalization"), "bnpo"),
         ({"latent_gradient": False}, ("objective", "latent_gradient"), False),
+        ({"latent_temperature": "sampling"}, ("replay", "latent_temperature"), "sampling"),
         ({"negative_latent_floor": -7.0}, ("objective", "negative_latent_floor"), -7.0),
         ({"max_kl": 0.07}, ("health", "max_kl"), 0.07),
         ({"min_entropy": 0.07}, ("health", "min_entropy"), 0.07),
