@@ -189,15 +189,16 @@ class Learner:
         _require_batch(rollouts, advantages, corrections, self._ranks)
         traces = describe([*rollouts, *(one.given for one in corrections)])
         check_length(traces.mean_tokens, self.config.health)
-        before = self._optimizer.snapshot()
         accepted = False
         try:
             watch = _Watch(progress, cancelled, self._ranks)
             report = self._learn(rollouts, advantages, corrections, traces, watch)
             accepted = True
         finally:
-            if not accepted:
-                self._optimizer.rewind(before)
+            if accepted:
+                self._optimizer.keep()
+            else:
+                self._optimizer.undo()
                 self._follow()
         self.updates += report.optimizer_steps > 0
         return report

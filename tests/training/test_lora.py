@@ -113,7 +113,7 @@ def test_bfloat16_weights_have_float32_adapters() -> None:
     assert kinds == {(True, torch.float32), (False, torch.bfloat16)}
     with torch.no_grad():
         merged, apart = adapted._served(IDS).logits, adapted.model(IDS).logits
-    assert (merged - apart).abs().max() < 0.05 * apart.abs().max()
+    assert (merged - apart).abs().max() < 0.1 * apart.abs().max()
 
 
 def test_adapters_of_another_rank_are_refused(tmp_path: Path) -> None:
