@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from training.health import HealthConfig, UpdateRejected
 from training.lora import ADAPTER, Adapted, LoraSettings
@@ -65,6 +65,44 @@ def test_only_adapters_have_state_and_the_first_weights_stay() -> None:
     assert adapters < 0.5 * sum(one.numel() for one in first.values())
     changed = {name for name, one in adapted._served.named_parameters() if not torch.equal(one, first[name])}
     assert changed == {name for name in first if name.endswith("proj.weight")}
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft's own
+def test_experts_have_adapters_and_are_merged_saved_and_opened(tmp_path: Path) -> None:
+    adapted, learner = learned("mixtral")
+    first = tiny("mixtral")
+    with torch.no_grad():
+        merged, apart = adapted.served(IDS).logits, adapted.model(IDS).logits
+    torch.testing.assert_close(merged, apart, atol=2e-5, rtol=1e-5)
+    start = dict(first.named_parameters())
+    changed = {name for name, one in adapted.served.named_parameters() if not torch.equal(one, start[name])}
+    assert changed == {name for name in start if name.endswith(("_proj", "proj.weight"))}, "experts too, routers not"
+    adapted.save(tmp_path)
+    opened = PeftModel.from_pretrained(tiny("mixtral"), tmp_path / ADAPTER)
+    with torch.no_grad():
+        torch.testing.assert_close(opened(IDS).logits, apart)
+    other = Adapted(tiny("mixtral"), SETTINGS, "tiny", seed=9)
+    other.load(tmp_path)
+    theirs = weights(other.served)
+    assert all(torch.equal(one, theirs[name]) for name, one in adapted.served.named_parameters())
+    assert any("experts" in name for name in learner.state())
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_experts_in_bfloat16_learn_with_and_without_recomputing(recomputed: bool) -> None:
+    adapted = Adapted(tiny("mixtral", torch.bfloat16), SETTINGS, "tiny")
+    learner = Learner(adapted.model, replace(gentle(1e-3), activation_checkpointing=recomputed), follower=adapted)
+    for _ in range(2):
+        report = learner.update(mixed_batch("mixtral", torch.bfloat16), ADVANTAGES)
+    assert abs(report.merge_loss) < 0.1
+    assert report.gradient_norm > 0
+    assert report.kl > 0
+
+
+def test_a_model_that_adapters_would_leave_mostly_as_it_is_is_refused() -> None:
+    config = GPT2Config(n_embd=32, n_layer=1, n_head=4, vocab_size=37, n_positions=64)
+    with pytest.raises(ValueError, match="reach 0% of the weights of GPT2Model"):
+        Adapted(GPT2LMHeadModel(config), SETTINGS, "tiny")  # its layers are convolutions
 
 
 def test_what_has_no_adapter_is_kept_once() -> None:
@@ -156,8 +194,8 @@ def test_what_serves_in_bfloat16_has_what_was_learned() -> None:
         report = learner.update(mixed_batch(dtype=torch.bfloat16), ADVANTAGES)
     assert abs(report.merge_loss) < 0.1
     kept = asked = 0.0
-    for _, adapter, _ in adapted._pairs():
-        first, change = adapter.base_layer.weight, adapter.get_delta_weight("default").detach().float()
+    for _, adapter, first, _ in adapted._pairs():
+        change = adapter.get_delta_weight("default").detach().float()
         nearest = (first.float() + change).to(torch.bfloat16)
         kept += float(((nearest.float() - first.float()) * change).sum())
         asked += float(change.square().sum())
