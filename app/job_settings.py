@@ -25,7 +25,7 @@ OF_A_JOB: Final = frozenset(
             "kl_beta",
         ),
         *("correction_weight", "correction_trust", "epochs", "minibatches"),
-        *("negative_latent_floor", "latent_gradient", "normalization"),
+        *("negative_latent_floor", "latent_gradient", "normalization", "overlong", "latent_temperature"),
         *("micro_batch_tokens", "activation_checkpointing"),
         *(
             "gate_margin",

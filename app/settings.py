@@ -207,7 +207,18 @@ class Settings(BaseSettings):
     )
     latent_gradient: bool = Field(True, description="False: only token steps learn (an ablation).")
     normalization: Literal["grpo", "bnpo", "dr_grpo"] = Field(
-        "grpo", description="What a step weighs: per rollout, per token of the batch, or by a fixed length."
+        "grpo",
+        description="What a step weighs: per rollout, per token of the batch, or by a fixed length; by the last, "
+        "advantages are not divided by their spread either.",
+    )
+    overlong: Literal["learn", "mask"] = Field(
+        "learn",
+        description="What becomes of a graded answer that was cut short: it teaches by its grade, or not at all.",
+    )
+    latent_temperature: Literal["one", "sampling"] = Field(
+        "one",
+        description="What divides the logits of latent steps in the loss: nothing, as published, or `temperature`, by "
+        "which they were drawn.",
     )
     lora_rank: int = Field(0, ge=0, description="Rank of adapters that learn instead of the weights; 0: none (peft).")
     lora_alpha: float = Field(32.0, gt=0, description="Scale of the adapters, as a multiple of 1 / rank.")

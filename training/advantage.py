@@ -6,6 +6,9 @@ Three honest baselines, because live traffic often gives one grade and no group:
 - "tracker": a value tracked per key across updates (SPO, arXiv:2509.13232, section 3);
 - "batch": the mean of the batch (REINFORCE++, arXiv:2501.03262).
 
+Each divides by the spread of what it is compared with, so that a group in which one answer was right weighs as much as
+one in which half were; Dr. GRPO (arXiv:2503.20783) does not, and neither do they where `divided` is False.
+
 LEPO's latent surrogate (z - softmax) is not mean-zero, so its drift cancels only under centred advantages: single
 grades are centred over the batch, whichever baseline they had. Pure functions; where a tracker is kept between updates
 is the caller's.
@@ -96,14 +99,15 @@ def memory(drift: float) -> float:
     return min(RHO_MAX, max(RHO_MIN, math.exp2(-max(0.0, drift) / DRIFT_HALF)))
 
 
-def group_advantages(rewards_G: Tensor) -> Tensor:
-    """(R - mean) / (std + 1e-4) over one group; sums to 0.
+def group_advantages(rewards_G: Tensor, *, divided: bool = True) -> Tensor:
+    """(R - mean) / (std + 1e-4) over one group, or R - mean; sums to 0.
 
     The standard deviation is the sample one (divided by G - 1), as `torch.std` takes it by default and so the
     reference and the common GRPO trainers do.
 
     Args:
         rewards_G: [G], G >= 2.
+        divided: by the standard deviation.
 
     Raises:
         ValueError: a group of one, whose advantage would be 0 whatever the grade.
@@ -111,11 +115,16 @@ def group_advantages(rewards_G: Tensor) -> Tensor:
     """
     if len(rewards_G) < 2:
         raise ValueError("a group needs 2 or more graded answers; use the 'tracker' or 'batch' baseline for one")
-    return _standardised(rewards_G.double())
+    return _standardised(rewards_G.double(), divided=divided)
 
 
 def choose_baseline(
-    graded: Sequence[Graded], mode: Mode = "auto", trackers: Mapping[str, Tracker] | None = None, drift: float = 0.0
+    graded: Sequence[Graded],
+    mode: Mode = "auto",
+    trackers: Mapping[str, Tracker] | None = None,
+    drift: float = 0.0,
+    *,
+    divided: bool = True,
 ) -> Advantages:
     """Give every graded rollout an advantage and say where its baseline came from.
 
@@ -130,6 +139,7 @@ def choose_baseline(
         mode: which baselines may be used.
         trackers: state per key before this batch; a value is used as it was before the batch's grades.
         drift: the policy's cumulative drift now, nats; see `Tracker.drift`.
+        divided: by the standard deviation of the group, or of the batch's residuals; False: only centred.
 
     Raises:
         ValueError: nothing to grade, an unknown mode, a reward that is no finite number, or mode "tracker" with a
@@ -147,11 +157,11 @@ def choose_baseline(
     baselines = _baselines(graded, mode, grouped, known)
     values_B = torch.zeros_like(rewards_B)
     for members in grouped:
-        values_B[members] = group_advantages(rewards_B[members])
+        values_B[members] = group_advantages(rewards_B[members], divided=divided)
     single = [index for index, baseline in enumerate(baselines) if baseline in {"tracker", "batch"}]
     residuals_B = _residuals(graded, rewards_B, baselines, known)
     if len(single) > 1:
-        values_B[single] = _standardised(residuals_B[single])
+        values_B[single] = _standardised(residuals_B[single], divided=divided)
     elif single and (len(graded) > 1 or graded[single[0]].key in known):
         values_B[single] = residuals_B[single]
     elif single:
@@ -217,9 +227,9 @@ def _tracked(graded: Sequence[Graded], known: Mapping[str, Tracker], mean: float
     return after
 
 
-def _standardised(values_N: Tensor) -> Tensor:
-    """(x - mean) / (sample std + 1e-4), [N], N >= 2; exactly 0 where all are equal."""
+def _standardised(values_N: Tensor, *, divided: bool) -> Tensor:
+    """(x - mean) / (sample std + 1e-4), or x - mean, [N], N >= 2; exactly 0 where all are equal."""
     if bool((values_N == values_N[0]).all()):
         return torch.zeros_like(values_N)
     centred_N = values_N - values_N.mean()
-    return centred_N / (centred_N.std() + STD_FLOOR)
+    return centred_N / (centred_N.std() + STD_FLOOR) if divided else centred_N

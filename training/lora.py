@@ -1,9 +1,13 @@
 """Low-rank adapters (Hu et al., arXiv:2106.09685) through peft: the learner's model has them, the policy's is merged.
 
 The policy stays a stock model, so all that samples from it, measures it or publishes it is as with full fine-tuning.
-The learner gets a copy with an adapter on every linear layer but the head; all else of it is the policy's own storage.
-After an update `merge` writes W + (alpha / rank) B A into the policy, always from the first weights W: nothing
-accumulates. Leaves out learning itself (`training.update`).
+The learner gets a copy with an adapter on every linear layer but the head, and on every expert of a mixture; all else
+of it (routers too) is the policy's own storage. A model whose layers are mostly of another make is refused.
+`merge` writes W + (alpha / rank) B A into the policy, always from the first weights W: nothing accumulates. Into
+bfloat16 it is rounded by thresholds (`training.rounding`), for to the nearest most of a small change would be lost and
+the policy would not be the one that learned. Leaves out learning itself (`training.update`).
+
+Axes: O outputs (of all experts) and I inputs of a layer.
 """
 
 import copy
@@ -11,18 +15,22 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from training.rounding import dithered
 
 ADAPTER: Final = "adapter"  # directory within a checkpoint, in peft's layout
 _WEIGHTS: Final = "adapter_model.safetensors"
 _CONFIG: Final = "adapter_config.json"
 _NAME: Final = "default"  # of the only adapter
 _PREFIX: Final = "base_model.model."  # how peft names weights in its files
+_LEAST_REACH: Final = 0.5  # share of the layers' weights that must have adapters
+_ROWS_ELEMENTS: Final = 2**24  # largest part of a layer that is merged at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +58,32 @@ def made_of(directory: Path) -> tuple[str, LoraSettings]:
     return config["base_model_name_or_path"], LoraSettings(config["r"], config["lora_alpha"])
 
 
+def adaptable(backbone: nn.Module) -> tuple[list[str], list[str]]:
+    """Name the linear layers of a backbone, and the parameters that hold all experts of a mixture, [E, ...].
+
+    Raises:
+        ValueError: together they are less than half of the weights (embeddings not counted), so that adapters would
+            leave most of the model as it is, silently.
+
+    """
+    linear = {name: one.weight for name, one in backbone.named_modules() if isinstance(one, nn.Linear)}
+    experts = {name: one for name, one in backbone.named_parameters() if one.ndim == 3 and _own(backbone, name)}
+    embedded = {one.weight for one in backbone.modules() if isinstance(one, nn.Embedding)}
+    whole = sum(one.numel() for one in backbone.parameters() if one.ndim > 1 and one not in embedded)
+    reached = sum(one.numel() for one in (*linear.values(), *experts.values()))
+    if reached < _LEAST_REACH * whole:
+        raise ValueError(
+            f"adapters would reach {reached / whole:.0%} of the weights of {type(backbone).__name__}, whose layers are "
+            "no linear ones: set the adapters' rank to 0, so that all weights learn"
+        )
+    return list(linear), list(experts)
+
+
+def _own(backbone: nn.Module, name: str) -> bool:
+    """Whether a parameter belongs to the model's own code, not to a layer of torch (a convolution is no expert)."""
+    return not type(backbone.get_submodule(name.rpartition(".")[0])).__module__.startswith("torch.")
+
+
 class Adapted:
     """A policy's model and its twin with adapters."""
 
@@ -63,7 +97,7 @@ class Adapted:
             seed: of the adapters' random half.
 
         Raises:
-            ValueError: peft is missing.
+            ValueError: peft is missing, or most of the model's weights can have no adapters.
 
         """
         try:
@@ -72,11 +106,12 @@ class Adapted:
             raise ValueError("adapters need peft: pip install 'lepo-service[lora]'") from error
         self._served = served
         twin = copy.deepcopy(served).requires_grad_(requires_grad=False)
-        targets = [name for name, module in twin.base_model.named_modules() if isinstance(module, nn.Linear)]
+        linear, experts = adaptable(twin.base_model)
         self._config = LoraConfig(
             r=settings.rank,
             lora_alpha=settings.alpha,  # type: ignore[arg-type]  # peft divides by it: a float does
-            target_modules=[f"{twin.base_model_prefix}.{name}" for name in targets],
+            target_modules=[f"{twin.base_model_prefix}.{name}" for name in linear],
+            target_parameters=[f"{twin.base_model_prefix}.{name}" for name in experts] or None,
             base_model_name_or_path=source,
             task_type="CAUSAL_LM",
         )
@@ -88,10 +123,8 @@ class Adapted:
 
     def _share(self) -> None:
         """Let whatever has no adapter be the policy's own storage, and keep adapters in float32."""
-        adapted = {name for name, _, _ in self._pairs()}
-        served = {
-            name: one for name, one in self._served.named_parameters() if name.removesuffix(".weight") not in adapted
-        }
+        adapted = {name for name, _, _, _ in self._pairs()}
+        served = {name: one for name, one in self._served.named_parameters() if name not in adapted}
         for name, parameter in self.model.named_parameters():
             if "lora_" in name:
                 parameter.data = parameter.data.float()
@@ -99,22 +132,44 @@ class Adapted:
             elif name.replace(".base_layer", "") in served:
                 parameter.data = served[name.replace(".base_layer", "")].data
 
-    def _pairs(self) -> Iterator[tuple[str, Any, nn.Linear]]:
-        """Every adapted layer by its stock name, beside the policy's layer."""
+    def _pairs(self) -> Iterator[tuple[str, Any, Tensor, nn.Parameter]]:
+        """Every adapted weight: its stock name, its adapter, its first value, and where the policy has it."""
         from peft.tuners.lora import LoraLayer
 
         for name, module in self.model.named_modules():
             if isinstance(module, LoraLayer):
-                layer = self._served.get_submodule(name)
-                assert isinstance(layer, nn.Linear)
-                yield name, module, layer
+                adapter = cast("Any", module)
+                within = getattr(adapter, "parameter_name", None) or "weight"
+                stock = f"{name.replace('.base_layer', '')}.{within}"
+                yield stock, adapter, getattr(adapter.get_base_layer(), within), self._served.get_parameter(stock)
+
+    @property
+    def served(self) -> PreTrainedModel:
+        """The policy's model, as it was last merged."""
+        return self._served
 
     @torch.no_grad()
-    def merge(self) -> None:
-        """Write the first weights plus the adapters' products into the policy, added in float32."""
-        for _, adapter, layer in self._pairs():
-            first_OI = adapter.base_layer.weight
-            layer.weight.copy_(first_OI.float() + adapter.get_delta_weight(_NAME).float())
+    def merge(self) -> float:
+        """Write the first weights plus the adapters' products into the policy, added in float32.
+
+        Returns:
+            The share of what the adapters say that is lost by rounding to the policy's dtype: 1 - <c, d> / <d, d>, with
+            d the change they ask for and c the one that was made; 0 where they ask for none.
+
+        """
+        kept = asked = torch.zeros((), dtype=torch.float64)
+        for number, (_, adapter, first, served) in enumerate(self._pairs()):
+            width = first.shape[-1]
+            change_OI, whole_OI = adapter.get_delta_weight(_NAME).float().reshape(-1, width), first.view(-1, width)
+            served_OI, rows = served.view(-1, width), max(1, _ROWS_ELEMENTS // width)
+            for start in range(0, len(change_OI), rows):
+                part = slice(start, start + rows)
+                first_OI, wish_OI = whole_OI[part], change_OI[part]
+                made_OI = _rounded(first_OI.float() + wish_OI, first_OI.dtype, number, start * width)
+                served_OI[part] = made_OI
+                kept = kept + ((made_OI.double() - first_OI.double()) * wish_OI).sum().cpu()
+                asked = asked + wish_OI.double().square().sum().cpu()
+        return 1.0 - float(kept / asked) if asked > 0 else 0.0
 
     def save(self, directory: Path) -> None:
         """Write the adapters as peft does, into `directory / ADAPTER`; the first weights are not among them."""
@@ -141,3 +196,8 @@ class Adapted:
         for name, one in saved.items():
             names[name].copy_(one)
         self.merge()
+
+
+def _rounded(exact_OI: Tensor, dtype: torch.dtype, layer: int, first: int) -> Tensor:
+    """Bring a part of a layer into the policy's dtype; `first` is the place of its first weight in the layer."""
+    return dithered(exact_OI, layer, first) if dtype == torch.bfloat16 else exact_OI.to(dtype)

@@ -6,7 +6,8 @@
 
 `log pi` is over the whole vocabulary on the executed prefix; z is a constant. The loss is -J, each step weighted by
 one of three normalisations: "grpo" (arXiv:2402.03300) takes the mean over a rollout's steps, then over rollouts; "bnpo"
-the mean over all steps of the batch; "dr_grpo" (arXiv:2503.20783) divides by rollouts times a constant length.
+the mean over all steps of the batch; "dr_grpo" (arXiv:2503.20783) divides by rollouts times a constant length, and its
+advantages are not divided by their spread (`divides_advantages`).
 With L = 0 this is GRPO.
 
 r is taken against the policy at the start of the update; the weights w and u (`training.importance`) say what a step
@@ -170,6 +171,11 @@ class Tally:
             token_steps=int(self.tokens),
             latent_steps=int(self.latents),
         )
+
+
+def divides_advantages(normalization: Normalization) -> bool:
+    """Whether advantages are divided by their standard deviation; Dr. GRPO's are not (arXiv:2503.20783, section 3)."""
+    return normalization != "dr_grpo"
 
 
 def step_weights(lengths: Sequence[int], config: ObjectiveConfig) -> Tensor:

@@ -3,7 +3,13 @@
 A float32 model is its own master. A bfloat16 model keeps float32 copies: gradients are gathered into them after every
 micro-batch, the step is taken there, and the weights are the masters rounded. So small steps are not lost, and what
 is published is what was trained. Sharded parameters (`training.sharded`) have sharded masters and moments; parameters
-that every process holds whole have their gradients averaged. Leaves out when a step is taken (`training.update`).
+that every process holds whole have their gradients averaged.
+
+A weight without a gradient takes no part in a step: neither decay nor momentum of earlier batches moves what this one
+says nothing about, be it a table that learns nothing, an expert nobody was sent to or a row nobody looked up. Leaves
+out when a step is taken (`training.update`).
+
+Axes: R rows of a weight: its first axis (outputs, experts, token ids).
 """
 
 import math
@@ -16,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from training.aside import copies
 from training.ranks import ALONE, Ranks
 from training.sharded import alike, whole
 
@@ -65,10 +72,10 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Snapshot:
-    """Copies of everything a step changes, enough to undo it bit for bit."""
+    """Copies of everything a step changes, enough to undo it bit for bit; of what is sharded, this process's part."""
 
     masters: dict[str, Tensor]  # float32, by parameter name
-    state: dict[str, Tensor]  # as from `MasterOptimizer.moments`
+    state: dict[str, Tensor]  # names as from `MasterOptimizer.moments`
 
 
 class MasterOptimizer:
@@ -93,6 +100,7 @@ class MasterOptimizer:
             lr=config.learning_rate,
             betas=(config.beta1, config.beta2),
         )
+        self._before: Snapshot | None = None  # what was there before the steps that `keep` or `undo` decides on
 
     def begin(self) -> None:
         """Start a step: all gradients are zero, so every master takes part in it."""
@@ -124,13 +132,52 @@ class MasterOptimizer:
             nn.utils.clip_grads_with_norm_(part, self.config.max_grad_norm, norm)
         return float(norm)
 
+    @torch.no_grad()
     def step(self, rate: float) -> None:
-        """Take one step and round the masters into the model."""
+        """Take one step, of what has a gradient, and round the masters into the model; `undo` takes it back."""
+        if self._before is None:
+            self._before = self._snapshot()
         for group in self._adam.param_groups:
             group["lr"] = rate
+        partly = self._set_idle_aside()
         self._adam.step()
-        self.end()
+        self.end()  # so that nothing steps twice
+        for master, gradient, idle_R in partly:
+            self._step_rows(master, gradient, idle_R)
         self._round()
+
+    def _set_idle_aside(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Take the gradients off masters of which all or a part has none.
+
+        Returns:
+            Of each of which a part has none: the master, its gradient, and bool [R], True where a row has none.
+
+        """
+        partly = []
+        for master in self._masters.values():
+            if master.grad is None:
+                continue
+            gradient, local = master.grad, _local(master.grad)
+            idle_R = ~(local != 0).flatten(1).any(1) if local.ndim > 1 else ~local.any().expand(1)
+            if not bool(idle_R.any()):
+                continue
+            master.grad = None
+            if isinstance(master, DTensor) or not bool(
+                idle_R.all()
+            ):  # all parts of a sharded one have moments, or none
+                partly.append((master, gradient, idle_R))
+        return partly
+
+    def _step_rows(self, master: Tensor, gradient: Tensor, idle_R: Tensor) -> None:
+        """Step one master alone, and put rows without a gradient back."""
+        rows_R = idle_R if _local(master).ndim > 1 else idle_R.expand(_local(master).shape)
+        changed = [master, *(one for key, one in self._adam.state.get(master, {}).items() if key in _MOMENTS)]
+        kept = [_local(one)[rows_R].clone() for one in changed]
+        master.grad = gradient
+        self._adam.step()
+        master.grad = None
+        for one, rows in zip(changed, kept, strict=True):
+            _local(one)[rows_R] = rows
 
     def end(self) -> None:
         """Free all gradients."""
@@ -139,7 +186,7 @@ class MasterOptimizer:
             self._masters[name].grad = None
 
     def moments(self) -> dict[str, Tensor]:
-        """Copy AdamW's state: `step.NAME`, `exp_avg.NAME`, `exp_avg_sq.NAME`; empty before the first step.
+        """Copy AdamW's state: `step.NAME`, `exp_avg.NAME`, `exp_avg_sq.NAME`, of what ever had a gradient.
 
         Of a sharded parameter, this process's part.
         """
@@ -158,13 +205,33 @@ class MasterOptimizer:
         """Whether some master is a copy of its own: then the weights alone do not hold them."""
         return any(self._masters[name] is not parameter for name, parameter in self._parameters.items())
 
-    def snapshot(self) -> Snapshot:
-        """Copy everything a step changes."""
-        return Snapshot(self.masters(), self.moments())
+    def keep(self) -> None:
+        """Let the steps since the last decision stand."""
+        self._before = None
 
-    def rewind(self, snapshot: Snapshot) -> None:
-        """Go back to a snapshot, bit for bit."""
-        self.load(snapshot.masters, snapshot.state)
+    @torch.no_grad()
+    def undo(self) -> None:
+        """Take back the steps since the last decision, bit for bit; the device gives no memory for it."""
+        before, self._before = self._before, None
+        self.end()
+        if before is None:
+            return
+        for name, master in self._masters.items():
+            _local(master).copy_(before.masters[name])
+            if f"step.{name}" not in before.state:
+                self._adam.state.pop(master, None)
+                continue
+            for key, value in self._adam.state[master].items():
+                _local(value).copy_(before.state[f"{key}.{name}"])
+        self._round()
+
+    def _snapshot(self) -> Snapshot:
+        states = [(name, self._adam.state.get(master, {})) for name, master in self._masters.items()]
+        moments = {f"{key}.{name}": _local(one) for name, state in states for key, one in state.items()}
+        return Snapshot(
+            copies({name: _local(master) for name, master in self._masters.items()}),
+            copies(moments),
+        )
 
     def resume(self, masters: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> None:
         """Go on from a saved state, on the weights that were saved with it.
@@ -195,7 +262,9 @@ class MasterOptimizer:
         """
         owners = {f"{kind}.{name}": master for name, master in self._masters.items() for kind in ("step", *_MOMENTS)}
         _require("masters", masters, self._masters)
-        _require("moments", moments, {key: _scalar(key, master) for key, master in owners.items()})
+        named = {key.partition(".")[2] for key in moments}  # what never had a gradient has none
+        wanted = {key: _scalar(key, one) for key, one in owners.items() if key.partition(".")[2] in named}
+        _require("moments", moments, wanted)
         for name, value in masters.items():
             self._masters[name].copy_(alike(value, self._masters[name]))
         self._adam.state.clear()
@@ -224,6 +293,11 @@ def _master(parameter: nn.Parameter) -> Tensor:
     if parameter.dtype in {torch.float32, torch.float64}:
         return parameter
     return parameter.detach().to(torch.float32, copy=True).requires_grad_()
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """Give this process's part of a sharded tensor, in its own memory; any other is returned as it is."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _scalar(key: str, master: Tensor) -> Tensor:

@@ -125,6 +125,23 @@ def digest(named: Iterable[tuple[str, Tensor]]) -> str:
     return sha.hexdigest()
 
 
+def longest(config: PreTrainedConfig) -> int | None:
+    """Positions up to which a position means the same whatever else is in the batch; None when the model names no end.
+
+    LongRoPE (Phi-3.5, Phi-4-mini; arXiv:2402.13753) turns all positions by other factors once a row of the forward is
+    longer than the model was first made for: an answer would depend on its neighbours, and a replay would not be what
+    was sampled. Within that first length there is one set of factors.
+    """
+    text = config.get_text_config(decoder=True)
+    positions: int | None = getattr(text, "max_position_embeddings", None)
+    rope = getattr(text, "rope_parameters", None) or {}
+    for one in (rope, *(value for value in rope.values() if isinstance(value, dict))):  # of all layers, or by kind
+        if one.get("rope_type") == "longrope":
+            first = int(one["original_max_position_embeddings"])
+            positions = first if positions is None else min(first, positions)
+    return positions
+
+
 def placed(device: str) -> str:
     """Check a device setting and resolve "auto": returns "cpu", "cuda:N" or "balanced".
 
@@ -167,11 +184,21 @@ def require_latent_seam(model: nn.Module, config: PreTrainedConfig) -> None:
         )
 
 
+def _refuse_gguf(source: str | Path) -> None:
+    raise ValueError(
+        f"'{source}' is GGUF, rounded weights for llama.cpp, which cannot be learned from here: give the model they "
+        "were made of, in the Hugging Face layout with safetensors"
+    )
+
+
 def _resolved(source: str | Path) -> str:
     """Tell a directory from a hub name, so that a mistyped path is not looked up on the hub."""
     path = Path(source).expanduser()
+    whole = (path / "config.json").is_file()
+    if path.suffix.lower() == ".gguf" or (not whole and any(path.glob("*.gguf"))):
+        _refuse_gguf(source)
     if path.is_dir():
-        if not (path / "config.json").is_file():
+        if not whole:
             raise ValueError(f"'{path}' holds no config.json: give a directory in the Hugging Face layout")
         return str(path)
     looks_local = isinstance(source, Path) or source.startswith(("/", ".", "~")) or source.count("/") > 1
@@ -184,6 +211,8 @@ def _config(where: str, revision: str | None) -> PreTrainedConfig:
     try:
         config = AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False)
     except OSError as error:
+        if where.lower().endswith("gguf"):  # as such repositories of the hub are named
+            _refuse_gguf(where)
         raise ValueError(f"cannot open the model '{where}': {error}") from error
     masked = type(config) in AutoModelForMaskedLM._model_mapping and not getattr(config, "is_decoder", True)
     if masked or getattr(config, "is_encoder_decoder", False):
@@ -206,6 +235,12 @@ def _tokenizer(where: str, revision: str | None) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def _attention(config: PreTrainedConfig) -> str:
+    """Choose torch's attention, or the model's own where that knows something torch does not (caps, sinks)."""
+    known: Any = AutoModelForCausalLM._model_mapping[type(config)]
+    return "sdpa" if known._supports_sdpa else "eager"
+
+
 def _model(
     where: str, revision: str | None, config: PreTrainedConfig, dtype: torch.dtype, placement: str
 ) -> PreTrainedModel:
@@ -217,7 +252,7 @@ def _model(
             revision=revision,
             config=config,
             dtype=dtype,
-            attn_implementation="sdpa",
+            attn_implementation=_attention(config),
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,

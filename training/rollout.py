@@ -48,6 +48,11 @@ class Rollout:
         return self.token_ids_T.shape[0]
 
     @property
+    def truncated(self) -> bool:
+        """Whether it was cut short, so that nobody knows what the answer would have been."""
+        return self.stop_reason != "stop"
+
+    @property
     def reading_L(self) -> Tensor:
         """Nearest token of each latent step: the mode of z (int32 [L]). For display; it was not executed."""
         if self.latent_length == 0:

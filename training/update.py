@@ -6,12 +6,16 @@ weights and the optimizer bit for bit as they were. A gradient of zero takes no 
 not move a policy that this batch says nothing about. By default each rollout is used for one step; `epochs` and
 `minibatches` reuse a batch as PPO does, clipped against the policy at the start of the update.
 
+What is looked at and judged is what will serve: where another model follows the one that learns (adapters, merged and
+rounded), it is that one.
+
 Leaves out baselines (`training.advantage`), the held-out gate, publishing, and time: deadlines come in through
 `cancelled`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -25,14 +29,14 @@ from training.distill import Target as DistillTarget
 from training.distill import report as distill_report
 from training.divergence import Divergence, Measuring, measure
 from training.executed import executed_length
-from training.head import take_apart
+from training.head import CausalLM, take_apart
 from training.health import HealthConfig, UpdateCancelled, check_gradient, check_length, check_policy
 from training.objective import ObjectiveConfig, ObjectiveMetrics, Tally, objective, step_weights
 from training.optimizer import MasterOptimizer, OptimizerConfig
 from training.probe import look, movement, spread
 from training.ranks import ALONE, Ranks
 from training.recompute import checkpointed_layers, recomputing
-from training.replay import ReplayConfig, replay
+from training.replay import ReplayConfig, Replayed, replay
 from training.rollout import Rollout
 from training.sampling import Target
 from training.sharded import whole
@@ -40,6 +44,17 @@ from training.traces import TraceStats, describe
 
 Progress = Callable[[int, int], None]  # micro-batches done, micro-batches in all
 Cancelled = Callable[[], bool]  # asked before every micro-batch
+
+
+class Follower(Protocol):
+    """What serves in the place of the model that learns, and follows it (`training.lora.Adapted`)."""
+
+    @property
+    def served(self) -> PreTrainedModel:
+        """The model that serves."""
+
+    def merge(self) -> float:
+        """Write what was learned into it; returns the share of it that was lost on the way, 0 for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +96,7 @@ class UpdateReport:
     loss: float  # mean over optimizer steps
     gradient_norm: float  # before clipping, the largest of the steps
     learning_rate: float
-    kl: float  # nats per step, KL(policy before || after), see `training.probe`
+    kl: float  # nats per step, KL(policy before || after), see `training.probe`; of what serves, as is the entropy
     entropy_before: float  # nats, mean over answer tokens
     entropy_after: float  # nats
     objective: ObjectiveMetrics  # over the rollouts that had an advantage (all of them with beta > 0)
@@ -92,6 +107,8 @@ class UpdateReport:
     optimizer_steps: int  # 0: nothing in the batch pulled, and nothing moved
     micro_batches: int
     padding_share: float  # share of padded positions that held nothing, in [0, 1)
+    merge_loss: float  # share of what adapters say that rounding kept from what serves; 0 without adapters
+    merge_kl: float  # nats per step, KL(what learned || what serves); 0 without adapters
 
 
 class Learner:
@@ -107,6 +124,7 @@ class Learner:
         config: UpdateConfig | None = None,
         reference: PreTrainedModel | None = None,
         ranks: Ranks = ALONE,
+        follower: Follower | None = None,
     ) -> None:
         """Check that the model can be learned from.
 
@@ -116,6 +134,7 @@ class Learner:
             reference: frozen model for the KL term; needed with beta > 0, unused without.
             ranks: the processes that learn together; each gives the same batch to the same calls, and each does a
                 part of the micro-batches.
+            follower: what serves in the model's place and follows every update; None: the model itself serves.
 
         Raises:
             ValueError: beta > 0 without a reference, or a model that `training.head.take_apart` refuses.
@@ -132,6 +151,8 @@ class Learner:
         if reference is not None and self.config.objective.beta > 0:
             reference.train(mode=False)
             self._reference = take_apart(reference.requires_grad_(requires_grad=False))
+        self._follower = follower
+        self._shown = self._causal if follower is None else take_apart(follower.served)
         self._ranks = ranks
         self._optimizer = MasterOptimizer(model, self.config.optimizer, ranks)
         self._recomputed = checkpointed_layers(model) if self.config.activation_checkpointing else []
@@ -168,15 +189,17 @@ class Learner:
         _require_batch(rollouts, advantages, corrections, self._ranks)
         traces = describe([*rollouts, *(one.given for one in corrections)])
         check_length(traces.mean_tokens, self.config.health)
-        before = self._optimizer.snapshot()
         accepted = False
         try:
             watch = _Watch(progress, cancelled, self._ranks)
             report = self._learn(rollouts, advantages, corrections, traces, watch)
             accepted = True
         finally:
-            if not accepted:
-                self._optimizer.rewind(before)
+            if accepted:
+                self._optimizer.keep()
+            else:
+                self._optimizer.undo()
+                self._follow()
         self.updates += report.optimizer_steps > 0
         return report
 
@@ -241,7 +264,7 @@ class Learner:
         config = self.config
         drawn = [*rollouts, *(one.given for one in corrections)]  # of a correction, what the policy drew itself
         probed = [drawn[index] for index in spread(len(drawn), config.probe_rollouts)]
-        before = look(self._causal, probed, config.replay, config.micro_batch_positions)
+        before = self._look(self._shown, probed)
         plan = list(self._plan(rollouts, advantages))
         start = self._start(rollouts) if len(plan) > 1 else None
         taught = _Taught(corrections, targets(self._causal, corrections, config.distill, config.micro_batch_positions))
@@ -251,7 +274,8 @@ class Learner:
             self._step(step, rate, start, watch, taught if number == 0 else None) for number, step in enumerate(plan)
         ]
         stepped = sum(taken.norm > 0 for taken in passes)
-        after = look(self._causal, probed, config.replay, config.micro_batch_positions) if stepped else before
+        lost = self._follow() if stepped else 0.0
+        after = self._look(self._shown, probed) if stepped else before
         moved = self._ranks.first(movement(before, after))
         check_policy(moved.kl, moved.entropy_after, config.health)
         tally = sum((taken.tally for taken in passes), start=Tally.empty())
@@ -270,7 +294,22 @@ class Learner:
             optimizer_steps=stepped,
             micro_batches=sum(len(step.buckets) for step in plan),
             padding_share=_padding_share(plan),
+            merge_loss=lost,
+            merge_kl=self._apart(probed, after) if stepped else 0.0,
         )
+
+    def _look(self, model: CausalLM, probed: Sequence[Rollout]) -> list[Replayed]:
+        return look(model, probed, self.config.replay, self.config.micro_batch_positions)
+
+    def _follow(self) -> float:
+        """Let what serves follow; returns the share of what was learned that it does not have."""
+        return 0.0 if self._follower is None else self._follower.merge()
+
+    def _apart(self, probed: Sequence[Rollout], shown: Sequence[Replayed]) -> float:
+        """Tell how far what serves is from what learned, nats per step."""
+        if self._shown is self._causal:
+            return 0.0
+        return self._ranks.first(movement(self._look(self._causal, probed), shown).kl)
 
     def _plan(self, rollouts: Sequence[Rollout], advantages: Sequence[float]) -> Iterator["_Step"]:
         """Lay out the optimizer steps: their rollouts, step weights and micro-batches."""

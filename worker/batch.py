@@ -54,7 +54,9 @@ class Batch:
         return not self.rollouts and not self.corrections
 
 
-def build(samples: Sequence[Sample], mode: Mode, trackers: Mapping[str, Tracker], drift: float) -> Batch:
+def build(
+    samples: Sequence[Sample], mode: Mode, trackers: Mapping[str, Tracker], drift: float, *, divided: bool = True
+) -> Batch:
     """Give each sample its advantage, and leave out those that have none.
 
     A rollout whose advantage is 0 (its group agreed) stays: the loss is a mean over all rollouts, so the more groups
@@ -66,11 +68,12 @@ def build(samples: Sequence[Sample], mode: Mode, trackers: Mapping[str, Tracker]
         mode: which baselines may be used.
         trackers: state of the samples' keys before this batch.
         drift: the serving policy's cumulative drift, nats.
+        divided: whether advantages are divided by their spread.
 
     """
     if not samples:
         return Batch([], [], [], [], {}, {}, {}, [], {})
-    advantages = choose_baseline([one.graded for one in samples], mode, trackers, drift)
+    advantages = choose_baseline([one.graded for one in samples], mode, trackers, drift, divided=divided)
     values = advantages.values_B.tolist()
     pulling = any(value != 0.0 for value in values)
     kept = [index for index, baseline in enumerate(advantages.baselines) if pulling and baseline != "none"]

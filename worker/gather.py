@@ -15,6 +15,7 @@ from app.settings import Settings
 from app.store import claims, jobs
 from app.store.claims import Skipped
 from app.store.key_quota import Group, choose, key_limit
+from training.objective import divides_advantages
 from training.policy import Policy
 from training.update import Learner
 from worker.batch import Batch, build, read_trackers
@@ -33,12 +34,13 @@ def gather(
 ) -> Batch:
     """Make the batch, with fresh groups where they are wanted, and settle at once what will not be learned from."""
     settings = assignment.settings
-    rules = Rules(policy.model.config.vocab_size, settings.baseline)
+    rules = Rules(policy.model.config.vocab_size, settings.baseline, settings.overlong)
     filtered = filter_samples(assignment.claimed, assignment.keys, rules, heldout)
     right = corrections_of(assignment.claimed, filtered.rollouts, policy, settings)
     near, far = near_enough(job, filtered.samples, learner, settings)
     samples, over = within_shares(near, assignment, settings.key_share)
     unusable = set(filtered.rollouts) - set(right) - {one.interaction_id for one in filtered.samples}
+    unusable -= set(filtered.skipped)
     left = over
     if settings.resample > 1:
         rng = random.Random(assignment.fence)  # noqa: S311  no secret
@@ -47,7 +49,8 @@ def gather(
         samples, left = fresh.samples, over + fresh.waiting
     with job.store.session() as session:
         trackers = read_trackers(session, {one.graded.key for one in samples})
-        batch = build(samples, settings.baseline, trackers, assignment.drift).with_corrections(right)
+        divided = divides_advantages(settings.normalization)
+        batch = build(samples, settings.baseline, trackers, assignment.drift, divided=divided).with_corrections(right)
         jobs.held(session, job.job_id, job.fence)
         unlearnable = {**filtered.skipped, **far, **batch.skipped, **dict.fromkeys(unusable, UNUSABLE)}
         claims.skip(session, job.job_id, {one: why for one, why in unlearnable.items() if one not in right})

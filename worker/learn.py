@@ -89,7 +89,6 @@ def improve(context: Context, assignment: Assignment, job: RunningJob) -> str:
 
     job.enter("update")
     report = update(job, learner, batch)
-    context.resident.learned()
 
     job.enter("gate")
     result = examine(context, job, assignment, policy, comparison, before, report)

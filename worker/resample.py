@@ -144,7 +144,9 @@ def drawn(
 
 
 def marked(first: Sample, answer: Finished, grader: Grader, settings: Settings) -> Sample | None:
-    """Make a sample of a fresh answer; None without a grade."""
+    """Make a sample of a fresh answer; None without a grade, or where it was cut short and such answers are masked."""
+    if settings.overlong == "mask" and answer.rollout.truncated:
+        return None
     verdict = grader.grade(answer.text, settings.grader_timeout)
     if not isinstance(verdict, Mark):
         return None

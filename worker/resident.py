@@ -2,7 +2,7 @@
 
 While the serving version is the one it made, it goes on with the weights and the optimizer it has; otherwise (a fresh
 process, a rollback, a rejected candidate, another device) it starts again from the checkpoint's directory, which holds
-the optimizer's state too. With adapters a twin learns and the policy follows it (`training.lora`): they go on from the
+the optimizer's state too. With adapters a twin learns and the policy follows (`training.lora`): they go on from the
 first weights they were made on, or, where those are gone or the version has none, begin anew on the version's own.
 Leaves out which version serves (`app.store.promotions`).
 """
@@ -71,20 +71,15 @@ class Resident:
             self.drop()
         if self._learner is None:
             going_on = self._adapt(source, base) if self._settings.lora_rank else not adapted(source.path)
-            self._learner = Learner(self._learning(source), config, self._frozen(base, config))
+            self._learner = Learner(self._learning(source), config, self._frozen(base, config), follower=self._twin)
             state = load_training_state(Path(source.path)) if going_on and published(source.path) else {}
             if state:
                 self._learner.restore(state)
         elif self._learner.config != config:
             state = self._learner.state()
-            self._learner = Learner(self._learning(source), config, self._frozen(base, config))
+            self._learner = Learner(self._learning(source), config, self._frozen(base, config), follower=self._twin)
             self._learner.restore(state)
         return self._learner
-
-    def learned(self) -> None:
-        """Let the policy follow what its adapters learned; without adapters it learned itself."""
-        if self._twin is not None:
-            self._twin.merge()
 
     def beside(self, directory: Path) -> None:
         """Write what belongs into a checkpoint besides the weights: the adapters, where there are any."""

@@ -25,6 +25,7 @@ Reason = Literal[
     "empty",  # no step to learn from
     "held_out",  # asks what the gate examines
     "no_exploration",  # greedy, or never more than one candidate: nothing was tried
+    "truncated",  # cut short, and LEPO_OVERLONG is "mask"
     "diverged",  # the policy that learns would hardly have given it: further than LEPO_MAX_DIVERGENCE
     "reward_out_of_range",  # a value tracker takes rewards in [0, 1]
     "no_group",  # alone, and the baseline is "group"
@@ -32,6 +33,8 @@ Reason = Literal[
     "correction_unusable",  # only corrected, and the correction is longer than an answer may be
     "refused",  # what was learned from it was refused, twice
 ]
+
+Overlong = Literal["learn", "mask"]  # what an answer that was cut short teaches: its grade, or nothing
 
 NO_KEY: Final = ""  # stands for answers and grades that came without a key
 
@@ -42,6 +45,7 @@ class Rules:
 
     vocabulary: int  # token ids are below it
     baseline: Mode  # where single grades' expectation comes from
+    overlong: Overlong = "learn"  # what becomes of an answer that was cut short
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +60,10 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Filtered:
-    """Samples, corrected answers without a number, and leftovers; together they are all that was claimed."""
+    """Samples, corrected answers without a number, and leftovers; together they are all that was claimed.
+
+    An answer that was cut short may be a leftover and still be learned from by its correction.
+    """
 
     samples: list[Sample]
     rollouts: dict[UUID, Rollout]  # of every answer that can be replayed, those without a number included
@@ -84,7 +91,9 @@ def filter_samples(
             skipped[one.interaction.id] = Skipped(read)
             continue
         rollouts[one.interaction.id] = read
-        if one.reward is not None:
+        if one.reward is not None and rules.overlong == "mask" and read.truncated:
+            skipped[one.interaction.id] = Skipped("truncated")
+        elif one.reward is not None:
             samples.append(sample(one, one.reward, read, keys.get(one.interaction.completion_id, NO_KEY)))
     return Filtered(samples, rollouts, skipped)
 

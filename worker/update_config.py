@@ -8,6 +8,7 @@ from training.distill import DistillConfig
 from training.health import HealthConfig
 from training.objective import ObjectiveConfig
 from training.optimizer import OptimizerConfig
+from training.replay import ReplayConfig
 from training.sampling import Target
 from training.update import UpdateConfig
 
@@ -46,6 +47,7 @@ def update_config(settings: Settings, rate_scale: float = 1.0) -> UpdateConfig:
             dual_clip=settings.dual_clip,
             latent_off_policy=settings.latent_off_policy,
         ),
+        replay=ReplayConfig(latent_temperature=settings.latent_temperature),
         distill=DistillConfig(weight=settings.correction_weight, trust=settings.correction_trust),
         health=HealthConfig(
             max_kl=settings.max_kl,

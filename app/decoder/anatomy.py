@@ -14,7 +14,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from app.decoder.cache import LayerShape, PlaneShape
 from app.decoder.masks import FULL, SLIDING
-from training.policy import Policy, embedding
+from training.policy import Policy, embedding, longest
 
 
 class UnsupportedModel(ValueError):
@@ -30,7 +30,7 @@ class Anatomy:
     window: int | None  # positions that a sliding layer sees
     vocabulary: int  # ids with an input embedding and a logit
     columns: int  # V, columns of the logits
-    positions: int | None  # longest sequence the model was made for; None when it names none
+    positions: int | None  # longest sequence, from `training.policy.longest`; None when the model names none
 
 
 def examine(policy: Policy) -> Anatomy:
@@ -56,10 +56,9 @@ def examine(policy: Policy) -> Anatomy:
     expected = config.num_hidden_layers
     if len(layers) != expected:
         raise UnsupportedModel(f"{len(layers)} of {expected} layers keep keys and values; shared caches are not served")
-    positions = getattr(config, "max_position_embeddings", None)
     table_VD = embedding(policy).weight
     vocabulary = min(int(output.logits.shape[-1]), table_VD.shape[0])
-    return Anatomy(layers, kinds, window, vocabulary, int(output.logits.shape[-1]), positions)
+    return Anatomy(layers, kinds, window, vocabulary, int(output.logits.shape[-1]), longest(config))
 
 
 def probe_ids(anatomy: Anatomy, limit: int) -> Tensor:

@@ -16,6 +16,8 @@ from transformers import (
     GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
@@ -53,11 +55,13 @@ MODELS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     # inputs multiplied inside the backbone, logits divided
     "granite": (GraniteForCausalLM, GraniteConfig, {"embedding_multiplier": 3.0, "logits_scaling": 4.0}),
 }
+# four experts, two of them per token; apart, because torch multiplies experts in no float64
+MIXTURE = {"mixtral": (MixtralForCausalLM, MixtralConfig, {"num_local_experts": 4, "num_experts_per_tok": 2})}
 
 
 def tiny(name: str = "qwen2", dtype: torch.dtype = torch.float32, seed: int = 0) -> PreTrainedModel:
     """A random model; the same name and seed give the same weights."""
-    kind, config, options = MODELS[name]
+    kind, config, options = (MODELS | MIXTURE)[name]
     torch.manual_seed(seed)
     model = cast("PreTrainedModel", kind(config(**(SHAPE | options))))
     nn.Module.to(model, dtype)

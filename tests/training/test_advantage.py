@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from training.advantage import Graded, Tracker, choose_baseline, group_advantages, memory
+from training.advantage import Graded, Mode, Tracker, choose_baseline, group_advantages, memory
 
 
 def test_a_group_is_centred_and_scaled() -> None:
@@ -159,3 +159,15 @@ def test_rewards_out_of_range_reach_the_batch_baseline_but_no_tracker() -> None:
 def test_mistakes_are_named(graded: list[Graded], mode: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         choose_baseline(graded, mode)
+
+
+@pytest.mark.parametrize("mode", ["auto", "group", "batch", "tracker"])
+def test_undivided_advantages_are_centred_and_keep_their_size(mode: Mode) -> None:
+    """Dr. GRPO: one right of eight, or four of eight, weigh by how far they are from the mean, and no more."""
+    graded = [Graded(float(one < 1), "rare", 0, "k") for one in range(8)]
+    graded += [Graded(float(one < 4), "even", 0, "k") for one in range(8)]
+    values = choose_baseline(graded, mode, divided=False).values_B
+    mean = values.new_tensor([1 / 8] * 8 + [4 / 8] * 8) if mode in {"auto", "group"} else values.new_full((16,), 5 / 16)
+    torch.testing.assert_close(values, values.new_tensor([one.reward for one in graded]) - mean)
+    divided = choose_baseline(graded, mode).values_B
+    assert float(divided.abs().max()) > 1.4

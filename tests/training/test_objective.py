@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from training.head import take_apart
 from training.importance import LatentOffPolicy, OffPolicy
 from training.kl import k3
-from training.objective import ObjectiveConfig, ObjectiveMetrics, objective, step_weights
+from training.objective import ObjectiveConfig, ObjectiveMetrics, divides_advantages, objective, step_weights
 from training.replay import ReplayConfig, replay
 from training.rollout import Rollout
 from training.sampling import Sampling
@@ -201,6 +201,10 @@ def test_every_off_policy_setting_reaches_loss_and_gradient(name: str) -> None:
     assert abs(other_loss - loss) > 1e-3
     assert relative_difference(other, found) > 1e-2
     assert (changed.mean_weight, changed.latent_mean_weight) != (metrics.mean_weight, metrics.latent_mean_weight)
+
+
+def test_only_dr_grpo_leaves_advantages_undivided() -> None:
+    assert [divides_advantages(one) for one in ("grpo", "bnpo", "dr_grpo")] == [True, True, False]
 
 
 def test_max_steps_scales_dr_grpo() -> None:

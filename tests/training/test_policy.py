@@ -9,19 +9,25 @@ import pytest
 import torch
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     BertConfig,
     BertForMaskedLM,
+    Gemma2Config,
+    GptOssConfig,
+    PreTrainedConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     T5Config,
     T5ForConditionalGeneration,
 )
 
-from tests.tiny import VOCABULARY
+from tests.tiny import SHAPE, VOCABULARY
 from tests.training.conftest import FAMILIES
 from training.chat import render_chat
-from training.policy import Policy, embedding, fingerprint, load_policy, placed, require_latent_seam
+from training.head import take_apart
+from training.policy import Policy, embedding, fingerprint, load_policy, longest, placed, require_latent_seam
+from training.replay import replay
 from training.sample import sample
 from training.sampling import Sampling
 
@@ -49,6 +55,71 @@ def test_bfloat16_weights_are_the_float32_ones_rounded(model_dirs: Mapping[str, 
     ):
         assert name == other
         assert torch.equal(exact.bfloat16(), half)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Gemma2Config(**SHAPE, attn_logit_softcapping=2.0, final_logit_softcapping=3.0, sliding_window=4),
+        GptOssConfig(
+            **SHAPE,
+            num_local_experts=4,
+            num_experts_per_tok=2,
+            sliding_window=4,
+            rope_parameters={"rope_type": "default", "rope_theta": 1e4},
+        ),
+    ],
+    ids=["gemma2", "gpt_oss"],
+)
+def test_what_torchs_attention_cannot_do_is_loaded_with_the_models_own(
+    config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, prompt_ids: list[int], tmp_path: Path
+) -> None:
+    """Caps and sinks are in what it samples, and in the replay of it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        made = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    made.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    policy = load_policy(tmp_path, version=0, dtype=torch.float32, device="cpu")
+    assert policy.model.config._attn_implementation == "eager"
+    ids = torch.tensor([prompt_ids])
+    with torch.no_grad():
+        torch.testing.assert_close(policy.model(ids).logits, made(ids).logits)
+        rollout = sample(policy, prompt_ids, Sampling(latent_length=2, seed=5), 6)
+        replayed = replay(take_apart(policy.model), [rollout])
+    torch.testing.assert_close(replayed.token_logprobs_BT[0], rollout.token_logprobs_T, atol=1e-4, rtol=1e-4)
+
+
+def nothing_there(*_: object, **__: object) -> None:
+    raise OSError("no file named config.json")
+
+
+@pytest.mark.parametrize("name", ["model-Q4_K_M.gguf", "directory", "nobody/some-model-GGUF"])
+def test_gguf_is_refused_by_its_name(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AutoConfig, "from_pretrained", nothing_there)
+    source: str | Path = name if "/" in name else tmp_path / name
+    if name == "directory":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.gguf").touch()
+    elif isinstance(source, Path):
+        source.touch()
+    with pytest.raises(ValueError, match="is GGUF, rounded weights"):
+        load_policy(source, version=0, dtype=torch.float32, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("rope", "expected"),
+    [
+        ({"rope_type": "default", "rope_theta": 1e4}, 512),
+        ({"rope_type": "longrope", "original_max_position_embeddings": 64}, 64),
+        ({"full_attention": {"rope_type": "longrope", "original_max_position_embeddings": 64}}, 64),
+        ({"rope_type": "longrope", "original_max_position_embeddings": 4096}, 512),
+    ],
+)
+def test_the_longest_sequence_is_that_of_one_set_of_factors(rope: dict[str, Any], expected: int) -> None:
+    config = Qwen2Config(**SHAPE)
+    config.rope_parameters = rope
+    assert longest(config) == expected
 
 
 def test_a_missing_directory_is_not_looked_up_on_the_hub(tmp_path: Path) -> None:

@@ -527,6 +527,26 @@ def test_greedy_answers_carry_no_information_and_say_so(world: World) -> None:
     assert {world.claims()[one] for one in ids} == {("skipped", "no_exploration")}
 
 
+def test_answers_that_were_cut_short_teach_nothing_where_they_are_masked(world: World) -> None:
+    masked = world.with_settings(overlong="mask", min_grades=2)
+    answers = masked.ask([f"w{index}" for index in range(8)], choices=4)
+    masked.grade(answers)
+    cut = {one for one, finished in answers if finished.rollout.truncated}
+    assert cut
+    assert learn(masked.context) in {"promoted", "nothing_to_learn"}
+    assert {one for one, found in masked.claims().items() if found == ("skipped", "truncated")} == cut
+
+
+def test_a_job_by_dr_grpo_divides_no_advantage(world: World) -> None:
+    losses = {}
+    for normalization in ("dr_grpo", "grpo"):
+        one = world.with_settings(normalization=normalization, learning_rate=1e-9)
+        one.grade(one.ask(["w2 w3"], choices=8), lambda finished: 1e-3 * even(finished))
+        assert learn(one.context) == "promoted"
+        losses[normalization] = one.jobs()[-1].metrics["update"]["gradient_norm"]
+    assert losses["dr_grpo"] < 0.02 * losses["grpo"], "rewards of 0.001 are advantages of 0.001"
+
+
 def test_single_grades_learn_by_a_tracker_that_remembers(world: World) -> None:
     tracked = world.with_settings(baseline="tracker")
     for _ in range(2):

@@ -1,14 +1,18 @@
 """Resampling on a real database with a real model: single grades learn by fresh groups, within the cap, and once."""
 
 import random
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
 from app.store import jobs
 from tests.worker.world import World
+from training.advantage import Graded
+from training.graders.parse import parse_grader
 from worker.grade import grade
 from worker.learn import learn
+from worker.resample import marked
+from worker.samples import Sample
 
 A_BYTE = {"type": "string_check", "reference": "e", "operation": "ilike"}  # a random model writes it now and then
 BROKEN = {"type": "math", "reference": "\\frac{1}{"}
@@ -78,6 +82,15 @@ def test_the_cap_holds_for_answers_drawn_anew(world: World) -> None:
     left = 18 - sum(fresh.reasons().values())
     assert fresh.reasons() == {"learned": 18 - left}
     assert 0 < left < 6, "what is over the share waits"
+
+
+@pytest.mark.parametrize(("overlong", "kept"), [("learn", True), ("mask", False)])
+def test_a_fresh_answer_that_was_cut_short_is_kept_by_the_setting(world: World, overlong: str, kept: bool) -> None:
+    answers = [finished for _, finished in world.ask([f"w{index}" for index in range(8)])]
+    cut = next(one for one in answers if one.rollout.truncated)
+    first = Sample(uuid4(), "", Graded(1.0, "a", 0, "k"), cut.rollout)
+    settings = world.with_settings(overlong=overlong).settings
+    assert (marked(first, cut, parse_grader(A_BYTE), settings) is not None) == kept
 
 
 def test_single_grades_teach_by_fresh_groups(world: World) -> None:

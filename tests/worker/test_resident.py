@@ -43,7 +43,6 @@ def test_a_restart_goes_on_where_the_process_left_off(
 
     learner = stayed.learner(base, base, config)
     learner.update(rollouts, ADVANTAGES)
-    stayed.learned()
     first = stayed.policy(base)
     path = publish(
         first,
@@ -62,7 +61,6 @@ def test_a_restart_goes_on_where_the_process_left_off(
 
     for resident in (stayed, restarted):
         resident.learner(second, base, config).update(rollouts, ADVANTAGES)
-        resident.learned()
     assert stayed.learner(second, base, config) is learner
     assert stayed.learner(second, base, config).updates == restarted.learner(second, base, config).updates == 2
     assert fingerprint(stayed.policy(second).model) == fingerprint(restarted.policy(second).model)
@@ -73,7 +71,6 @@ def by_adapters(world: World, rollouts: list[Rollout], base: Source, directory: 
     resident = Resident(world.with_settings(lora_rank=2, max_kl=100, learning_rate=0.01).settings)
     learner = resident.learner(base, base, update_config(world.settings))
     learner.update(rollouts, ADVANTAGES)
-    resident.learned()
     path = publish(
         resident.policy(base),
         directory,
@@ -123,7 +120,6 @@ def test_adapters_that_cannot_go_on_begin_anew_on_the_versions_weights(
     assert learner.updates == 0
     assert all(torch.equal(one, start[name]) for name, one in resident.policy(made).model.named_parameters())
     learner.update(rollouts, ADVANTAGES)
-    resident.learned()
     assert any(not torch.equal(one, start[name]) for name, one in resident.policy(made).model.named_parameters())
 
 
@@ -198,6 +194,7 @@ def test_the_kl_term_has_the_first_checkpoint_as_its_reference(
         ({"clip_high": 0.07}, ("objective", "clip_high"), 0.07),
         ({"normalization": "bnpo"}, ("objective", "normalization"), "bnpo"),
         ({"latent_gradient": False}, ("objective", "latent_gradient"), False),
+        ({"latent_temperature": "sampling"}, ("replay", "latent_temperature"), "sampling"),
         ({"negative_latent_floor": -7.0}, ("objective", "negative_latent_floor"), -7.0),
         ({"max_kl": 0.07}, ("health", "max_kl"), 0.07),
         ({"min_entropy": 0.07}, ("health", "min_entropy"), 0.07),

@@ -15,10 +15,10 @@ from app.store.grades import Reward
 from app.store.tables import Interaction
 from training.advantage import Mode, Tracker
 from training.codec import CODEC_VERSION, encode
-from training.rollout import Rollout
+from training.rollout import Rollout, StopReason
 from training.sampling import Sampling
 from worker.batch import build
-from worker.samples import Filtered, Rules, filter_samples, tracker_key
+from worker.samples import Filtered, Overlong, Rules, filter_samples, tracker_key
 
 RULES = Rules(vocabulary=10, baseline="auto")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -171,3 +171,22 @@ def test_a_known_tracker_is_used_and_moves_with_the_grades() -> None:
 def test_nothing_claimed_is_an_empty_batch() -> None:
     batch = build([], "auto", {}, 0.0)
     assert (batch.rollouts, batch.skipped, batch.trackers) == ([], {}, {})
+
+
+@pytest.mark.parametrize(("overlong", "learned"), [("learn", 2), ("mask", 1)])
+@pytest.mark.parametrize("ending", ["length", "deadline", "cancelled"])
+def test_an_answer_that_was_cut_short_teaches_by_the_setting(
+    overlong: Overlong, learned: int, ending: StopReason
+) -> None:
+    """Masked it is no sample, so it is in no baseline either; it can still be corrected."""
+    cut = claimed(0.0, trace=replace(rollout(), stop_reason=ending))
+    found = filtered([claimed(1.0), cut], Rules(10, "auto", overlong))
+    assert len(found.samples) == learned
+    assert reasons(found.skipped) == ["truncated"] * (2 - learned)
+    assert cut.interaction.id in found.rollouts
+
+
+def test_a_batch_by_dr_grpo_has_undivided_advantages() -> None:
+    samples = filtered([claimed(1.0), *(claimed(0.0) for _ in range(3))]).samples
+    assert build(samples, "group", {}, 0.0, divided=False).advantages == [0.75, -0.25, -0.25, -0.25]
+    assert build(samples, "group", {}, 0.0).advantages[0] > 1.4

@@ -14,6 +14,8 @@ CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "dtype": ("float32", "bfloat16"),
         "schedule": ("constant", "cosine"),
         "normalization": ("grpo", "bnpo", "dr_grpo"),
+        "overlong": ("learn", "mask"),
+        "latent_temperature": ("one", "sampling"),
     }
 )
 
@@ -42,7 +44,9 @@ class Recipe:
     max_grad_norm: float = _about("The gradient is scaled down to this norm.")
     clip: float = _about("The ratio of tokens is clipped at 1 - clip and 1 + clip.")
     kl_beta: float = _about("Weight of the KL to the first model; above 0 a second copy is kept.")
-    normalization: str = _about("Weight of a step in the loss.")
+    normalization: str = _about("Weight of a step in the loss; dr_grpo divides no advantage by its spread.")
+    overlong: str = _about("Whether an answer that was cut short teaches by its grade, or not at all.")
+    latent_temperature: str = _about("What divides the logits of latent steps in the loss.")
     latent_length: int = _about("Latent steps before the first token, L; 0 is GRPO.")
     tau: float = _about("Temperature of the latent steps.")
     draws: int = _about("Gumbel-softmax samples whose mean a latent step is, 1 to 64.")
@@ -100,6 +104,8 @@ PAPER = Recipe(
     clip=0.2,
     kl_beta=0.0,
     normalization="grpo",
+    overlong="learn",
+    latent_temperature="one",
     latent_length=64,
     tau=0.5,
     draws=1,

@@ -146,4 +146,5 @@ def learner_of(asked: Asked, learning: Policy | Adapted | Sharded, updates: int,
     if recipe.kl_beta > 0:
         reference = open_model(asked.model, version=0, dtype=recipe.dtype, device=around.device).model
     with told():
-        return Learner(learning.model, update_config(recipe, updates), reference, around.ranks)
+        follower = learning if isinstance(learning, Adapted) else None
+        return Learner(learning.model, update_config(recipe, updates), reference, around.ranks, follower)

@@ -16,10 +16,11 @@ from app.engine.request import Finished
 from training.advantage import Graded, choose_baseline
 from training.health import HealthConfig, UpdateCancelled, UpdateRejected
 from training.lora import Adapted
-from training.objective import ObjectiveConfig
+from training.objective import ObjectiveConfig, divides_advantages
 from training.optimizer import OptimizerConfig
 from training.policy import Policy
 from training.ranks import Ranks
+from training.replay import ReplayConfig
 from training.sampling import Sampling
 from training.sharded import Sharded
 from training.update import Learner, UpdateConfig
@@ -149,12 +150,14 @@ class Training:
         graded, rollouts = [], []
         for index, (finished, given) in enumerate(zip(answers, marks, strict=True)):
             for one, its in zip(finished, given, strict=True):
-                if its.value is not None:
+                left_out = self.recipe.overlong == "mask" and one.rollout.truncated
+                if its.value is not None and not left_out:
                     graded.append(Graded(its.value, f"{index}", self.place.step, ""))
                     rollouts.append(one.rollout)
         if not graded:
-            return {"rejected": "no answer was graded: look at the graders"}
-        advantages = choose_baseline(graded, "group").values_B.tolist()
+            return {"rejected": "no answer was graded, or all were cut short: look at the graders and at max_new"}
+        divided = divides_advantages(self.learner.config.objective.normalization)
+        advantages = choose_baseline(graded, "group", divided=divided).values_B.tolist()
         try:
             report = self.learner.update(
                 rollouts,
@@ -164,7 +167,7 @@ class Training:
             )
         except UpdateRejected as refused:
             return {"rejected": str(refused)}
-        if self.twin is not None:
+        if isinstance(self.twin, Sharded):
             self.twin.merge()
         figures = asdict(report)
         return {**figures.pop("objective"), **figures.pop("traces"), **figures}
@@ -230,6 +233,7 @@ def update_config(recipe: Recipe, updates: int) -> UpdateConfig:
             normalization=recipe.normalization,  # type: ignore[arg-type]  # checked by ObjectiveConfig
             max_steps=recipe.max_new,
         ),
+        replay=ReplayConfig(latent_temperature=recipe.latent_temperature),  # type: ignore[arg-type]  # likewise
         health=HealthConfig(max_kl=recipe.max_kl),
         micro_batch_positions=recipe.micro_batch_positions,
         activation_checkpointing=recipe.activation_checkpointing,

@@ -8,6 +8,7 @@ from transformers import (
     Gemma2Config,
     Llama4TextConfig,
     MambaConfig,
+    Phi3Config,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
@@ -69,10 +70,31 @@ def test_a_model_that_hides_state_between_positions_is_found_out(tokenizer: PreT
 
 
 def test_attention_with_a_soft_cap_is_served_where_it_is_computed(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Gemma 2 caps attention scores, which SDPA cannot: `load_policy` refuses it, eager attention serves it."""
+    """Gemma 2 caps attention scores, which SDPA cannot: `load_policy` gives it its own attention, which is served."""
     config = Gemma2Config(**SHAPE, sliding_window=6, query_pre_attn_scalar=8)
     policy = made(config, 1, tokenizer, 0, attention="eager")
     request = Request(tuple(range(5, 30)), Sampling(latent_length=2, seed=1), max_new=12)
     ((finished,),) = Engine(policy, EngineConfig(slots=1, max_length=64)).generate([request])
+    expected = sample(policy, request.prompt_ids, request.sampling, 12)
+    assert finished.rollout.token_ids_T.tolist() == expected.token_ids_T.tolist()
+
+
+LONG = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+
+
+def test_a_slot_ends_where_the_positions_of_all_would_change(tokenizer: PreTrainedTokenizerFast) -> None:
+    """LongRoPE: beyond the first length an answer would depend on the longest row beside it."""
+    policy = made(Phi3Config(**SHAPE, rope_parameters=LONG, original_max_position_embeddings=48), 1, tokenizer, 0)
+    ids = torch.arange(5, 45)
+    with torch.no_grad():
+        alone = policy.model(ids[None]).logits[0]
+        beside = policy.model(torch.cat([ids, torch.zeros(20, dtype=torch.long)])[None]).logits[0, :40]
+    assert float((alone - beside).abs().max()) > 0.1, "otherwise there is nothing to guard against"
+    engine = Engine(policy, EngineConfig(slots=2, max_length=512))
+    assert engine.max_length == 48
+    with pytest.raises(ValueError, match="48"):
+        engine.generate([Request(tuple(range(5, 45)), Sampling(seed=1), max_new=20)])
+    request = Request(tuple(range(5, 30)), Sampling(latent_length=2, seed=1), max_new=12)
+    ((finished,),) = Engine(policy, EngineConfig(slots=2, max_length=512)).generate([request])
     expected = sample(policy, request.prompt_ids, request.sampling, 12)
     assert finished.rollout.token_ids_T.tolist() == expected.token_ids_T.tolist()

@@ -46,6 +46,7 @@ def test_the_papers_latents_go_by_the_model(model: str, latents: tuple[int, floa
         ("clip", 0.1, "objective.clip_high"),
         ("kl_beta", 0.01, "objective.beta"),
         ("normalization", "bnpo", "objective.normalization"),
+        ("latent_temperature", "sampling", "replay.latent_temperature"),
         ("max_new", 50, "objective.max_steps"),
         ("max_kl", 0.2, "health.max_kl"),
         ("activation_checkpointing", True, "activation_checkpointing"),

@@ -134,6 +134,18 @@ def test_adapters_are_published_merged_and_apart_and_a_killed_run_goes_on(
     assert torch.equal(after["model.norm.weight"], before["model.norm.weight"])
 
 
+@pytest.mark.parametrize("overlong", ["learn", "mask"])
+def test_answers_that_were_cut_short_teach_by_the_recipe(
+    data: Path, model_dir: Path, tmp_path: Path, overlong: str
+) -> None:
+    out = tmp_path / "run"
+    finish(start(*arguments(data, model_dir, out, "--updates", "1", "--every", "9", "--overlong", overlong)))
+    [update] = [row for row in metrics(out) if row["kind"] == "update"]
+    assert update["answers"] == 12
+    taught = update.get("rollouts", 0)  # none where all were cut short
+    assert taught == 12 if overlong == "learn" else taught < 12
+
+
 def test_the_best_and_the_newest_are_kept(data: Path, model_dir: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     finish(start(*arguments(data, model_dir, out, "--updates", "5", "--every", "1")))
