@@ -69,7 +69,7 @@ def test_a_model_that_hides_state_between_positions_is_found_out(tokenizer: PreT
 
 
 def test_attention_with_a_soft_cap_is_served_where_it_is_computed(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Gemma 2 caps attention scores, which SDPA cannot: `load_policy` refuses it, eager attention serves it."""
+    """Gemma 2 caps attention scores, which SDPA cannot: `load_policy` gives such a model eager attention."""
     config = Gemma2Config(**SHAPE, sliding_window=6, query_pre_attn_scalar=8)
     policy = made(config, 1, tokenizer, 0, attention="eager")
     request = Request(tuple(range(5, 30)), Sampling(latent_length=2, seed=1), max_new=12)
