@@ -2,14 +2,16 @@
 
 transformers rebuilds configuration, tokenizer and weights from the file's metadata, and passes over what it does not
 know: a scaling of positions, a window, a rule that splits text. Each of these would give a model that answers, only
-worse. So what the file says is held against what came out of it, and a difference is refused with its name; two are
-mended: Llama 3's scaling of positions, and the splitting of digits. Needs the extra `gguf`. Leaves out unpacking the
-blocks (`training.quantised`) and hub names: the file is here.
+worse. So what the file says is held against what came out of it, and a difference is refused with its name; three are
+mended: the size of heads, Llama 3's scaling of positions, and the splitting of digits. Needs the extra `gguf`. Leaves
+out unpacking the blocks (`training.quantised`) and hub names: the file is here.
 """
 
 import importlib.util
+import json
 import math
 import struct
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +112,7 @@ class GgufFile:
         except (ValueError, KeyError) as error:
             raise ValueError(f"transformers does not read '{self.path}': {error}") from error
         config = cast("PreTrainedConfig", config)
+        self._size_heads(config)
         self._scale_positions(config)
         differing = list(self._differing(config))
         if differing:
@@ -119,11 +122,14 @@ class GgufFile:
             )
         return config
 
-    def tokenizer(self) -> PreTrainedTokenizerBase:
+    def tokenizer(self, config: PreTrainedConfig) -> PreTrainedTokenizerBase:
         """Give the tokenizer that transformers rebuilds, where it splits text as the file says.
 
+        It is saved beside the configuration and opened again, as the published checkpoint will be: some kinds of model
+        have a tokenizer class with a rule of its own, which takes over then.
+
         Raises:
-            ValueError: it does not.
+            ValueError: it splits text otherwise.
 
         """
         rule = self.metadata.get("tokenizer.ggml.pre")
@@ -141,7 +147,16 @@ class GgufFile:
         if byte_level and rule in _DIGITS:
             apart = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
             tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(apart)
-        return cast("PreTrainedTokenizerBase", tokenizer)
+        with tempfile.TemporaryDirectory() as directory:
+            config.save_pretrained(directory)
+            tokenizer.save_pretrained(directory)
+            again: Any = AutoTokenizer.from_pretrained(directory)
+        if _splits(again) != _splits(tokenizer):
+            raise ValueError(
+                f"'{self.path}' splits text by the rule {rule!r}, and the tokenizer of a {config.model_type} model by "
+                "another: give the model's own directory or hub name instead"
+            )
+        return cast("PreTrainedTokenizerBase", again)
 
     def settle(self, model: PreTrainedModel) -> None:
         """Check that every weight of the file is in the model, and let the model end where the file says.
@@ -187,6 +202,13 @@ class GgufFile:
         if factors:
             yield f"{' and '.join(factors)} for its positions"
 
+    def _size_heads(self, config: PreTrainedConfig) -> None:
+        """Give a model the size of its heads, where its class has one apart from its width."""
+        text: Any = config.get_text_config()
+        size = self._said("attention.key_length")
+        if size is not None and hasattr(text, "head_dim"):
+            text.head_dim = size
+
     def _scale_positions(self, config: PreTrainedConfig) -> None:
         """Give a Llama its scaling of positions: the file has only its result, so the rule is proven against that.
 
@@ -215,6 +237,11 @@ class GgufFile:
                 f"'{self.path}' scales its positions by a rule that is not Llama 3's: give the model's own directory "
                 "or hub name instead"
             )
+
+
+def _splits(tokenizer: Any) -> Any:
+    """Describe how a tokenizer cuts text before it merges."""
+    return json.loads(tokenizer.backend_tokenizer.to_str())["pre_tokenizer"]
 
 
 def _same(said: Any, taken: Any) -> bool:

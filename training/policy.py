@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -204,6 +205,8 @@ def causal_config(where: str, revision: str | None) -> PreTrainedConfig:
         config = AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False)
     except OSError as error:
         raise ValueError(f"cannot open the model '{where}': {error}") from error
+    except StrictDataclassError as error:
+        raise ValueError(f"the config.json of '{where}' contradicts itself: {error}") from error
     except KeyError as error:
         raise ValueError(f"'{where}' is of a kind that this transformers does not know: {error}") from error
     require_causal(where, config)
@@ -243,7 +246,7 @@ def _from_gguf(
     """Load a GGUF file, its weights unpacked; one that transformers would read wrongly is refused."""
     config = file.config()
     require_causal(str(file.path), config)
-    tokenizer = file.tokenizer()
+    tokenizer = file.tokenizer(config)
     model = _model(str(file.path.parent), {"gguf_file": file.path.name}, config, dtype, placement)
     file.settle(model)
     return str(file.path), model, tokenizer

