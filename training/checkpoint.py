@@ -96,7 +96,8 @@ def publish(
         raise ValueError(f"version {version} is already published at '{final}': checkpoints are never edited")
     parent_dir.mkdir(parents=True, exist_ok=True)
     with _unfinished(parent_dir, version) as directory:
-        policy.model.save_pretrained(directory)
+        # Under the names that the live weights have, not those the hub's files had: swaps read them by name.
+        policy.model.save_pretrained(directory, save_original_format=False)
         policy.tokenizer.save_pretrained(directory)
         if training_state is not None:
             save_file(

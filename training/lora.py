@@ -67,7 +67,7 @@ def adaptable(backbone: nn.Module) -> tuple[list[str], list[str]]:
 
     """
     linear = {name: one.weight for name, one in backbone.named_modules() if isinstance(one, nn.Linear)}
-    experts = {name: one for name, one in backbone.named_parameters() if one.ndim == 3 and _own(backbone, name)}
+    experts = experts_of(backbone)
     embedded = {one.weight for one in backbone.modules() if isinstance(one, nn.Embedding)}
     whole = sum(one.numel() for one in backbone.parameters() if one.ndim > 1 and one not in embedded)
     reached = sum(one.numel() for one in (*linear.values(), *experts.values()))
@@ -77,6 +77,11 @@ def adaptable(backbone: nn.Module) -> tuple[list[str], list[str]]:
             "no linear ones: set the adapters' rank to 0, so that all weights learn"
         )
     return list(linear), list(experts)
+
+
+def experts_of(backbone: nn.Module) -> dict[str, nn.Parameter]:
+    """Give the parameters that hold all experts of a mixture, [E, ...], by name."""
+    return {name: one for name, one in backbone.named_parameters() if one.ndim == 3 and _own(backbone, name)}
 
 
 def _own(backbone: nn.Module, name: str) -> bool:

@@ -2,7 +2,8 @@
 
 The loading path is `from_pretrained` with safetensors and no remote code; nothing here is subclassed per architecture.
 What a stock model must have for latent reasoning (a causal head, `inputs_embeds`, one embedding per token) is checked
-at load, where the message can still say what to do. Leaves out publishing (`training.checkpoint`) and serving.
+at load, where the message can still say what to do. A GGUF file comes in by the same door (`training.gguf`). Leaves out
+publishing (`training.checkpoint`) and serving.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -25,7 +27,9 @@ from transformers import (
 )
 from transformers.configuration_utils import PreTrainedConfig
 
+from training.gguf import GgufFile, is_gguf
 from training.in_use import reading
+from training.quantised import dequantised, plain
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 
@@ -63,7 +67,7 @@ def load_policy(
     """Load a model and its tokenizer, ready to answer.
 
     Args:
-        source: a local directory in the Hugging Face layout, or a hub name.
+        source: a local directory in the Hugging Face layout, a GGUF file, or a hub name.
         version: the version these weights are known by, >= 0.
         dtype: torch.float32, torch.bfloat16, or torch.float64 (for exact checks).
         device: "auto" (the first GPU if there is one), "cpu", "cuda", "cuda:N", or "balanced" (over all devices by
@@ -72,17 +76,21 @@ def load_policy(
 
     Raises:
         ValueError: the source is missing or incomplete, has no tokenizer, is no causal LM, does not take
-            `inputs_embeds`, or the device or dtype is not to be had.
+            `inputs_embeds`, is quantised in a way that cannot be undone or a GGUF file that transformers would not
+            read as it is meant, or the device or dtype is not to be had.
 
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be float32 or bfloat16 (float64 for checks), got {dtype}")
     placement = placed(device)
-    where = _resolved(source)
-    with reading(Path(where)):
-        config = _config(where, revision)
-        tokenizer = _tokenizer(where, revision)
-        model = _model(where, revision, config, dtype, placement)
+    if is_gguf(source):
+        where, model, tokenizer = _from_gguf(GgufFile.open(Path(source)), dtype, placement)
+    else:
+        where = resolved(source)
+        with reading(Path(where)):
+            config = causal_config(where, revision)
+            tokenizer = load_tokenizer(where, revision)
+            model = _model(where, {"revision": revision, "use_safetensors": True}, config, dtype, placement)
     rows = cast("nn.Embedding", model.get_input_embeddings()).weight.shape[0]
     if len(tokenizer) > rows:
         raise ValueError(f"the tokenizer of '{where}' has {len(tokenizer)} ids but the model embeds only {rows}")
@@ -123,23 +131,6 @@ def digest(named: Iterable[tuple[str, Tensor]]) -> str:
         flat = tensor.detach().cpu().contiguous().view(-1)
         sha.update(flat.view(torch.uint8).numpy().data)
     return sha.hexdigest()
-
-
-def longest(config: PreTrainedConfig) -> int | None:
-    """Positions up to which a position means the same whatever else is in the batch; None when the model names no end.
-
-    LongRoPE (Phi-3.5, Phi-4-mini; arXiv:2402.13753) turns all positions by other factors once a row of the forward is
-    longer than the model was first made for: an answer would depend on its neighbours, and a replay would not be what
-    was sampled. Within that first length there is one set of factors.
-    """
-    text = config.get_text_config(decoder=True)
-    positions: int | None = getattr(text, "max_position_embeddings", None)
-    rope = getattr(text, "rope_parameters", None) or {}
-    for one in (rope, *(value for value in rope.values() if isinstance(value, dict))):  # of all layers, or by kind
-        if one.get("rope_type") == "longrope":
-            first = int(one["original_max_position_embeddings"])
-            positions = first if positions is None else min(first, positions)
-    return positions
 
 
 def placed(device: str) -> str:
@@ -184,22 +175,19 @@ def require_latent_seam(model: nn.Module, config: PreTrainedConfig) -> None:
         )
 
 
-def _refuse_gguf(source: str | Path) -> None:
-    raise ValueError(
-        f"'{source}' is GGUF, rounded weights for llama.cpp, which cannot be learned from here: give the model they "
-        "were made of, in the Hugging Face layout with safetensors"
-    )
+def attention_of(config: PreTrainedConfig) -> str:
+    """Choose how a model attends: by SDPA, or as written out (eager) where its class has no SDPA (caps, sinks)."""
+    kind: Any = AutoModelForCausalLM._model_mapping[type(config)]
+    return "sdpa" if kind._supports_sdpa else "eager"
 
 
-def _resolved(source: str | Path) -> str:
+def resolved(source: str | Path) -> str:
     """Tell a directory from a hub name, so that a mistyped path is not looked up on the hub."""
     path = Path(source).expanduser()
-    whole = (path / "config.json").is_file()
-    if path.suffix.lower() == ".gguf" or (not whole and any(path.glob("*.gguf"))):
-        _refuse_gguf(source)
     if path.is_dir():
-        if not whole:
-            raise ValueError(f"'{path}' holds no config.json: give a directory in the Hugging Face layout")
+        if not (path / "config.json").is_file():
+            other = ", or name the GGUF file in it" if any(path.glob("*.gguf")) else ""
+            raise ValueError(f"'{path}' holds no config.json: give a directory in the Hugging Face layout{other}")
         return str(path)
     looks_local = isinstance(source, Path) or source.startswith(("/", ".", "~")) or source.count("/") > 1
     if looks_local or path.exists():
@@ -207,22 +195,40 @@ def _resolved(source: str | Path) -> str:
     return str(source)
 
 
-def _config(where: str, revision: str | None) -> PreTrainedConfig:
+def causal_config(where: str, revision: str | None) -> PreTrainedConfig:
+    """Read the configuration of a causal LM.
+
+    Raises:
+        ValueError: there is none, or it is of another kind of model.
+
+    """
     try:
         config = AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False)
     except OSError as error:
-        if where.lower().endswith("gguf"):  # as such repositories of the hub are named
-            _refuse_gguf(where)
         raise ValueError(f"cannot open the model '{where}': {error}") from error
+    except StrictDataclassError as error:
+        raise ValueError(f"the config.json of '{where}' contradicts itself: {error}") from error
+    except KeyError as error:
+        raise ValueError(f"'{where}' is of a kind that this transformers does not know: {error}") from error
+    require_causal(where, config)
+    return cast("PreTrainedConfig", config)
+
+
+def require_causal(where: str, config: PreTrainedConfig) -> None:
+    """Refuse the configuration of an encoder, or of anything else that is no causal LM.
+
+    Raises:
+        ValueError: it is one.
+
+    """
     masked = type(config) in AutoModelForMaskedLM._model_mapping and not getattr(config, "is_decoder", True)
     if masked or getattr(config, "is_encoder_decoder", False):
         raise ValueError(f"'{where}' is an encoder model ({config.model_type}); a causal language model is needed")
     if type(config) not in AutoModelForCausalLM._model_mapping:
         raise ValueError(f"'{where}' ({config.model_type}) has no causal language model in transformers")
-    return cast("PreTrainedConfig", config)
 
 
-def _tokenizer(where: str, revision: str | None) -> PreTrainedTokenizerBase:
+def load_tokenizer(where: str, revision: str | None) -> PreTrainedTokenizerBase:
     """Load the tokenizer; a directory without its files would give an empty one without a word."""
     try:
         loaded = AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
@@ -235,32 +241,41 @@ def _tokenizer(where: str, revision: str | None) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _attention(config: PreTrainedConfig) -> str:
-    """Choose torch's attention, or the model's own where that knows something torch does not (caps, sinks)."""
-    known: Any = AutoModelForCausalLM._model_mapping[type(config)]
-    return "sdpa" if known._supports_sdpa else "eager"
+def _from_gguf(
+    file: GgufFile, dtype: torch.dtype, placement: str
+) -> tuple[str, PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a GGUF file, its weights unpacked; one that transformers would read wrongly is refused."""
+    config = file.config()
+    require_causal(str(file.path), config)
+    tokenizer = file.tokenizer(config)
+    model = _model(str(file.path.parent), {"gguf_file": file.path.name}, config, dtype, placement)
+    file.settle(model)
+    return str(file.path), model, tokenizer
 
 
 def _model(
-    where: str, revision: str | None, config: PreTrainedConfig, dtype: torch.dtype, placement: str
+    where: str, source: dict[str, Any], config: PreTrainedConfig, dtype: torch.dtype, placement: str
 ) -> PreTrainedModel:
-    """Load the weights, every one of them from the files."""
+    """Load the weights, every one of them from the files, unpacked where they are quantised."""
     options: dict[str, Any] = {"device_map": "auto"} if placement == "balanced" else {}
+    if dtype == torch.float64:  # experts are grouped by a kernel without it
+        options["experts_implementation"] = "eager"
+    options |= dequantised(where, config, gguf="gguf_file" in source)
     try:
         loaded = AutoModelForCausalLM.from_pretrained(
             where,
-            revision=revision,
             config=config,
             dtype=dtype,
-            attn_implementation=_attention(config),
-            use_safetensors=True,
+            attn_implementation=attention_of(config),
             trust_remote_code=False,
             output_loading_info=True,
+            **source,
             **options,
         )
     except OSError as error:
         raise ValueError(f"cannot open safetensors weights of '{where}': {error}") from error
     model, loading = cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)
+    plain(model)
     missing = sorted(loading["missing_keys"])
     if missing:
         raise ValueError(f"'{where}' lacks the weights {missing[:4]}: the checkpoint is incomplete or of another model")

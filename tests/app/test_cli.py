@@ -25,13 +25,10 @@ def lepo(*arguments: str, **env: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        [*door, "--help"]
-        for door in ([], ["bench"], ["keys"], ["policy"], ["policy", "rollback"], ["up"], ["train"], ["eval"])
-    ],
-)
+DOORS = ("", "bench", "keys", "model", "model check", "model fetch", "policy", "policy rollback", "up", "train", "eval")
+
+
+@pytest.mark.parametrize("arguments", [[*door.split(), "--help"] for door in DOORS], ids=str)
 def test_help_is_light(arguments: list[str]) -> None:
     program = (
         "import sys\n"
@@ -44,7 +41,7 @@ def test_help_is_light(arguments: list[str]) -> None:
     assert "Usage: " in done.stdout
 
 
-@pytest.mark.parametrize("arguments", [[], ["policy"]], ids=str)
+@pytest.mark.parametrize("arguments", [[], ["policy"], ["model", "check"], ["model", "fetch"]], ids=str)
 def test_help_comes_within_a_second(arguments: list[str]) -> None:
     spent = []
     for _ in range(3):
@@ -55,7 +52,7 @@ def test_help_comes_within_a_second(arguments: list[str]) -> None:
 
 
 def test_every_door_of_this_room_opens() -> None:
-    for name in ("up", "migrate", "keys", "policy", "health"):
+    for name in ("up", "migrate", "keys", "model", "policy", "health"):
         assert lepo(name, "--help")[0] == 0
 
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     BertConfig,
     BertForMaskedLM,
@@ -26,7 +25,7 @@ from tests.tiny import SHAPE, VOCABULARY
 from tests.training.conftest import FAMILIES
 from training.chat import render_chat
 from training.head import take_apart
-from training.policy import Policy, embedding, fingerprint, load_policy, longest, placed, require_latent_seam
+from training.policy import Policy, embedding, fingerprint, load_policy, placed, require_latent_seam
 from training.replay import replay
 from training.sample import sample
 from training.sampling import Sampling
@@ -90,36 +89,10 @@ def test_what_torchs_attention_cannot_do_is_loaded_with_the_models_own(
     torch.testing.assert_close(replayed.token_logprobs_BT[0], rollout.token_logprobs_T, atol=1e-4, rtol=1e-4)
 
 
-def nothing_there(*_: object, **__: object) -> None:
-    raise OSError("no file named config.json")
-
-
-@pytest.mark.parametrize("name", ["model-Q4_K_M.gguf", "directory", "nobody/some-model-GGUF"])
-def test_gguf_is_refused_by_its_name(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(AutoConfig, "from_pretrained", nothing_there)
-    source: str | Path = name if "/" in name else tmp_path / name
-    if name == "directory":
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "model.gguf").touch()
-    elif isinstance(source, Path):
-        source.touch()
-    with pytest.raises(ValueError, match="is GGUF, rounded weights"):
-        load_policy(source, version=0, dtype=torch.float32, device="cpu")
-
-
-@pytest.mark.parametrize(
-    ("rope", "expected"),
-    [
-        ({"rope_type": "default", "rope_theta": 1e4}, 512),
-        ({"rope_type": "longrope", "original_max_position_embeddings": 64}, 64),
-        ({"full_attention": {"rope_type": "longrope", "original_max_position_embeddings": 64}}, 64),
-        ({"rope_type": "longrope", "original_max_position_embeddings": 4096}, 512),
-    ],
-)
-def test_the_longest_sequence_is_that_of_one_set_of_factors(rope: dict[str, Any], expected: int) -> None:
-    config = Qwen2Config(**SHAPE)
-    config.rope_parameters = rope
-    assert longest(config) == expected
+def test_a_directory_with_a_gguf_file_says_to_name_the_file(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").touch()
+    with pytest.raises(ValueError, match="name the GGUF file in it"):
+        load_policy(tmp_path, version=0, dtype=torch.float32, device="cpu")
 
 
 def test_a_missing_directory_is_not_looked_up_on_the_hub(tmp_path: Path) -> None:

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 @click.command("eval", short_help="Measure a model on problems: greedy, avg@k, pass@k, with intervals.")
 @click.option("--data", required=True, help="FILE.jsonl, gsm8k:test, gsm8k:FILE, or gsm8k:test:DIRECTORY.")
-@click.option("--model", required=True, help="'demo', a directory in the Hugging Face layout, or a hub name.")
+@click.option(
+    "--model",
+    required=True,
+    help="'demo', 'smollm2', a directory, a GGUF file, or a hub name.",
+)
 @click.option("--k", default=8, show_default=True, type=click.IntRange(min=1), help="The k of avg@k and pass@k.")
 @click.option("--samples", type=click.IntRange(min=1), help="Answers drawn per problem, k or more.  [default: k]")
 @click.option(

@@ -28,7 +28,7 @@ class Asked:
 
     data: str  # see `sources`
     validation: str | None  # likewise; None: a part of the data is set aside
-    model: str  # 'demo', a directory or a hub name
+    model: str  # 'demo', 'smollm2', a directory, a GGUF file or a hub name
     recipe: Recipe
 
 

@@ -14,7 +14,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from app.decoder.anatomy import UnsupportedModel, examine
+from app.decoder.anatomy import UnsupportedModel, examine, positions_of
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
 from app.engine.request import Request
@@ -70,7 +70,7 @@ def test_a_model_that_hides_state_between_positions_is_found_out(tokenizer: PreT
 
 
 def test_attention_with_a_soft_cap_is_served_where_it_is_computed(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Gemma 2 caps attention scores, which SDPA cannot: `load_policy` gives it its own attention, which is served."""
+    """Gemma 2 caps attention scores, which SDPA cannot: `load_policy` gives such a model eager attention."""
     config = Gemma2Config(**SHAPE, sliding_window=6, query_pre_attn_scalar=8)
     policy = made(config, 1, tokenizer, 0, attention="eager")
     request = Request(tuple(range(5, 30)), Sampling(latent_length=2, seed=1), max_new=12)
@@ -80,6 +80,21 @@ def test_attention_with_a_soft_cap_is_served_where_it_is_computed(tokenizer: Pre
 
 
 LONG = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+
+
+@pytest.mark.parametrize(
+    ("rope", "expected"),
+    [
+        ({"rope_type": "default", "rope_theta": 1e4}, 512),
+        ({"rope_type": "longrope", "original_max_position_embeddings": 64}, 64),
+        ({"full_attention": {"rope_type": "longrope", "original_max_position_embeddings": 64}}, 64),
+        ({"rope_type": "longrope", "original_max_position_embeddings": 4096}, 512),
+    ],
+)
+def test_the_longest_sequence_is_that_of_one_set_of_factors(rope: dict[str, Any], expected: int) -> None:
+    config = Qwen2Config(**SHAPE)
+    config.rope_parameters = rope
+    assert positions_of(config) == expected
 
 
 def test_a_slot_ends_where_the_positions_of_all_would_change(tokenizer: PreTrainedTokenizerFast) -> None:
