@@ -6,9 +6,10 @@ an estimate of what the stock layers keep for the backward pass.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from app.decoder.anatomy import Anatomy
 from app.engine.lane import STAGED
@@ -115,9 +116,9 @@ def adapters(outline: Outline, rank: int) -> int:
 
 def still(outline: Outline) -> int:
     """Count the weights that never have a gradient, and so no moments: input embeddings of their own."""
-    table, head = outline.model.get_input_embeddings(), outline.model.get_output_embeddings()
-    shared = head is not None and head.weight is table.weight
-    return 0 if shared else table.weight.numel()
+    table = cast("nn.Embedding", outline.model.get_input_embeddings()).weight
+    head = cast("nn.Linear | None", outline.model.get_output_embeddings())
+    return 0 if head is not None and head.weight is table else table.numel()
 
 
 def reached(outline: Outline) -> list[Tensor]:
