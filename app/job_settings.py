@@ -24,7 +24,7 @@ OF_A_JOB: Final = frozenset(
             "latent_off_policy",
             "kl_beta",
         ),
-        *("correction_weight", "correction_trust", "epochs", "minibatches"),
+        *("correction_weight", "correction_trust", "correction_draws", "epochs", "minibatches"),
         *("negative_latent_floor", "latent_gradient", "normalization", "overlong", "latent_temperature"),
         *("micro_batch_tokens", "activation_checkpointing"),
         *(

@@ -155,6 +155,13 @@ class Settings(BaseSettings):
     correction_trust: Fraction = Field(
         0.5, description="Share of it that the policy's own answer to the hint has, where the hint helps."
     )
+    correction_draws: int = Field(
+        8,
+        ge=0,
+        le=64,
+        description="Times that a corrected prompt is thought through anew, to teach the correction after the latent "
+        "steps that make it likeliest; 0: after those of the answer that was given.",
+    )
     correction_hint: str = Field(
         "{prompt}\n\n(The right answer: {correction})",
         description="How a correction is shown to the policy; {prompt} and {correction} are filled in.",

@@ -149,6 +149,24 @@ def targets(model: CausalLM, corrections: Sequence[Correction], config: DistillC
     return [found[index] for index in range(len(corrections))]
 
 
+@torch.no_grad()
+def likelihoods(model: CausalLM, corrections: Sequence[Correction], positions: int) -> list[float]:
+    """Mean log-probability of each correction's tokens after its latent steps, nats per token.
+
+    Args:
+        model: the policy, in eval mode.
+        corrections: any number.
+        positions: padded positions per forward, > 0.
+
+    """
+    found: dict[int, float] = {}
+    for bucket in micro_batches([executed_length(one.rollout) for one in corrections], positions):
+        logprobs_N, _, _ = _logprobs(model, [corrections[place].rollout for place in bucket])
+        per_rollout = _per_rollout(logprobs_N, corrections, bucket)
+        found |= {place: float(one_T.double().mean()) for place, one_T in zip(bucket, per_rollout, strict=True)}
+    return [found[place] for place in range(len(corrections))]
+
+
 def distill(model: CausalLM, corrections: Sequence[Correction], aims: Sequence[Target], chunk_elements: int) -> Tensor:
     """Return the sum over corrections of their mean cross-entropy to the targets, nats per token, differentiable.
 

@@ -15,6 +15,7 @@ from app.settings import Settings
 from app.store import claims, jobs
 from app.store.claims import Skipped
 from app.store.key_quota import Group, choose, key_limit
+from training.distill import Correction
 from training.objective import divides_advantages
 from training.policy import Policy
 from training.update import Learner
@@ -24,6 +25,7 @@ from worker.evaluation_set import EvaluationSet
 from worker.job import RunningJob
 from worker.resample import resample
 from worker.samples import Rules, Sample, filter_samples
+from worker.thoughts import think_anew
 from worker.work import Assignment
 
 UNUSABLE: Final = Skipped("correction_unusable")
@@ -36,14 +38,16 @@ def gather(
     settings = assignment.settings
     rules = Rules(policy.model.config.vocab_size, settings.baseline, settings.overlong)
     filtered = filter_samples(assignment.claimed, assignment.keys, rules, heldout)
-    right = corrections_of(assignment.claimed, filtered.rollouts, policy, settings)
+    rng = random.Random(assignment.fence)  # noqa: S311  no secret
+    right = thought_through(
+        job, corrections_of(assignment.claimed, filtered.rollouts, policy, settings), policy, settings, rng
+    )
     near, far = near_enough(job, filtered.samples, learner, settings)
     samples, over = within_shares(near, assignment, settings.key_share)
     unusable = set(filtered.rollouts) - set(right) - {one.interaction_id for one in filtered.samples}
     unusable -= set(filtered.skipped)
     left = over
     if settings.resample > 1:
-        rng = random.Random(assignment.fence)  # noqa: S311  no secret
         fresh = resample(samples, assignment.claimed, policy, settings, rng, job.watchdog.check)
         job.note("resample", resampled={"prompts": fresh.prompts, "answers": fresh.answers})
         samples, left = fresh.samples, over + fresh.waiting
@@ -70,6 +74,17 @@ def gather(
         waiting=len(left) + len(batch.waiting),
     )
     return batch
+
+
+def thought_through(
+    job: RunningJob, corrections: Mapping[UUID, Correction], policy: Policy, settings: Settings, rng: random.Random
+) -> dict[UUID, Correction]:
+    """Teach each correction after thoughts that lead to it; what that changed is noted."""
+    found = think_anew(corrections, policy, settings, rng, job.watchdog.check)
+    if found.drawn:
+        nats = {"given": found.nats_given, "chosen": found.nats_chosen}
+        job.note("thoughts", thoughts={"drawn": found.drawn, "nats": nats})
+    return found.corrections
 
 
 def near_enough(

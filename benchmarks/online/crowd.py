@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
+from app.demo.staging import LATENT_LENGTH
 from benchmarks.online.conditions import Manners
 from benchmarks.online.later import Later
 from training.demo_model.teacher import Slips, work_out
@@ -204,9 +205,13 @@ def is_right(problem: Problem, text: str) -> bool:
 
 
 def worked(problem: Problem) -> str:
-    """Work a chained sum out without a slip, as the demo model writes it: partial results, then the answer."""
+    """Work a chained sum out without a slip, as the demo model shows it: what comes after its latent steps.
+
+    The first partial results are thought and not written, so who corrects what stands there does not write them either.
+    """
     chain = parse_chain(problem.prompt)
-    return work_out(random.Random(0), chain, Slips(0.0, 0.0, 0.0))  # noqa: S311  it never slips, so nothing is drawn
+    words = work_out(random.Random(0), chain, Slips(0.0, 0.0, 0.0)).split()  # noqa: S311  it never slips
+    return " ".join(words[LATENT_LENGTH:] or words[-1:])
 
 
 def opinion(right: bool, *, hostile: bool, manners: Manners, rng: random.Random) -> tuple[float | None, bool]:

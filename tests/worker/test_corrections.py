@@ -1,20 +1,26 @@
 """Corrections through the worker: answers that nobody gave a number teach by what they should have been."""
 
+import random
 from collections.abc import Sequence
 from pathlib import Path
-from uuid import UUID
+from statistics import fmean
+from uuid import UUID, uuid4
 
+import pytest
 import torch
 
 from app.store import jobs, learnable
 from app.store.grades import Entry, add_grade, retract
 from tests.worker.world import World, write_heldout
+from training.distill import corrected as distilled
+from training.distill import likelihoods
 from training.head import take_apart
 from training.replay import replay
 from training.rollout import Rollout
 from worker.corrections import answer_ids, regressions
 from worker.examine import questions
 from worker.learn import learn
+from worker.thoughts import think_anew
 
 RIGHT = "b2"
 ALWAYS_RIGHT = {"type": "string_check", "reference": "no byte soup is this", "operation": "ne"}
@@ -52,6 +58,39 @@ def test_answers_without_a_number_teach_by_their_correction(world: World) -> Non
     assert world.reasons() == {"learned": len(ids)}
     assert likelihood(world, probe) > before + 0.1, "what was never corrected is answered better too"
     assert learn(world.context) == "idle"
+
+
+def test_a_correction_is_taught_after_thoughts_that_lead_to_it(world: World) -> None:
+    corrected(world)
+    assert learn(world.context) == "promoted"
+    thoughts = world.jobs()[0].metrics["thoughts"]
+    assert thoughts["drawn"] == 10 * world.settings.correction_draws
+    assert thoughts["nats"]["chosen"] > thoughts["nats"]["given"]
+    given = world.with_settings(correction_draws=0)
+    corrected(given, name="wrong again")
+    assert learn(given.context) == "promoted"
+    assert "thoughts" not in given.jobs()[-1].metrics
+
+
+def test_the_thoughts_chosen_are_the_likeliest_of_those_drawn_and_the_words_stay(world: World) -> None:
+    policy = world.policy()
+    rollouts = [one.rollout for _, one in world.ask(["one", "two"])]
+    shown = {uuid4(): distilled(one, answer_ids(RIGHT, policy), None) for one in rollouts}
+    found = think_anew(shown, policy, world.settings, random.Random(0), lambda: None)
+    before, after = (
+        likelihoods(take_apart(policy.model), list(some.values()), 64) for some in (shown, found.corrections)
+    )
+    assert all(new >= old for old, new in zip(before, after, strict=True))
+    assert found.nats_given == pytest.approx(fmean(before), abs=1e-5)
+    assert found.nats_chosen == pytest.approx(fmean(after), abs=1e-5)
+    for one, correction in shown.items():
+        chosen = found.corrections[one]
+        assert chosen.given is correction.given, "what the update is measured on is what was answered"
+        assert chosen.rollout.token_ids_T.tolist() == correction.rollout.token_ids_T.tolist()
+        assert chosen.rollout.prompt_ids_P.tolist() == correction.rollout.prompt_ids_P.tolist()
+    wordy = [one.rollout for _, one in world.ask(["three"], latent_length=0)]
+    shown = {uuid4(): distilled(wordy[0], answer_ids(RIGHT, policy), None)}
+    assert think_anew(shown, policy, world.settings, random.Random(0), lambda: None).drawn == 0
 
 
 def test_a_number_and_a_correction_teach_together(world: World) -> None:

@@ -109,13 +109,14 @@ class World:
         policy: Policy | None = None,
         altered: bool = False,
         temperature: float = 1.0,
+        latent_length: int = 2,
     ) -> list[tuple[UUID, Finished]]:
         """Have the serving policy (or another) answer, and remember the answers as the server does."""
         policy = policy or self.policy()
         requests = [
             Request(
                 prompt_ids=tuple(policy.tokenizer.encode(prompt)),
-                sampling=Sampling(latent_length=2, temperature=temperature, seed=next(self._seeds) * 1000),
+                sampling=Sampling(latent_length=latent_length, temperature=temperature, seed=next(self._seeds) * 1000),
                 max_new=6,
                 choices=choices,
                 logit_bias={5: 1.0} if altered else {},
