@@ -68,6 +68,9 @@ CAUTIOUS: Final[Mapping[str, str]] = MappingProxyType(
         "LEPO_MINIBATCHES": "8",
     }
 )
+WRITTEN_OUT: Final[Mapping[str, str]] = MappingProxyType(
+    {"LEPO_MIN_GRADES": "32"}  # a correction speaks of every token, and there are few: a quarter as many for an update
+)
 _ALL: Final = (
     Condition("control", "clean grades, never learns", "off", CLEAN, SHARE, gated=True),
     Condition("clean-tracker", "clean grades, value tracker", "tracker", CLEAN, SHARE, gated=True),
@@ -103,7 +106,12 @@ _ALL: Final = (
     Condition("two-keys", "one busy key, and one request by another", "batch", CLEAN, 0.5, gated=True, lone_key=True),
     Condition("thumbs-up", "nine grades of ten are praise", "tracker", THUMBS_UP, SHARE, gated=True),
     Condition(
-        "corrections", "no numbers: a third of wrong answers is corrected", "batch", CORRECTIONS, SHARE, gated=True
+        "corrections",
+        "no numbers: a third of wrong answers is corrected, 32 make an update",
+        "batch",
+        CORRECTIONS,
+        SHARE,
+        gated=True,
     ),
     Condition(
         "bad-update",
@@ -127,4 +135,5 @@ def settings_of(condition: Condition) -> dict[str, str]:
         "LEPO_KEY_SHARE": str(condition.key_share),
         "LEPO_RESAMPLE": str(condition.resample),
         **(CAUTIOUS if condition.poisoned else {}),
+        **(WRITTEN_OUT if condition.manners.corrected is not None else {}),
     }
