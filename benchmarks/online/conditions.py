@@ -71,6 +71,9 @@ CAUTIOUS: Final[Mapping[str, str]] = MappingProxyType(
 WRITTEN_OUT: Final[Mapping[str, str]] = MappingProxyType(
     {"LEPO_MIN_GRADES": "32"}  # a correction speaks of every token, and there are few: a quarter as many for an update
 )
+IMPATIENT: Final[Mapping[str, str]] = MappingProxyType(
+    {"LEPO_KEY_PATIENCE": "5"}  # a run lasts a minute, which is how long the share may hold an update up by default
+)
 _ALL: Final = (
     Condition("control", "clean grades, never learns", "off", CLEAN, SHARE, gated=True),
     Condition("clean-tracker", "clean grades, value tracker", "tracker", CLEAN, SHARE, gated=True),
@@ -136,4 +139,5 @@ def settings_of(condition: Condition) -> dict[str, str]:
         "LEPO_RESAMPLE": str(condition.resample),
         **(CAUTIOUS if condition.poisoned else {}),
         **(WRITTEN_OUT if condition.manners.corrected is not None else {}),
+        **(IMPATIENT if condition.lone_key else {}),
     }

@@ -14,7 +14,14 @@ import pytest
 from benchmarks.gpu.runner import Check, Note, Section
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "gpu_check.sh"
-ALLOWED = ("torch", "transformers", "safetensors", "tokenizers", "numpy")  # the last two come with transformers
+ALLOWED = (
+    "torch",
+    "transformers",
+    "safetensors",
+    "tokenizers",
+    "numpy",
+    "huggingface_hub",
+)  # the last three come with transformers
 OURS = ("app", "benchmarks", "training", "worker")
 GUARD = f"""
 import builtins, sys
