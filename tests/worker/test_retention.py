@@ -144,7 +144,7 @@ LOADERS = {
     """,
     "a process that loads it": """
         from training import policy
-        policy._config = lambda where, revision: hold()
+        policy.causal_config = lambda where, revision: hold()
         (directory / "config.json").write_text("{}")
         policy.load_policy(directory, version=1, dtype=policy.torch.float32, device="cpu")
     """,
