@@ -136,6 +136,13 @@ def drawn(
         )
         for one in lone
     ]
+    return answered(requests, policy, settings, check)
+
+
+def answered(
+    requests: Sequence[Request], policy: Policy, settings: Settings, check: Callable[[], None]
+) -> list[list[Finished]]:
+    """Have the policy that learns answer requests, in an engine of its own; `check` is called between steps."""
     engine = Engine(policy, EngineConfig.from_settings(settings))
     try:
         return engine.generate(requests, lambda _: check())

@@ -12,14 +12,12 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from uuid import UUID
 
-from app.engine.config import EngineConfig
-from app.engine.engine import Engine
 from app.engine.request import Finished, Request
 from app.settings import Settings
 from training.distill import Correction, corrected, likelihoods
 from training.head import take_apart
 from training.policy import Policy
-from worker.resample import MOST_SEED
+from worker.resample import MOST_SEED, answered
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,11 +88,7 @@ def drawn(
                 choices=settings.correction_draws,
             )
         )
-    engine = Engine(policy, EngineConfig.from_settings(settings))
-    try:
-        return engine.generate(requests, lambda _: check())
-    finally:
-        engine.close(0.0)
+    return answered(requests, policy, settings, check)
 
 
 def after(correction: Correction, answer: Finished) -> Correction:
