@@ -97,7 +97,8 @@ class RunningJob:
     def _end(self, error: BaseException) -> None:
         """Write why the job ended, and let the next ones be more careful where that helps."""
         end = end_of(error)
-        self.metrics |= {"fault": end.fault}
+        short = end is INFRASTRUCTURE and environmental(error)
+        self.metrics |= {"fault": end.fault, "shortage": short}
         with self.store.session() as session:
             self.finish(
                 session,
@@ -110,7 +111,7 @@ class RunningJob:
             )
             if end.fault == "policy":
                 self.refused(session, error.better if isinstance(error, Refused) else None)
-            elif not environmental(error) and end is INFRASTRUCTURE:
+            elif end is INFRASTRUCTURE and not short:
                 freeze_if_it_always_fails(session, error)
             events.say(session, self.job_id, str(error) or type(error).__name__, level="error")
         self.over = True
@@ -171,7 +172,7 @@ def end_lost_jobs(store: Store) -> int:
 
 def freeze_if_it_always_fails(session: Session, error: BaseException) -> None:
     """Stop trying what never works: nothing is lost, and somebody has to look."""
-    if (failures := jobs.failures_in_a_row(session)) >= MOST_FAILURES:
+    if (failures := jobs.bugs_in_a_row(session)) >= MOST_FAILURES:
         learning.freeze(
             session, "worker", f"{failures} jobs in a row failed, the last of {type(error).__name__}: {error}"
         )

@@ -7,17 +7,16 @@ records (`app.store.export`).
 
 import json
 from collections.abc import AsyncIterator
-from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends
 from starlette.responses import Response, StreamingResponse
 
 from app.api.auth import require
 from app.api.callers import Caller
+from app.api.filters import Place, Wanted
 from app.api.server import Server, ServerDep
-from app.errors import BadRequest
 from app.identifiers import read
 from app.store.base import Json
 from app.store.export import page
@@ -30,33 +29,12 @@ router = APIRouter(prefix="/v1/admin", tags=["data"])
 async def export(
     server: ServerDep,
     _caller: Annotated[Caller, Depends(require("admin"))],
-    after: str | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
-    graded: bool | None = None,
-    policy_version: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
-    user: str | None = None,
-    completion_id: str | None = None,
-    key: str | None = None,
-    learned_by: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
+    filters: Wanted,
+    after: Place,
     rollouts: bool = False,
 ) -> Response:
     """Stream answers with their grades and what became of them, the oldest first, one JSON object a line."""
-    filters = Filters(
-        since=since,
-        until=until,
-        graded=graded,
-        api_key_id=key,
-        completion_id=completion_id,
-        policy_version=policy_version,
-        user_tag=user,
-        learned_by=learned_by,
-    )
-    try:
-        begin = None if after is None else read("int", after)
-    except ValueError as error:
-        raise BadRequest(f"after: {error}.", param="after") from error
-    first = await read_page(server, filters, begin, rollouts=rollouts)  # so that what is wrong is still a status
+    first = await read_page(server, filters, after, rollouts=rollouts)  # so that what is wrong is still a status
     body = lines(server, filters, first, rollouts=rollouts)
     return StreamingResponse(body, media_type="application/x-ndjson")
 

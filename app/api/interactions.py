@@ -3,7 +3,7 @@
 A key reads its own answers, an admin key all. Leaves out grading (`app.api.grades`).
 """
 
-from datetime import datetime
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query
@@ -13,12 +13,13 @@ from starlette.responses import JSONResponse, Response
 from app.api.answer_ids import find, own
 from app.api.auth import require
 from app.api.callers import Caller
+from app.api.filters import Place, Wanted
 from app.api.server import ServerDep
-from app.errors import BadRequest, Forbidden
-from app.identifiers import read, show
+from app.errors import Forbidden
+from app.identifiers import show
 from app.store.checkpoints import get_checkpoint
 from app.store.grades import Reward, rewards
-from app.store.interactions import Filters, fate, list_interactions, rollout
+from app.store.interactions import fate, list_interactions, rollout
 from app.store.tables import Checkpoint, Claim, Interaction
 from training.codec import decode
 from training.rollout import Rollout
@@ -32,41 +33,20 @@ MayInfer = Annotated[Caller, Depends(require("infer"))]
 async def get_interactions(
     server: ServerDep,
     caller: MayInfer,
+    wanted: Wanted,
+    after: Place,
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
-    after: str | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
-    graded: bool | None = None,
-    policy_version: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
-    user: str | None = None,
-    completion_id: str | None = None,
-    key: str | None = None,
-    learned_by: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
     shadow: bool = False,
 ) -> Response:
     """List answers, the newest first; continue with `next_after` as `after`.
 
-    `learned_by` shows those that the policy of that version was made from; `shadow` those that nobody saw, which a
-    policy on trial gave to live prompts.
+    `shadow` shows those that nobody saw, which a policy on trial gave to live prompts.
     """
-    filters = Filters(
-        since=since,
-        until=until,
-        graded=graded,
-        api_key_id=key if caller.may("admin") else caller.key_id,
-        completion_id=completion_id,
-        policy_version=policy_version,
-        user_tag=user,
-        learned_by=learned_by,
-        shadow=shadow,
-    )
-    try:
-        begin = None if after is None else read("int", after)
-    except ValueError as error:
-        raise BadRequest(f"after: {error}.", param="after") from error
+    whose = wanted.api_key_id if caller.may("admin") else caller.key_id
+    filters = replace(wanted, api_key_id=whose, shadow=shadow)
 
     def listing(session: Session) -> dict[str, Any]:
-        page = list_interactions(session, filters, limit=limit, after=begin)
+        page = list_interactions(session, filters, limit=limit, after=after)
         return {
             "object": "list",
             "data": [interaction_json(row, reward) for row, reward in page.items],

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -402,17 +403,17 @@ class Engine:
         """Start the prompts of as many waiting requests as there are slots for, each in its lane."""
         if not len(self._waiting) or self._swapper.holds_admission:
             return
-        if self._waiting.pressing and self._free_slots() <= 0:
+        if self._waiting.pressing_choices > self._free_slots():
             self._end_background()
         with self._changed:
             batches = self._lanes.admit(self._waiting, self._free_slots())
         now = time.monotonic()
+        for ticket in chain.from_iterable(batches.values()):
+            ticket.started = now
+            self._live[ticket] = None
+        self._count_background()  # before they take slots, so that whoever asks meanwhile is not refused for them
         for lane, tickets in batches.items():
-            for ticket in tickets:
-                ticket.started = now
-                self._live[ticket] = None
             lane.begin(tickets)
-        self._count_background()
 
     def _count_background(self) -> None:
         self._background = sum(ticket.unfinished for ticket in self._live if ticket.request.background)

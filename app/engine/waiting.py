@@ -34,11 +34,6 @@ class Waiting:
         heapq.heappush(self._heap, (request.background, request.priority, next(self._serial), ticket))
         self._count(ticket, 1)
 
-    @property
-    def pressing(self) -> bool:
-        """Whether somebody waits for an answer: the first in the queue is not of the background."""
-        return bool(self._heap) and not self._heap[0][0]
-
     def take(self, prompts: int, free: int, accept: Callable[[Ticket], bool]) -> int:
         """Offer the waiting in their order, as long as one of `free` slots is left for each; the accepted leave.
 

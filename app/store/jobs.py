@@ -207,6 +207,15 @@ def failures_in_a_row(session: Session) -> int:
     return sum(1 for _ in takewhile(lambda fault: fault == "infrastructure", faults))
 
 
+def bugs_in_a_row(session: Session) -> int:
+    """Count the failures of `failures_in_a_row` that were no shortage; one that was one ends the row."""
+    ended = select(Job.fault, Job.metrics["shortage"].as_boolean()).where(
+        Job.finished_at.is_not(None), Job.fault.is_distinct_from("operator")
+    )
+    found = session.execute(ended.order_by(Job.finished_at.desc()).limit(20))
+    return sum(1 for _ in takewhile(lambda one: one[0] == "infrastructure" and not one[1], found))
+
+
 def get_job(session: Session, job_id: UUID) -> Job:
     """Read one.
 

@@ -736,6 +736,22 @@ def test_a_full_disk_costs_nothing_and_freezes_nothing(world: World) -> None:
     assert set(world.claims()) == set(ids)
 
 
+def test_shortages_do_not_count_among_the_failures_that_freeze(world: World) -> None:
+    world.samples()
+    with no_room():
+        for _ in range(MOST_FAILURES - 1):
+            until(lambda: fails_for_space(world))
+    broken = world.checkpoints_dir / "v00000000" / "model.safetensors"
+    content = broken.read_bytes()
+    broken.write_bytes(content[:-8])
+    until(lambda: runs_and_fails(world))
+    with world.store.session() as session:
+        assert (jobs.failures_in_a_row(session), jobs.bugs_in_a_row(session)) == (MOST_FAILURES, 1)
+        assert learning.read(session).frozen_at is None
+    broken.write_bytes(content)
+    until(lambda: learn(world.context) == "promoted")
+
+
 def fails_for_space(world: World) -> bool:
     try:
         return learn(world.context) != "idle"

@@ -1,0 +1,53 @@
+"""Which answers a listing or an export shows, as query parameters. Leaves out what they select (`app.store`)."""
+
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import Depends, Query
+
+from app.errors import BadRequest
+from app.identifiers import read
+from app.store.interactions import Filters
+
+Version = Annotated[int | None, Query(ge=0, lt=2**63)]
+
+
+def wanted(
+    since: datetime | None = None,
+    until: datetime | None = None,
+    graded: bool | None = None,
+    policy_version: Version = None,
+    user: str | None = None,
+    completion_id: str | None = None,
+    key: str | None = None,
+    learned_by: Version = None,
+) -> Filters:
+    """Read the conditions; `learned_by` shows the answers that the policy of that version was made from."""
+    return Filters(
+        since=since,
+        until=until,
+        graded=graded,
+        api_key_id=key,
+        completion_id=completion_id,
+        policy_version=policy_version,
+        user_tag=user,
+        learned_by=learned_by,
+    )
+
+
+def place(after: str | None = None) -> UUID | None:
+    """Read where to go on: the id of the last answer there was.
+
+    Raises:
+        BadRequest: that is no id of an answer.
+
+    """
+    try:
+        return None if after is None else read("int", after)
+    except ValueError as error:
+        raise BadRequest(f"after: {error}.", param="after") from error
+
+
+Wanted = Annotated[Filters, Depends(wanted)]
+Place = Annotated[UUID | None, Depends(place)]
