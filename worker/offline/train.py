@@ -206,7 +206,8 @@ def asking_of(recipe: Recipe, choices: int) -> Asking:
         top_p=recipe.top_p,
         draws=recipe.draws,
     )
-    return Asking(sampling, recipe.max_new, choices, recipe.slots)
+    around = (recipe.placement, recipe.lead_in, recipe.lead_out)
+    return Asking(sampling, recipe.max_new, choices, recipe.slots, *around)  # type: ignore[arg-type]  # words: checked
 
 
 def update_config(recipe: Recipe, updates: int) -> UpdateConfig:

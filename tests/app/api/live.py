@@ -21,6 +21,7 @@ from app.api.first_policy import first_policy
 from app.api.server import Parts
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
+from app.placements import placements_of
 from app.settings import Settings
 from app.store import checkpoints
 from app.store.budgets import CONTROL, requests
@@ -106,7 +107,8 @@ def served(
     control = open_store(url, settings.control_pool, CONTROL)
     policy = first_policy(settings, control)
     engine = Engine(policy, EngineConfig.from_settings(settings))
-    app = create_app(Parts(settings, engine, policy.tokenizer, store, control, redis_url))
+    placements = placements_of(settings, policy)
+    app = create_app(Parts(settings, engine, policy.tokenizer, placements, store, control, redis_url))
     httpd = DrainingServer.of(app, engine, settings)
     thread = threading.Thread(target=httpd.run, name="uvicorn")
     thread.start()

@@ -14,6 +14,7 @@ from app.store.interactions import choices, get_interaction, rollout
 from app.store.tables import Interaction
 from tests.app.api.live import Live, sse
 from training.codec import CODEC_VERSION, decode
+from training.placement import ANSWER
 
 ASK: list[Any] = [{"role": "user", "content": "What is 2 + 3"}]
 
@@ -45,7 +46,7 @@ def test_an_answer_is_stored_as_it_was_sent(live: Live) -> None:
 @pytest.mark.parametrize(("asked", "expected"), [({}, 4), ({"latent": {"draws": 2}}, 2)])
 def test_draws_are_the_settings_unless_asked_for(asked: dict[str, Any], expected: int) -> None:
     fields = GenerationFields.model_validate({"model": "lepo", **asked})
-    budget = draw_settings(fields, Settings(latent_draws=4), room=100, seed=1, prompt="messages")
+    budget = draw_settings(fields, Settings(latent_draws=4), room=100, seed=1, prompt="messages", placement=ANSWER)
     assert budget.sampling.draws == expected
 
 
