@@ -29,6 +29,7 @@ from app.store.connect import Store, open_store
 from app.store.keys import create_key
 from app.store.policy_life import serving
 from training.checkpoint import publish
+from training.placement import declare_placement
 from training.policy import fingerprint, load_policy
 
 CONTEXT = 256
@@ -36,7 +37,7 @@ SCOPES = {"infer": ["infer"], "grade": ["grade"], "both": ["infer", "grade"], "a
 
 
 def tiny(vocabulary: int) -> PreTrainedConfig:
-    return Qwen2Config(
+    config = Qwen2Config(
         vocab_size=vocabulary,
         hidden_size=32,
         intermediate_size=64,
@@ -49,6 +50,8 @@ def tiny(vocabulary: int) -> PreTrainedConfig:
         pad_token_id=2,
         initializer_range=0.1,
     )
+    declare_placement(config, "answer")
+    return config
 
 
 @dataclass

@@ -218,3 +218,12 @@ def test_any_origin_may_ask(live: Live) -> None:
     asked = {"Origin": "https://example.org", "Access-Control-Request-Method": "POST"}
     response = httpx.options(f"{live.url}/v1/interactions/x/grades", headers=asked)
     assert (response.status_code, response.headers["access-control-allow-origin"]) == (200, "*")
+
+
+def test_a_model_trained_with_latents_in_its_answer_keeps_them_there(live: Live) -> None:
+    answer = live.answer()
+    with live.store.session() as session:
+        kept = rollout(session, read("int", answer["choices"][0]["interaction_id"]))
+    assert kept is not None
+    made = decode(kept.payload)
+    assert (made.placement, made.lead_in, made.latent_length) == ("answer", 0, 3)
