@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install test check serve demo bench clean
+.PHONY: help install test check serve demo demo-real bench clean
 
 help:  ## Show these lines
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 install: $(STAMP)  ## Make .venv and install the project into it
 
@@ -32,6 +32,9 @@ serve: $(STAMP)  ## The whole stack, kept running; prints its URL, keys and a fi
 
 demo: $(STAMP)  ## The whole circle in minutes: serve, grade, learn, swap; exits 0 when the policy got better
 	$(BIN)/lepo demo
+
+demo-real: $(STAMP)  ## The same circle with SmolLM2-135M on sums of reasoning-gym: half an hour on two cores
+	$(BIN)/lepo demo --real
 
 bench: $(STAMP)  ## The measurements of the engine, the swap and the server
 	$(BIN)/lepo bench engine --json
