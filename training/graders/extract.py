@@ -89,7 +89,7 @@ def in_box(text: str) -> str | None:
 
 
 def bare(text: str) -> str:
-    """Strip space and what is written around an answer, such as quotes; one that holds such a sign inside keeps them."""
+    """Strip space and what is written around an answer, such as quotes; where it holds such a sign inside, they stay."""
     text = text.strip()
     for opening, closing in PAIRS:
         inside = text[len(opening) : -len(closing)]

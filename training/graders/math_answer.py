@@ -7,6 +7,7 @@ the reference letter for letter is right, whatever a parser makes of either.
 
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from typing import Any
 
 from training.graders.children import Children, GradingEndedError, GradingOverranError
 from training.graders.cost import too_costly
@@ -16,7 +17,7 @@ from training.graders.spec import MAX_NAME, MAX_REFERENCE, SpecFields
 from training.graders.verdict import Failed, Graded, NoGrade, Verdict
 
 KIND = "math"
-Request = dict[str, str | int]  # what a child is asked; `child` says which fields
+Request = dict[str, Any]  # what a child is asked; `child_math` says which fields
 MAX_ANSWER = 20_000  # characters judged; a longer answer gets no grade
 
 
@@ -31,7 +32,7 @@ class MathAnswer:
 
     name: str
     reference: str  # the gold: a number, LaTeX with or without $, or text that holds it
-    precision: int  # decimal places that floats are rounded to; numbers too small for that, see `child.near`
+    precision: int  # decimal places that floats are rounded to; numbers too small for that, see `child_math.near`
     extraction: Extraction
     children: Children = field(repr=False, compare=False)
     kind: str = KIND

@@ -1,7 +1,7 @@
 r"""How mathematics is written, brought to what a LaTeX reader reads, and told from prose.
 
 `\$1{,}234`, `-5` with a typographic minus, `2e-9` and `1 1/2` mean numbers that a LaTeX reader misreads; `(1, 2)` or
-`\sqrt{2}` without delimiters are no formulas to it. Leaves out reading (see `child`) and what is right (`math_answer`).
+`\sqrt{2}` without delimiters are no formulas to it. Leaves out reading (see `child_math`) and what is right (`math_answer`).
 Every pattern is linear in the text.
 """
 
@@ -23,8 +23,8 @@ _EXPONENT = re.compile(r"(?<![\w.])(\d{1,30}(?:\.\d{1,30})?)[eE]([+-]?\d{1,2})(?
 _MIXED = re.compile(r"(?<![\w./])(\d{1,9}) (\d{1,9})/(\d{1,9})(?![\w/])", re.ASCII)
 _DOLLAR = re.compile(r"(?<!\\)\$")
 
-FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh exp log ln pi max min gcd lcm mod det".split()
+FUNCTION = re.compile(
+    r"(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|exp|log|ln|pi|max|min|gcd|lcm|mod|det", re.IGNORECASE
 )
 READ_AS_IT_STANDS = "sqrt"  # math-verify knows sqrt(2) and not \\sqrt(2)
 _PLAIN_NUMBER = re.compile(r"[+-]?(?:\d[\d,]*)?\.?\d*\s*%?(?:\s[A-Za-z])?\.?")  # one letter after a space is a unit
@@ -73,7 +73,7 @@ def formula_in(text: str) -> str | None:
     if _ONE_FORMULA.fullmatch(formula) is None or formula.count("=") > 1 or _TWO_NUMBERS.search(formula):
         return None
     words = _WORD.findall(_COMMAND.sub(" ", _TEXT.sub(" ", formula)))
-    if any(word.lower() not in FUNCTIONS and word != READ_AS_IT_STANDS for word in words):
+    if not all(word == READ_AS_IT_STANDS or FUNCTION.fullmatch(word) for word in words):
         return None
     for word in set(words) - {READ_AS_IT_STANDS}:
         formula = re.sub(rf"(?<![\\A-Za-z]){word}(?![A-Za-z])", rf"\\{word.lower()}", formula)

@@ -11,6 +11,7 @@ from training.graders.children import Children, shared_children
 from training.graders.countdown import read_countdown
 from training.graders.formula import CALLS, MAX_LENGTH, Formula
 from training.graders.grader import Grader
+from training.graders.gym import read_gym
 from training.graders.math_answer import read_math
 from training.graders.multi import Multi
 from training.graders.path import read_path
@@ -18,7 +19,7 @@ from training.graders.spec import MAX_NAME, GraderSpecError, SpecFields
 from training.graders.string_check import read_string_check
 from training.graders.text_similarity import read_text_similarity
 
-TYPES = ("string_check", "text_similarity", "math", "countdown", "path", "multi")
+TYPES = ("string_check", "text_similarity", "math", "countdown", "path", "reasoning_gym", "multi")
 MAX_PARTS = 8  # graders of one multi
 MAX_SPEC = 65_536  # characters of the whole spec as JSON; it is stored with every choice
 MAX_DEPTH = 2  # a multi in a multi, and no deeper
@@ -54,6 +55,8 @@ def read_grader(spec: object, path: str, children: Children, depth: int) -> Grad
             return read_countdown(fields)
         case "path":
             return read_path(fields)
+        case "reasoning_gym":
+            return read_gym(fields)
         case _:
             return read_multi(fields, children, depth)
 
