@@ -5,6 +5,7 @@ answer as Python, and answers come from strangers: `guard` puts readers in place
 processes and the network in case one was overlooked. Leaves out what an answer is of a model's text (see `gym`).
 """
 
+import copy
 import hashlib
 import importlib
 import json
@@ -154,8 +155,7 @@ def entries(request: Json) -> Json:
 
     Reply: {"entries": [{"question", "answer", "digest"}]}; an answer is None where any of many is right.
     """
-    made = dataset_of(request)
-    found = [entry_of(made, index, request) for index in range(request["first"], request["last"])]
+    found = [entry_of(request, index) for index in range(request["first"], request["last"])]
     shown = [{"question": one["question"], "answer": one["answer"], "digest": digest(one)} for one in found]
     return {"entries": shown}
 
@@ -163,10 +163,10 @@ def entries(request: Json) -> Json:
 def score(request: Json) -> Json:
     """Score an answer by the dataset's own scorer, whose partial scores stay as they are.
 
-    Request: as `entries`, with `index`, `digest` ("" for any) and `answer`. An answer that the scorer stumbles over is 0.
+    Request: as `entries`, with `index`, `digest` ("" for any) and `answer`. An answer the scorer stumbles over gets 0.
     """
     made = dataset_of(request)
-    entry = entry_of(made, request["index"], request)
+    entry = copy.deepcopy(entry_of(request, request["index"]))
     if request["digest"] not in {"", digest(entry)}:
         raise RefusedError(
             f"entry {request['index']} of {request['dataset']} is another here than the one that was asked: "
@@ -183,13 +183,22 @@ def score(request: Json) -> Json:
 
 def dataset_of(request: Json) -> Any:
     """Make the dataset a request names."""
-    config = json.dumps(request["config"], sort_keys=True)
-    return made_dataset(request["dataset"], config, request["seed"], request["size"])
+    return made_dataset(*named(request))
 
 
-@lru_cache(maxsize=16)
+def entry_of(request: Json, index: int) -> Json:
+    """Make an entry of the dataset a request names."""
+    return made_entry(*named(request), index)
+
+
+def named(request: Json) -> tuple[str, str, int, int]:
+    """Return name, configuration, seed and size of the dataset a request names."""
+    return request["dataset"], json.dumps(request["config"], sort_keys=True), request["seed"], request["size"]
+
+
+@lru_cache(maxsize=32)
 def made_dataset(name: str, config: str, seed: int, size: int) -> Any:
-    """Make a dataset; the last few are kept, since one is asked again for every answer of a group.
+    """Make a dataset; the last ones are kept.
 
     Raises:
         RefusedError: there is none of that name, or its configuration is refused; the message says what is known.
@@ -218,22 +227,21 @@ def like_default(value: Any, field: "Field[Any]") -> Any:
     return tuple(value) if isinstance(value, list) and isinstance(default, tuple) else value
 
 
-def entry_of(made: Any, index: int, request: Json) -> Json:
-    """Make one entry.
+@lru_cache(maxsize=256)
+def made_entry(name: str, config: str, seed: int, size: int, index: int) -> Json:
+    """Make an entry; the last ones are kept, since each answer of a group asks for the same.
 
     Raises:
         RefusedError: the generator cannot.
 
     """
-    random.seed(request["seed"])  # a few generators draw from these, besides their own
-    np.random.seed(request["seed"] % 2**32)
+    made = made_dataset(name, config, seed, size)
+    random.seed(seed + index)  # a few generators draw from these, besides their own
+    np.random.seed((seed + index) % 2**32)
     try:
         entry: Json = made[index]
     except TROUBLE as error:
-        raise RefusedError(
-            f"{request['dataset']} cannot make entry {index} of {json.dumps(request['config'])}: "
-            f"{error or type(error).__name__}"
-        ) from error
+        raise RefusedError(f"{name} cannot make entry {index} of {config}: {error or type(error).__name__}") from error
     return entry
 
 

@@ -1,7 +1,7 @@
 """A few child processes for gradings that can hang: reused while they answer, killed and replaced when they overrun.
 
 Started by exec, never by fork, so threads, CUDA and signal handlers of the parent do not matter, and any thread may
-ask. A child sees nothing of its parent's environment, where secrets are. Leaves out what a child computes (see `child`).
+ask. A child gets nothing of its parent's environment, where secrets are. Leaves out what it computes (see `child`).
 """
 
 import atexit
@@ -21,6 +21,7 @@ from training.graders.deadline import Deadline
 
 CHILD = Path(__file__).with_name("child.py")
 MATH = Path(__file__).with_name("child_math.py")
+ALONE = ("-P", "-s", "-B")  # neither its own directory's modules nor the user's; no caches written
 # All a child's environment: sets come in one order everywhere, and each library keeps to one thread.
 ENVIRONMENT = {"PATH": os.defpath, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 START_SECONDS = 60.0  # a child imports sympy before it is ready: about one second on an idle machine
@@ -40,7 +41,7 @@ class Child:
 
     def __init__(self, judges: Path) -> None:
         self._process = subprocess.Popen(  # noqa: S603  our own files, by our own interpreter
-            [sys.executable, "-P", "-s", "-B", str(CHILD), str(judges)],  # neither this directory nor the user's packages
+            [sys.executable, *ALONE, str(CHILD), str(judges)],
             env=ENVIRONMENT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -89,7 +89,7 @@ def in_box(text: str) -> str | None:
 
 
 def bare(text: str) -> str:
-    """Strip space and what is written around an answer, such as quotes; where it holds such a sign inside, they stay."""
+    """Strip space and what is written around an answer, such as quotes; where it holds such a sign too, they stay."""
     text = text.strip()
     for opening, closing in PAIRS:
         inside = text[len(opening) : -len(closing)]

@@ -122,7 +122,7 @@ def read_config(fields: SpecFields) -> Mapping[str, Any]:
         raise fields.error("config", f"must be an object of at most {MAX_KEYS} keys, named like the dataset's")
     for key, value in config.items():
         if not (is_list(value, is_pair) or is_plain(value)):
-            raise fields.error(f"config.{key}", f"must be a number, a short text or a list of up to {MAX_ITEMS} of them")
+            raise fields.error(f"config.{key}", f"must be a number, a short text or a list of at most {MAX_ITEMS}")
     return dict(config)
 
 

@@ -1,8 +1,8 @@
 r"""How mathematics is written, brought to what a LaTeX reader reads, and told from prose.
 
 `\$1{,}234`, `-5` with a typographic minus, `2e-9` and `1 1/2` mean numbers that a LaTeX reader misreads; `(1, 2)` or
-`\sqrt{2}` without delimiters are no formulas to it. Leaves out reading (see `child_math`) and what is right (`math_answer`).
-Every pattern is linear in the text.
+`\sqrt{2}` without delimiters are no formulas to it. Every pattern is linear in the text. Leaves out reading (see
+`child_math`) and what is right (`math_answer`).
 """
 
 import re
@@ -23,9 +23,7 @@ _EXPONENT = re.compile(r"(?<![\w.])(\d{1,30}(?:\.\d{1,30})?)[eE]([+-]?\d{1,2})(?
 _MIXED = re.compile(r"(?<![\w./])(\d{1,9}) (\d{1,9})/(\d{1,9})(?![\w/])", re.ASCII)
 _DOLLAR = re.compile(r"(?<!\\)\$")
 
-FUNCTION = re.compile(
-    r"(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|exp|log|ln|pi|max|min|gcd|lcm|mod|det", re.IGNORECASE
-)
+FUNCTION = re.compile(r"(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|exp|log|ln|pi|max|min|gcd|lcm|mod|det", re.IGNORECASE)
 READ_AS_IT_STANDS = "sqrt"  # math-verify knows sqrt(2) and not \\sqrt(2)
 _PLAIN_NUMBER = re.compile(r"[+-]?(?:\d[\d,]*)?\.?\d*\s*%?(?:\s[A-Za-z])?\.?")  # one letter after a space is a unit
 _ONE_FORMULA = re.compile(r"[\w\s\\{}()\[\]|.,:;!^*/+=<>'-]+", re.ASCII)
