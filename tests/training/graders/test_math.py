@@ -16,6 +16,7 @@ from training.graders.parse import parse_grader
 from training.graders.verdict import Failed, Graded, NoGrade, Verdict
 
 ENDLESS = "$9^{9^{9^{9}}}$"  # math-verify tries to write it out
+TWO = "4/2"  # equal to 2, and not letter for letter: a child must say so
 SECONDS = 20.0  # generous: these verdicts take milliseconds on an idle machine
 
 
@@ -67,24 +68,24 @@ def test_a_gold_that_cannot_be_parsed_is_the_tasks_error_and_not_a_zero(children
 
 def test_an_endless_comparison_is_killed_at_its_deadline_and_the_next_one_works(children: Children) -> None:
     grader = math("2", children)
-    assert graded(grader.grade("2", SECONDS)) == 1.0
+    assert graded(grader.grade(TWO, SECONDS)) == 1.0
     began = time.monotonic()
     verdict = grader.grade(ENDLESS, 0.5)
     assert isinstance(verdict, Failed)
     assert "0.5 s" in verdict.reason
     assert time.monotonic() - began < 5.0
-    assert graded(grader.grade("2", SECONDS)) == 1.0
+    assert graded(grader.grade(TWO, SECONDS)) == 1.0
 
 
 def test_when_every_child_is_busy_a_grading_waits_no_longer_than_its_deadline() -> None:
     children = Children(size=1)
     grader = math("2", children)
-    assert graded(grader.grade("2", SECONDS)) == 1.0
+    assert graded(grader.grade(TWO, SECONDS)) == 1.0
     busy = threading.Thread(target=grader.grade, args=(ENDLESS, 2.0))
     busy.start()
     time.sleep(0.2)
     began = time.monotonic()
-    assert isinstance(grader.grade("2", 0.3), Failed)
+    assert isinstance(grader.grade(TWO, 0.3), Failed)
     assert time.monotonic() - began < 1.5
     busy.join()
     children.close()
@@ -93,7 +94,7 @@ def test_when_every_child_is_busy_a_grading_waits_no_longer_than_its_deadline() 
 def test_threads_get_the_verdicts_of_their_own_answers(children: Children) -> None:
     def right(number: int) -> bool:
         grader = math(str(number), children)
-        return graded(grader.grade(str(number), SECONDS)) == 1.0 and graded(grader.grade("-1", SECONDS)) == 0.0
+        return graded(grader.grade(f"{number}.0", SECONDS)) == 1.0 and graded(grader.grade("-1", SECONDS)) == 0.0
 
     with ThreadPoolExecutor(8) as threads:
         assert all(threads.map(right, range(40)))
@@ -101,25 +102,25 @@ def test_threads_get_the_verdicts_of_their_own_answers(children: Children) -> No
 
 def test_the_parents_alarm_is_left_alone(children: Children) -> None:
     before = signal.getsignal(signal.SIGALRM)
-    assert graded(math("2", children).grade("2", SECONDS)) == 1.0
+    assert graded(math("2", children).grade(TWO, SECONDS)) == 1.0
     assert signal.getsignal(signal.SIGALRM) is before
 
 
 def test_a_child_that_dies_is_a_failure_and_is_replaced() -> None:
     children = Children(size=1)
     grader = math("2", children)
-    assert graded(grader.grade("2", SECONDS)) == 1.0
+    assert graded(grader.grade(TWO, SECONDS)) == 1.0
     [pid] = children.pids()
     threading.Timer(0.3, os.kill, (pid, signal.SIGKILL)).start()
     verdict = grader.grade(ENDLESS, SECONDS)
     assert verdict == Failed("the grader's process ended before it had a verdict", overran=True)
-    assert graded(grader.grade("2", SECONDS)) == 1.0
+    assert graded(grader.grade(TWO, SECONDS)) == 1.0
     children.close()
 
 
 def test_close_ends_the_processes() -> None:
     children = Children(size=1)
-    assert graded(math("2", children).grade("2", SECONDS)) == 1.0
+    assert graded(math("2", children).grade(TWO, SECONDS)) == 1.0
     [pid] = children.pids()
     children.close()
     with pytest.raises(ProcessLookupError):

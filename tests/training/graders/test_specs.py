@@ -100,7 +100,7 @@ def test_a_wrong_spec_names_its_field(spec: Any, param: str) -> None:
 
 def test_a_grader_has_an_identity_for_the_ledger() -> None:
     named = parse_grader({**CHECK, "name": "exact"})
-    assert (named.kind, named.name, named.version) == ("string_check", "exact", "1")
+    assert (named.kind, named.name, named.version) == ("string_check", "exact", "2")
     math = parse_grader({"type": "math", "reference": "1"})
     assert math.kind == math.name == "math"
     assert "math-verify" in math.version
