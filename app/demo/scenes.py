@@ -88,8 +88,8 @@ REAL: Final = Scene(
     directory=Path("var/demo-real"),
     model="smollm2",
     problems=chain_sums,
-    train_problems=1000,
-    gate_problems=200,
+    train_problems=2000,
+    gate_problems=100,
     exam_problems=200,
     settings=MappingProxyType(
         {
@@ -106,8 +106,8 @@ REAL: Final = Scene(
             "LEPO_LEARNING_RATE": "2e-5",
             "LEPO_WEIGHT_DECAY": "0",
             "LEPO_MICRO_BATCH_TOKENS": "1024",
-            "LEPO_GATE_ANSWERS": "40",  # a look takes seconds; looks add up
-            "LEPO_GATE_SECONDS": "10",
+            "LEPO_GATE_ANSWERS": "40",  # of each of two policies at a look; what looks find adds up
+            "LEPO_GATE_NO_SIGNAL": "promote",  # at first so little is right that a look may see nothing
             "LEPO_KEEP_CHECKPOINTS": "3",  # a version takes 1.6 GB with what the optimizer remembers
         }
     ),
