@@ -25,8 +25,10 @@ def lepo(*arguments: str, **env: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-DOORS = ("", "bench", "keys", "model", "model check", "model fetch", "policy", "policy rollback", "up", "demo")
-DOORS += ("train", "eval")
+DOORS = (
+    *("", "bench", "keys", "model", "model check", "model fetch", "policy", "policy rollback"),
+    *("up", "demo", "train", "eval"),
+)
 
 
 @pytest.mark.parametrize("arguments", [[*door.split(), "--help"] for door in DOORS], ids=str)
