@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 
 import httpx
@@ -104,23 +105,32 @@ class Circle:
                 overview = await self._overview(admin)
                 job = overview["current_job"]
                 if overview["frozen"] is None and (job is None or under_way is None or job["id"] != under_way["id"]):
-                    why = {"reason": "the exam asks one version"}
-                    (await admin.post("/v1/admin/learning/freeze", json=why)).raise_for_status()
+                    await self._admin(admin, "POST", "/v1/admin/learning/freeze")
                     continue
-                served = (await admin.get("/version")).json()["policy_version"]
+                served = (await self._admin(admin, "GET", "/version"))["policy_version"]
                 if job is None and served == overview["serving_version"]:
                     return
                 await asyncio.sleep(LOOK_S / 4)
         self.tally.fail(f"settle: the server did not serve the promoted version within {self.scene.settle_s:.0f} s")
 
     async def _overview(self, admin: httpx.AsyncClient) -> dict[str, Any]:
-        response = await admin.get("/v1/admin/overview")
+        return await self._admin(admin, "GET", "/v1/admin/overview")
+
+    async def _admin(self, admin: httpx.AsyncClient, method: str, path: str) -> dict[str, Any]:
+        """Look as an operator does: where the machine is too busy to answer (503), again and again for a while."""
+        deadline = time.monotonic() + self.scene.request_s
+        while True:
+            response = await admin.request(method, path)
+            if response.status_code != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
+                break
+            await asyncio.sleep(LOOK_S)
         response.raise_for_status()
         found: dict[str, Any] = response.json()
         return found
 
     def _http(self, key: str) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=self.base_url, headers={"Authorization": f"Bearer {key}"}, timeout=30.0)
+        headers = {"Authorization": f"Bearer {key}"}
+        return httpx.AsyncClient(base_url=self.base_url, headers=headers, timeout=self.scene.request_s)
 
     @contextlib.contextmanager
     def _live(self) -> Iterator["_Show"]:

@@ -95,6 +95,7 @@ REAL: Final = Scene(
         {
             "LEPO_PORT": "0",
             "LEPO_THREADS": "1",  # of two cores, one serves and one learns
+            "LEPO_DATABASE_TIMEOUT": "30",  # both cores are busy, so Postgres has to wait
             "LEPO_LATENT_TAU": "0.5",
             "LEPO_MAX_LENGTH": "160",
             "LEPO_MAX_COMPLETION_TOKENS": "48",

@@ -28,6 +28,7 @@ from training.tasks.jsonl import write_problems
 from training.tasks.problem import Problem
 from training.tasks.splits import Split
 
+READY_S: Final = 600.0  # patience with the start: busy cores load a real model in minutes
 MARKER: Final = ".lepo-demo"  # stands in a directory that a demo made and may remove
 
 
@@ -49,7 +50,7 @@ def run_demo(scene: Scene) -> int:
     console.print("Starting Postgres, Redis, the server, a worker and beat ...")
     with ExitStack() as running:
         with waiting(console, "the server loads the model"):
-            stack = running.enter_context(Stack(scene.directory / "stack", environment))
+            stack = running.enter_context(Stack(scene.directory / "stack", environment, ready_seconds=READY_S))
         console.print(
             f"  up after {time.monotonic() - began:.0f} s: {stack.base_url}, processes {', '.join(stack.pids)}"
         )
