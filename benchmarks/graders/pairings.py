@@ -108,7 +108,9 @@ def variants(problem: Problem, kind: Kind) -> Iterator[Variant]:
         case "expression":
             yield Variant("spaced", answer.replace(" ", ""), right=True)
             yield Variant("dollars", f"It is ${latex(answer)}$.", right=True)
-            yield Variant("one more", f"{answer} + 1" if "C" not in answer else f"{answer} + x*z", right=False)
+            yield Variant("one more", f"{answer} + {unknown(answer)}", right=False)
+            if answer.endswith(" + C"):
+                yield Variant("without its constant", answer.removesuffix(" + C"), right=True)
             yield Variant("doubled", f"2*({answer})", right=False)
         case "countdown":
             printed = answer.replace("*", "\N{MULTIPLICATION SIGN}").replace("-", "\N{MINUS SIGN}")
@@ -130,7 +132,8 @@ def decorated(answer: str) -> Iterator[Variant]:
     yield Variant("announced", f"Let me see.\n**Answer:** {answer}\n", right=True)
     yield Variant("tags", f"I think so.\n<answer>{answer}</answer>", right=True)
     yield Variant("boxed", f"So it is \\boxed{{{answer}}}", right=True)
-    yield Variant("quotes", f'"{answer}"', right=True)
+    if '"' not in answer:
+        yield Variant("quotes", f'"{answer}"', right=True)
     if "**" not in answer:  # where it is Python's power
         yield Variant("bold", f"**{answer}**", right=True)
 
@@ -161,6 +164,12 @@ def numbers(answer: str) -> Iterator[Variant]:
         yield Variant("halved", f"{answer}/2" if "/" not in answer else f"2*{answer}", right=False)
     yield Variant("taken back", f"{answer} is wrong. Answer: {another(answer)}", right=False)
     yield Variant("in a formula", f"\\foo{{{answer}}}", right=False)
+
+
+def unknown(expression: str) -> str:
+    """Return the first letter of an expression."""
+    letters = re.findall(r"[A-Za-z]", expression)
+    return letters[0] if letters else "1"
 
 
 def another(number: str) -> str:

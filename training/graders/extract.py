@@ -16,7 +16,7 @@ MAX_MARKER = 100  # characters
 OPEN, CLOSE = "<answer>", "</answer>"
 BOXED = "\\boxed{"
 # "The answer is 12", "Answer: 12", "**Final answer:** 12"; not "my answer may be 12"
-ANNOUNCED = re.compile(r"\banswer\*{0,2}\s{0,4}(?:is\b\s{0,4}:?|[:=])\*{0,2}\s{0,4}", re.IGNORECASE)
+ANNOUNCED = re.compile(r"\banswer\*{0,2}\s{0,4}(?:is\b\s{0,4}:?|[:=])\*{0,2}[ \t]{0,4}", re.IGNORECASE)
 PAIRS = (("**", "**"), ("$", "$"), ("\\(", "\\)"), ("`", "`"), ('"', '"'))  # written around an answer, not of it
 
 

@@ -68,7 +68,7 @@ def test_configuration_size_and_index_name_the_entry() -> None:
     assert value("chain_sum", answer, index=1, config={"min_terms": 5}) == 1.0
     assert value("chain_sum", answer, index=1) < 1.0
     mixed = entry("basic_arithmetic", operators=["+"])
-    assert set("-*/").isdisjoint(mixed["question"].partition("\n")[0])
+    assert set("*/").isdisjoint(mixed["question"].partition("\n")[0])
 
 
 def test_another_entry_than_the_one_that_was_asked_is_a_failure() -> None:
