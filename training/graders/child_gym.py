@@ -47,8 +47,8 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 # What a configuration, a generator or a scorer may raise over values it was not made for.
 TROUBLE = (
-    *(ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, NameError, NotImplementedError),
-    *(OSError, RecursionError, SyntaxError, TypeError, ValueError, tokenize.TokenError),
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, NameError, OSError, RuntimeError),
+    *(StopIteration, SyntaxError, TypeError, ValueError, tokenize.TokenError),
 )
 
 
@@ -121,7 +121,7 @@ def reader(parse_expr: Callable[..., Any]) -> Callable[..., Any]:
 
 def seal() -> None:
     """Take away what no scorer needs: writing, other files than Python's own, processes, the network."""
-    roots = tuple(os.path.realpath(root) + os.sep for root in {sys.prefix, sys.base_prefix, *filter(None, sys.path)})
+    roots = tuple(os.path.realpath(root) + os.sep for root in {sys.prefix, sys.base_prefix})
 
     def watch(event: str, args: tuple[Any, ...]) -> None:
         if event == "open":
@@ -133,7 +133,8 @@ def seal() -> None:
         elif event.partition(".")[0] in CLOSED and event not in READING:
             raise PermissionError(f"{event} is not for graders")
 
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_NPROC):  # the system's own bars; root passes the second
+        resource.setrlimit(limit, (0, 0))
     sys.addaudithook(watch)
 
 
