@@ -249,7 +249,9 @@ class Settings(BaseSettings):
 
     # Gate and stops
     heldout: Path | None = Field(
-        None, description="JSONL of prompts with graders, never trained on; unset: the gate sees nothing."
+        None,
+        description="JSONL of prompts with graders, or `reasoning_gym:NAME[:key=value,...]`; never trained on. Unset: "
+        "the gate sees nothing.",
     )
     heldout_size: int = Field(200, ge=1, description="Held-out prompts that are read.")
     heldout_sealed: float = Field(

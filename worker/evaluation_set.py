@@ -2,10 +2,10 @@
 
 Beside them the gate may ask regression prompts, which were learned from: what was corrected once must stay right.
 
-Read from JSONL, one `{"prompt": ...}` or `{"messages": [...]}` with a `"grader"` per line; a prompt is what a user
-says, so it goes through the chat template like a message. Whether a prompt is sealed follows from its text, so it
-stays sealed or open when lines are added. Leaves out the asking (`worker.evaluation`) and the judging
-(`worker.gate`).
+Made from a dataset of reasoning-gym, or read from JSONL, one `{"prompt": ...}` or `{"messages": [...]}` with a
+`"grader"` per line; a prompt is what a user says, so it goes through the chat template like a message. Whether a prompt
+is sealed follows from its text, so it stays sealed or open when lines are added. Leaves out the asking
+(`worker.evaluation`) and the judging (`worker.gate`).
 """
 
 import hashlib
@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from transformers import PreTrainedTokenizerBase
 
+from app.held_out import gym_problems
 from training.chat import render_chat
 from training.graders.parse import parse_grader
 
@@ -95,7 +96,7 @@ def read_evaluation_set(
     """Read the first `size` prompts, and divide them.
 
     Args:
-        path: of the JSONL file.
+        path: of the JSONL file, or the name of a dataset of reasoning-gym (`app.held_out`).
         size: most prompts read, > 0.
         tokenizer: of the model that is to answer.
         sealed_share: share of them the gate never asks, in [0, 1).
@@ -107,6 +108,11 @@ def read_evaluation_set(
 
     """
     questions: list[Question] = []
+    generated = gym_problems(path, size)
+    if generated is not None:
+        asked = [([{"role": "user", "content": one.prompt}], one.grader) for one in generated]
+        questions = [question_of(messages, grader, str(path), tokenizer) for messages, grader in asked]
+        return evaluation_set(questions, sealed_share, regressions)
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             if len(questions) == size:
@@ -136,9 +142,17 @@ def _question(line: str, where: str, tokenizer: PreTrainedTokenizerBase) -> Ques
         grader = entry["grader"]
         messages = entry.get("messages") or [{"role": "user", "content": entry["prompt"]}]
         parse_grader(grader)
-        said = texts_of({"messages": messages})[-1]
+        _ = texts_of({"messages": messages})[-1]
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(f"{where} is not a prompt (or messages) with a grader: {error}") from error
+    return question_of(messages, grader, where, tokenizer)
+
+
+def question_of(
+    messages: Messages, grader: Mapping[str, Any], where: str, tokenizer: PreTrainedTokenizerBase
+) -> Question:
+    """Write what a user says as the model sees it."""
+    said = texts_of({"messages": messages})[-1]
     ids = tuple(render_chat(tokenizer, messages)) if tokenizer.chat_template else tuple(tokenizer.encode(said))
     if not ids:
         raise ValueError(f"{where} is empty once it is tokenized: write a prompt")

@@ -4,7 +4,7 @@ Leaves out the graders (`training.graders`) and running them on stored answers (
 """
 
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import anyio
 import anyio.to_thread
@@ -15,8 +15,11 @@ from app.api.answering import check_grader
 from app.api.auth import require
 from app.api.fields import JsonObject, Strict, Text
 from app.api.server import ServerDep
+from app.errors import BadRequest
 from training.graders.parse import parse_grader
 from training.graders.verdict import Failed, Graded, Verdict
+
+PLAINEST: Final = "0"  # an answer that costs nothing
 
 router = APIRouter(prefix="/v1/graders", tags=["graders"], dependencies=[Depends(require("grade"))])
 
@@ -34,10 +37,17 @@ class RunBody(ValidateBody):
 
 
 @router.post("/validate")
-async def validate(body: ValidateBody) -> dict[str, Any]:
-    """Check a spec; what is wrong with it comes as a 400 that names the field."""
+async def validate(body: ValidateBody, server: ServerDep) -> dict[str, Any]:
+    """Check a spec; what is wrong with it comes as a 400 that names the field.
+
+    It is tried on an answer too: whether a reference can be read, or a dataset is known, is only seen then.
+    """
     check_grader(body.grader)
     grader = parse_grader(body.grader)
+    work = partial(grader.grade, PLAINEST, server.settings.grader_timeout)
+    verdict = await anyio.to_thread.run_sync(work, limiter=server.trials)
+    if isinstance(verdict, Failed):
+        raise BadRequest(f"{verdict.reason}.", param="grader", code="invalid_grader")
     return {"valid": True, "grader": {"kind": grader.kind, "id": grader.name, "version": grader.version}}
 
 

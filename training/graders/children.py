@@ -1,7 +1,7 @@
 """A few child processes for gradings that can hang: reused while they answer, killed and replaced when they overrun.
 
 Started by exec, never by fork, so threads, CUDA and signal handlers of the parent do not matter, and any thread may
-ask. Leaves out what a child computes (see `child`).
+ask. A child gets nothing of its parent's environment, where secrets are. Leaves out what it computes (see `child`).
 """
 
 import atexit
@@ -20,6 +20,10 @@ from typing import Any
 from training.graders.deadline import Deadline
 
 CHILD = Path(__file__).with_name("child.py")
+MATH = Path(__file__).with_name("child_math.py")
+ALONE = ("-P", "-s", "-B")  # neither its own directory's modules nor the user's; no caches written
+# All a child's environment: sets come in one order everywhere, and each library keeps to one thread.
+ENVIRONMENT = {"PATH": os.defpath, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 START_SECONDS = 60.0  # a child imports sympy before it is ready: about one second on an idle machine
 READ_BYTES = 65_536
 
@@ -35,9 +39,10 @@ class GradingEndedError(Exception):
 class Child:
     """One process; used by one thread at a time."""
 
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(  # noqa: S603  our own file, by our own interpreter
-            [sys.executable, "-I", str(CHILD)],
+    def __init__(self, judges: Path) -> None:
+        self._process = subprocess.Popen(  # noqa: S603  our own files, by our own interpreter
+            [sys.executable, *ALONE, str(CHILD), str(judges)],
+            env=ENVIRONMENT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -95,9 +100,16 @@ class Child:
 
 
 class Children:
-    """A fixed number of children, each started when first needed."""
+    """A fixed number of children, each started when first needed.
 
-    def __init__(self, size: int) -> None:
+    Args:
+        size: most processes.
+        judges: the file that says what they can be asked; equality in mathematics and of texts when not given.
+
+    """
+
+    def __init__(self, size: int, judges: Path = MATH) -> None:
+        self._judges = judges
         self._free: queue.LifoQueue[Child | None] = queue.LifoQueue()
         self._size = size
         for _ in range(size):
@@ -122,7 +134,7 @@ class Children:
         left = waiting.remaining()
         answered = None
         try:
-            child = child or Child()
+            child = child or Child(self._judges)
             reply = child.ask(request, Deadline(left))
             answered = child
         finally:
@@ -145,9 +157,14 @@ class Children:
             self._free.put(None)
 
 
-@cache
-def shared_children() -> Children:
-    """Return this process's children; one set per process, since processes are what is scarce. Ended at exit."""
-    children = Children(size=2)
+def children_until_exit(judges: Path = MATH) -> Children:
+    """Make a few children that end with this process; few, since processes are what is scarce."""
+    children = Children(2, judges)
     atexit.register(children.close)
     return children
+
+
+@cache
+def shared_children() -> Children:
+    """Return this process's children for mathematics. Ended at exit."""
+    return children_until_exit()

@@ -1,26 +1,29 @@
 """math: whether an answer is mathematically equal to a reference, by math-verify in a child process.
 
 The reference goes first, because the comparison is not symmetric and the asymmetry guards against reward hacking. A
-reference that cannot be parsed is the task's error (`Failed`); an answer that cannot be is wrong (0).
+reference that cannot be parsed is the task's error (`Failed`); an answer that cannot be is wrong (0). An answer that is
+the reference letter for letter is right, whatever a parser makes of either.
 """
 
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from typing import Any
 
 from training.graders.children import Children, GradingEndedError, GradingOverranError
 from training.graders.cost import too_costly
 from training.graders.extract import Extraction, read_extraction
+from training.graders.notation import as_latex, formula_in, same
 from training.graders.spec import MAX_NAME, MAX_REFERENCE, SpecFields
 from training.graders.verdict import Failed, Graded, NoGrade, Verdict
 
 KIND = "math"
-Request = dict[str, str | int]  # what a child is asked; `child` says which fields
+Request = dict[str, Any]  # what a child is asked; `child_math` says which fields
 MAX_ANSWER = 20_000  # characters judged; a longer answer gets no grade
 
 
 def math_version() -> str:
     """Return our version and math-verify's: either can change a verdict."""
-    return f"1+math-verify-{version('math-verify')}"
+    return f"2+math-verify-{version('math-verify')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class MathAnswer:
 
     name: str
     reference: str  # the gold: a number, LaTeX with or without $, or text that holds it
-    precision: int  # decimal places that floats are rounded to before they are compared
+    precision: int  # decimal places that floats are rounded to; numbers too small for that, see `child_math.near`
     extraction: Extraction
     children: Children = field(repr=False, compare=False)
     kind: str = KIND
@@ -40,7 +43,15 @@ class MathAnswer:
         judged = self.extraction.find(answer)
         if judged is None:
             return Graded(0.0, self.extraction.missing())
-        request: Request = {"judge": "math", "reference": self.reference, "answer": judged, "precision": self.precision}
+        if same(self.reference, judged):
+            return Graded(1.0, f"{self.reference[:200]!r}, letter for letter")
+        request: Request = {
+            "judge": "math",
+            "reference": as_latex(formula_in(self.reference) or self.reference),
+            "answer": as_latex(judged),
+            "formula": as_latex(formula_in(judged) or ""),
+            "precision": self.precision,
+        }
         return ask_child(self.children, request, deadline_s)
 
 

@@ -4,13 +4,15 @@ Leaves out running it: see `Grader.grade`.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from training.graders.children import Children, shared_children
 from training.graders.countdown import read_countdown
 from training.graders.formula import CALLS, MAX_LENGTH, Formula
 from training.graders.grader import Grader
+from training.graders.gym import read_gym
 from training.graders.math_answer import read_math
 from training.graders.multi import Multi
 from training.graders.path import read_path
@@ -18,7 +20,10 @@ from training.graders.spec import MAX_NAME, GraderSpecError, SpecFields
 from training.graders.string_check import read_string_check
 from training.graders.text_similarity import read_text_similarity
 
-TYPES = ("string_check", "text_similarity", "math", "countdown", "path", "multi")
+READERS: Mapping[str, Callable[[SpecFields], Grader]] = MappingProxyType(
+    {"string_check": read_string_check, "countdown": read_countdown, "path": read_path, "reasoning_gym": read_gym}
+)
+TYPES = (*READERS, "text_similarity", "math", "multi")
 MAX_PARTS = 8  # graders of one multi
 MAX_SPEC = 65_536  # characters of the whole spec as JSON; it is stored with every choice
 MAX_DEPTH = 2  # a multi in a multi, and no deeper
@@ -43,17 +48,14 @@ def parse_grader(spec: Mapping[str, Any], *, children: Children | None = None) -
 def read_grader(spec: object, path: str, children: Children, depth: int) -> Grader:
     """Read the grader at `path` of a larger spec."""
     fields = SpecFields(spec, path)
-    match fields.choice("type", TYPES):
-        case "string_check":
-            return read_string_check(fields)
+    kind = fields.choice("type", TYPES)
+    if kind in READERS:
+        return READERS[kind](fields)
+    match kind:
         case "text_similarity":
             return read_text_similarity(fields, children)
         case "math":
             return read_math(fields, children)
-        case "countdown":
-            return read_countdown(fields)
-        case "path":
-            return read_path(fields)
         case _:
             return read_multi(fields, children, depth)
 

@@ -6,7 +6,8 @@ Space around either text does not count.
 
 from dataclasses import dataclass
 
-from training.graders.extract import MINUS, Extraction, plain_number, read_extraction
+from training.graders.extract import Extraction, read_extraction
+from training.graders.number import is_number, plain_number
 from training.graders.spec import MAX_NAME, MAX_REFERENCE, SpecFields
 from training.graders.verdict import Graded, Verdict
 
@@ -23,16 +24,17 @@ class StringCheck:
     operation: str  # one of OPERATIONS
     extraction: Extraction
     kind: str = KIND
-    version: str = "1"
+    version: str = "2"
 
     def grade(self, answer: str, deadline_s: float) -> Verdict:
         """Judge the answer; linear in its length, so the deadline is never near."""
         assert deadline_s > 0, "a deadline lies ahead"
-        judged = self.extraction.find(answer)
-        if judged is None:
+        readings = self.extraction.readings(answer)
+        if not readings:
             return Graded(0.0, self.extraction.missing())
-        holds = compare(self.operation, judged, self.reference)
-        return Graded(float(holds), f"{judged[:200]!r} {self.operation} {self.reference[:200]!r}")
+        held = [compare(self.operation, reading, self.reference) for reading in readings]
+        holds = all(held) if self.operation == "ne" else any(held)
+        return Graded(float(holds), f"{readings[0][:200]!r} {self.operation} {self.reference[:200]!r}")
 
 
 def compare(operation: str, judged: str, reference: str) -> bool:
@@ -56,13 +58,7 @@ def read_string_check(fields: SpecFields) -> StringCheck:
     extraction = read_extraction(fields)
     fields.close()
     if extraction.kind == "last_number":
-        if extraction.find(reference) is None or not is_number(reference):
+        if not is_number(reference):
             raise fields.error("reference", "must be a number where extract is last_number")
         reference = plain_number(reference)
     return StringCheck(name, reference, operation, extraction)
-
-
-def is_number(text: str) -> bool:
-    """Return whether the text is one number and nothing else."""
-    digits = text.lstrip("+" + MINUS).replace(",", "").replace(".", "", 1)
-    return digits.isascii() and digits.isdigit() and text[-1] != "."

@@ -17,7 +17,7 @@ class Problem:
     """
 
     prompt: str  # the user's message, as text
-    answer: str  # the right final answer, as text
+    answer: str  # the right final answer, as text; "" where the source holds none and any of many is right
     grader: Mapping[str, Any]  # a spec `training.graders.parse_grader` accepts
     family: str  # the family that made it, or "" for a problem from elsewhere
     difficulty: int  # the family's own scale, >= 0; more is harder

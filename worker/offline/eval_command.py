@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
 
 @click.command("eval", short_help="Measure a model on problems: greedy, avg@k, pass@k, with intervals.")
-@click.option("--data", required=True, help="FILE.jsonl, gsm8k:test, gsm8k:FILE, or gsm8k:test:DIRECTORY.")
+@click.option(
+    "--data",
+    required=True,
+    help="FILE.jsonl, gsm8k:test, gsm8k:FILE, gsm8k:test:DIRECTORY, or reasoning_gym:NAME[:key=value,...].",
+)
 @click.option(
     "--model",
     required=True,
@@ -103,6 +107,7 @@ def command(
     from rich.console import Console
 
     from training.sampling import Sampling
+    from training.tasks.splits import Split
     from worker.offline.answers import Asking
     from worker.offline.models import open_model
     from worker.offline.score_table import as_json, score_table, write_records
@@ -121,7 +126,7 @@ def command(
     with told():
         samplings = [Sampling(length, tau, temperature, top_k, top_p, seed, draws) for length in latent_lengths]
         askings = [Asking(one, max_new, number, slots, placement, lead_in, lead_out) for one in samplings]  # type: ignore[arg-type]  # a click.Choice
-    problems = part_of(read_source(data), part)[:limit]
+    problems = part_of(read_source(data, Split.TEST), part)[:limit]
     require_apart(chain.from_iterable(map(read_source, against)), problems, data)
     policy = open_model(model, version=0, dtype=dtype, device=device)
     if records:

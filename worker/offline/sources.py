@@ -5,6 +5,7 @@
     gsm8k:test:/data/gsm8k             a split in a directory that looks like the repository
     gsm8k:test                         a split from the hub, or from its cache when offline
     export:answers.jsonl               what `lepo data export` wrote: the questions that came with a grader
+    reasoning_gym:chain_sum:size=2000  problems of that package (`training.tasks.gym`)
 
 Leaves out the layouts themselves (`training.tasks.layouts`).
 """
@@ -14,9 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from app.errors import BadRequest
+from training.tasks.gym import is_gym, make_problems, parse_source
 from training.tasks.jsonl import read_problems
 from training.tasks.layouts import LAYOUTS, Layout, read_dataset, split_files
 from training.tasks.problem import Problem
+from training.tasks.splits import Split
 from worker.evaluation_set import normal
 from worker.offline.exported import read_exported
 
@@ -32,8 +35,12 @@ def told() -> Iterator[None]:
         raise BadRequest(str(error)) from error
 
 
-def read_source(source: str) -> list[Problem]:
+def read_source(source: str, split: Split = Split.TRAIN) -> list[Problem]:
     """Read problems from where `source` says, in order.
+
+    Args:
+        source: see the top of this file.
+        split: of a generated source that names none; what lies in files is read as it is.
 
     Raises:
         BadRequest: there is nothing to read, a row is wrong, or the hub is out of reach; the message says what to do.
@@ -41,7 +48,9 @@ def read_source(source: str) -> list[Problem]:
     """
     name, _, where = source.partition(":")
     with told():
-        if name == "export":
+        if is_gym(source):
+            problems = list(make_problems(parse_source(source, split)))
+        elif name == "export":
             problems = read_exported(_file(where))
         else:
             problems = _known(LAYOUTS[name], where) if name in LAYOUTS else read_problems(_file(source))
@@ -71,7 +80,7 @@ def _file(source: str) -> Path:
     if not path.is_file():
         raise ValueError(
             f"no file at '{source}': give a .jsonl file with prompt, answer and grader per line, or a data set "
-            f"({', '.join(LAYOUTS)}) as NAME:SPLIT or NAME:FILE"
+            f"({', '.join(LAYOUTS)}) as NAME:SPLIT or NAME:FILE, or reasoning_gym:NAME"
         )
     return path
 

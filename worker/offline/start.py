@@ -12,6 +12,7 @@ from training.lora import Adapted, LoraSettings
 from training.policy import Policy
 from training.ranks import Ranks
 from training.sharded import Sharded
+from training.tasks.splits import Split
 from training.update import Learner
 from worker.offline.models import open_model
 from worker.offline.problem_set import ProblemSet, split
@@ -109,7 +110,7 @@ def read_lessons(asked: Asked) -> ProblemSet:
     problems = read_source(asked.data)
     if asked.validation is None:
         return split(problems, asked.recipe.seed)
-    validation = read_source(asked.validation)
+    validation = read_source(asked.validation, Split.VALIDATION)
     require_apart(problems, validation, asked.validation)
     return ProblemSet(tuple(problems), tuple(validation))
 

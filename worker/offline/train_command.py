@@ -27,7 +27,10 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command("train", short_help="Learn from a file of problems, without a server.")
-@click.option("--data", help="FILE.jsonl (prompt, answer, grader), gsm8k:train, or gsm8k:FILE.")
+@click.option(
+    "--data",
+    help="FILE.jsonl (prompt, answer, grader), gsm8k:train, gsm8k:FILE, or reasoning_gym:NAME[:key=value,...].",
+)
 @click.option("--model", help="'demo', 'smollm2', a directory, a GGUF file, or a hub name.")
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Directory of the run.")
 @click.option("--validation", help="As --data; a tenth of the data, 200 problems at most, when not given.")
