@@ -1,14 +1,17 @@
 """The loop: every answer is compared with the others to its problem, and what nobody graded teaches nothing."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
 from training.advantage import group_advantages
-from training.loop import compared, one_round
+from training.head import take_apart
+from training.loop import Group, compared, one_round
 from training.policy import Policy
+from training.replay import replay
 from training.rollout import Rollout
 from training.sample import sample
 from training.sampling import Sampling
@@ -75,22 +78,17 @@ def test_undivided_advantages_keep_their_size() -> None:
 
 
 def test_parts_of_other_processes_are_learned_from_too(rollout: Rollout) -> None:
-    elsewhere = ([One(rollout, "1"), One(rollout, "0")], [Mark(1.0), Mark(0.0)])
-    done = one_round(
-        ["a"],
-        lambda _: [[One(rollout, "0"), One(rollout, "1")]],
-        marks_of,
-        learned,
-        together=lambda work: [*work(), elsewhere],
-    )
+    def gathered(work: Callable[[], list[Group[One, Mark]]]) -> list[Group[One, Mark]]:
+        return [*work(), ([One(rollout, "1"), One(rollout, "0")], [Mark(1.0), Mark(0.0)])]
+
+    group = [One(rollout, "0"), One(rollout, "1")]
+    done = one_round(["a"], lambda _: [group], marks_of, learned, together=gathered)
     assert done.learned is not None
     assert [text for text, _ in done.learned] == ["0", "1", "1", "0"]
 
 
 def test_a_round_makes_the_right_answers_likelier(policy: Policy) -> None:
     """Sampled, graded, compared and learned from: what was rewarded is likelier under the weights that come out."""
-    import copy
-
     mine = replace(policy, model=copy.deepcopy(policy.model))
     learner = Learner(mine.model)
 
@@ -113,9 +111,6 @@ def test_a_round_makes_the_right_answers_likelier(policy: Policy) -> None:
     assert {mark.value for mark in marks} == {0.0, 1.0}
     before = [float(one.rollout.token_logprobs_T[0]) for one in answers]
     with torch.no_grad():
-        from training.head import take_apart
-        from training.replay import replay
-
         after = replay(take_apart(mine.model), [one.rollout for one in answers]).token_logprobs_BT[:, 0].tolist()
     gains = [(new - old) * (1 if mark.value else -1) for new, old, mark in zip(after, before, marks, strict=True)]
     assert sum(gains) > 0
