@@ -16,7 +16,9 @@ install: $(STAMP)  ## Make .venv and install the project into it
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]' || { \
+	  echo "The tests need a C compiler and Python's headers (for pycosat); without them there is all else:"; \
+	  $(BIN)/pip install --quiet -c constraints.txt -e '.[data,demo,gguf,large,lora,mlflow,tensorboard]'; }
 	@touch $(STAMP)
 
 check: $(STAMP)  ## Lint, types and import directions

@@ -40,6 +40,7 @@ BENCHES: Final = {
     "soak": ("benchmarks.soak.command:command", "Saturated for minutes: what grows, what starves."),
     "update": ("benchmarks.update.command:command", "The gradient at a real vocabulary, against full logits."),
     "gate": ("benchmarks.gate.command:command", "The gate and the canary's test on policies whose quality is known."),
+    "graders": ("benchmarks.graders.command:command", "Our graders against the scorers of reasoning-gym."),
     "learning": ("benchmarks.learning.command:command", "LEPO against its rivals, from one base."),
     "offpolicy": ("benchmarks.offpolicy.command:command", "What late grades teach, in one process."),
 }

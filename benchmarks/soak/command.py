@@ -23,6 +23,7 @@ BACKLOG: Final = 100_000
 SHORT_MINUTES: Final = 2.0  # below it slopes are shown and not judged, and the backlog is small
 WARM: Final = 0.2  # share of the time that is not counted
 PART: Final = 0.2  # share of the time with the backlog, and of each of the two that it is compared with
+POSTGRES_FILES: Final = "files.postgres"  # shown, not judged: a connection keeps open what it touched, up to all tables
 COMMON: Final = (
     Bound("control_p99_s", 2.0, "at most"),
     Bound("refused", 0, "at most"),  # of the probes, and of the users but for "come again"
@@ -136,10 +137,10 @@ def growth(seen: "Watched") -> dict[str, Any]:
         name: slope_of(seen.times_s[-len(values) :], values) for name, values in seen.series.items() if len(values) >= 4
     }
     memory = [100 * one.low / max(1.0, one.mean) for name, one in slopes.items() if name.startswith("memory_mib.")]
-    files = [one.low for name, one in slopes.items() if name.startswith("files.")]
+    ours = [one.low for name, one in slopes.items() if name.startswith("files.") and name != POSTGRES_FILES]
     return {
         "memory_growth_percent_per_minute": max(memory, default=0.0),
-        "files_growth_per_minute": max(files, default=0.0),
+        "files_growth_per_minute": max(ours, default=0.0),
         "connections_growth_per_minute": slopes["connections"].low if "connections" in slopes else 0.0,
         "slopes": {name: asdict(one) for name, one in slopes.items()},
     }

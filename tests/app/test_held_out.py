@@ -12,6 +12,8 @@ import pytest
 from app.errors import BadRequest
 from app.held_out import require_held_out
 from app.settings import Settings
+from training.tasks.gym import GymSource, make_problems
+from training.tasks.splits import Split
 from worker.evaluation_set import read_evaluation_set
 
 GRADER = {"type": "string_check", "operation": "eq", "reference": "5"}
@@ -25,6 +27,31 @@ def test_what_the_exam_reads_is_let_through(tmp_path: Path, tokenizer: Any) -> N
     require_held_out(Settings(heldout=file, heldout_size=2))
     assert len(read_evaluation_set(file, 2, tokenizer, 0.0).questions) == 2
     require_held_out(Settings(heldout=None))
+
+
+def test_a_dataset_of_reasoning_gym_is_held_out_too(tokenizer: Any) -> None:
+    """Of the validation split, and only as many as are read; the gate gets the same whenever it asks."""
+    named = Path("reasoning_gym:chain_sum:seed=1,size=5000")
+    require_held_out(Settings(heldout=named, heldout_size=30))
+    held = read_evaluation_set(named, 30, tokenizer, 0.2)
+    assert len(held.questions) + len(held.sealed) == 30
+    assert held.sealed
+    assert held == read_evaluation_set(named, 30, tokenizer, 0.2)
+    validation = {problem.prompt for problem in make_problems(GymSource("chain_sum", "{}", 30, 1, Split.VALIDATION))}
+    assert {question.said for question in held.questions.values()} <= validation
+
+
+@pytest.mark.parametrize(
+    ("source", "word"),
+    [
+        ("reasoning_gym:chain_sun", "choose one of ab"),
+        ("reasoning_gym:chain_sum:terms=3", "choose from min_terms"),
+        ("reasoning_gym:chain_sum:size", "is no key=value"),
+    ],
+)
+def test_a_dataset_that_is_none_is_refused(source: str, word: str) -> None:
+    with pytest.raises(BadRequest, match=f"LEPO_HELDOUT: .*{word}"):
+        require_held_out(Settings(heldout=Path(source)))
 
 
 @pytest.mark.parametrize(

@@ -71,8 +71,27 @@ def test_a_grader_named_in_the_request_makes_a_grade(world: World, grader: Mappi
     row, (entry,) = state_of(world, one)
     assert row.grading_state == "graded"
     assert (entry.state, entry.value, entry.grader_kind, entry.grader_id) == ("graded", value, "string_check", "not-it")
-    assert entry.grader_version == "1"
+    assert entry.grader_version == "2"
     assert grade(world.context) == {}
+
+
+def test_a_problem_of_reasoning_gym_named_in_the_request_is_graded_by_its_own_scorer(world: World) -> None:
+    """What a random model says is no sum; an entry that nobody can make is a failure and no zero."""
+    spec = {"type": "reasoning_gym", "dataset": "chain_sum", "seed": 1, "index": 0}
+    (one,) = asked(world, spec)
+    (other,) = asked(world, {**spec, "dataset": "chain_sun"})
+    states = grade(world.context)
+    assert states["graded"] == 1
+    row, (entry,) = state_of(world, one)
+    assert (row.grading_state, entry.grader_kind, entry.value) == ("graded", "reasoning_gym", 0.0)
+    assert entry.grader_version is not None
+    assert "reasoning-gym" in entry.grader_version
+    for _ in range(MOST_ATTEMPTS - 1):
+        end_leases(world)
+        grade(world.context)
+    row, (entry,) = state_of(world, other)
+    assert (row.grading_state, entry.value) == ("failed", None)
+    assert "chain_sum" in str(entry.comment)
 
 
 def test_a_failing_grader_is_tried_again_then_recorded_as_failed_and_never_as_zero(world: World) -> None:

@@ -32,6 +32,7 @@ Json = dict[str, Any]
 
 DRAWING = ("matplotlib", "mpl_toolkits", "drawsvg")  # imported by what reasoning-gym imports, and never used by it
 LEFT_OUT = ("composite",)  # mixes others by a configuration of its own
+ROUNDING = 1e-9  # how far outside of [0, 1] a score may be by rounding alone
 OURS = ("seed", "size")  # fields of every configuration that a request names apart
 EVALUATING = ("string_insertion", "spiral_matrix", "number_sorting", "binary_matrix")  # of algorithmic: eval(answer)
 # What arithmetic and calculus need; sympy's reader evaluates everything else too, `open` and `__import__` among it.
@@ -46,8 +47,8 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 # What a configuration, a generator or a scorer may raise over values it was not made for.
 TROUBLE = (
-    *(ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, NameError, NotImplementedError),
-    *(OSError, RecursionError, SyntaxError, TypeError, ValueError, tokenize.TokenError),
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, NameError, OSError, RuntimeError),
+    *(StopIteration, SyntaxError, TypeError, ValueError, tokenize.TokenError),
 )
 
 
@@ -120,7 +121,7 @@ def reader(parse_expr: Callable[..., Any]) -> Callable[..., Any]:
 
 def seal() -> None:
     """Take away what no scorer needs: writing, other files than Python's own, processes, the network."""
-    roots = tuple(os.path.realpath(root) + os.sep for root in {sys.prefix, sys.base_prefix, *filter(None, sys.path)})
+    roots = tuple(os.path.realpath(root) + os.sep for root in {sys.prefix, sys.base_prefix})
 
     def watch(event: str, args: tuple[Any, ...]) -> None:
         if event == "open":
@@ -132,7 +133,8 @@ def seal() -> None:
         elif event.partition(".")[0] in CLOSED and event not in READING:
             raise PermissionError(f"{event} is not for graders")
 
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_NPROC):  # the system's own bars; root passes the second
+        resource.setrlimit(limit, (0, 0))
     sys.addaudithook(watch)
 
 
@@ -163,22 +165,23 @@ def entries(request: Json) -> Json:
 def score(request: Json) -> Json:
     """Score an answer by the dataset's own scorer, whose partial scores stay as they are.
 
-    Request: as `entries`, with `index`, `digest` ("" for any) and `answer`. An answer the scorer stumbles over gets 0.
+    Request: as `entries`, with `index`, `digest` ("" for any), `answer`, and `readings` of it: the best counts. An
+    answer the scorer stumbles over gets 0.
     """
     made = dataset_of(request)
-    entry = copy.deepcopy(entry_of(request, request["index"]))
+    entry = entry_of(request, request["index"])
     if request["digest"] not in {"", digest(entry)}:
         raise RefusedError(
             f"entry {request['index']} of {request['dataset']} is another here than the one that was asked: "
             "install the release of reasoning-gym that made the problem"
         )
     try:
-        value = float(made.score_answer(request["answer"], entry))
+        value = max(float(made.score_answer(reading, copy.deepcopy(entry))) for reading in request["readings"])
     except TROUBLE as error:
         return {"value": 0.0, "detail": f"the scorer of {request['dataset']} raised {type(error).__name__}"}
-    if not (math.isfinite(value) and 0 <= value <= 1):
+    if not (math.isfinite(value) and -ROUNDING <= value <= 1 + ROUNDING):
         raise RefusedError(f"the scorer of {request['dataset']} gave {value:g}, which is not within 0 and 1")
-    return {"value": value, "detail": f"{request['answer'][:200]!r} by {request['dataset']}"}
+    return {"value": min(1.0, max(0.0, value)), "detail": f"{request['answer'][:200]!r} by {request['dataset']}"}
 
 
 def dataset_of(request: Json) -> Any:

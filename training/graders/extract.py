@@ -16,7 +16,7 @@ MAX_MARKER = 100  # characters
 OPEN, CLOSE = "<answer>", "</answer>"
 BOXED = "\\boxed{"
 # "The answer is 12", "Answer: 12", "**Final answer:** 12"; not "my answer may be 12"
-ANNOUNCED = re.compile(r"\banswer\*{0,2}\s{0,4}(?:is\b\s{0,4}:?|[:=])\*{0,2}\s{0,4}", re.IGNORECASE)
+ANNOUNCED = re.compile(r"\banswer\*{0,2}\s{0,4}(?:is\b\s{0,4}:?|[:=])\*{0,2}[ \t]{0,4}", re.IGNORECASE)
 PAIRS = (("**", "**"), ("$", "$"), ("\\(", "\\)"), ("`", "`"), ('"', '"'))  # written around an answer, not of it
 
 
@@ -34,7 +34,14 @@ class Extraction:
         if self.kind == "after_marker":
             _, found, rest = answer.rpartition(self.marker)
             return rest.strip().partition("\n")[0].rstrip() if found else None
-        return final_answer(answer) if self.kind == "answer" else answer.strip()
+        return without_stop(final_answer(answer)) if self.kind == "answer" else answer.strip()
+
+    def readings(self, answer: str) -> list[str]:
+        """Return what `find` finds; of a final answer that ends in a full stop also the one with it, if it belongs."""
+        found = self.find(answer)
+        if found is None:
+            return []
+        return list(dict.fromkeys((found, final_answer(answer)))) if self.kind == "answer" else [found]
 
     def missing(self) -> str:
         """Return why `find` found nothing, for people."""
@@ -48,7 +55,7 @@ def read_extraction(fields: SpecFields, default: str = "whole") -> Extraction:
 
 
 def final_answer(text: str) -> str:
-    r"""Return what a text gives as its answer, without what is written around it.
+    r"""Return what a text gives as its answer, without what is written around it; a full stop stays.
 
     The first of these that is there, each the last of its kind: between <answer> and </answer>; in \boxed{};
     what is announced ("The answer is 12.", "Answer: 12"), the rest of that line, or all that follows where the line
@@ -65,7 +72,7 @@ def final_answer(text: str) -> str:
         return bare(text)
     rest = text[announced[-1] :]
     line = rest.partition("\n")[0].strip()
-    return bare((line or rest).strip().removesuffix("."))
+    return bare(line or rest)
 
 
 def between_tags(text: str) -> str | None:
@@ -86,6 +93,11 @@ def in_box(text: str) -> str | None:
         if depth == 0:
             return rest[:at]
     return None
+
+
+def without_stop(text: str) -> str:
+    """Leave out the full stop that ends a sentence, and what is written around the rest."""
+    return text if text.endswith("..") else bare(text.removesuffix("."))
 
 
 def bare(text: str) -> str:

@@ -86,10 +86,11 @@ class Gym:
 
     def grade(self, answer: str, deadline_s: float) -> Verdict:
         """Judge the answer in a child that is killed when it overruns."""
-        judged = self.extraction.find(answer)
-        if judged is None:
+        readings = self.extraction.readings(answer)
+        if not readings:
             return Graded(0.0, self.extraction.missing())
-        request = {"judge": "score", **self.dataset.named, "index": self.index, "digest": self.digest, "answer": judged}
+        entry = {**self.dataset.named, "index": self.index, "digest": self.digest}
+        request = {"judge": "score", **entry, "answer": readings[0], "readings": readings}
         return ask_child(self.children, request, deadline_s)
 
 

@@ -47,7 +47,7 @@ class MathAnswer:
             return Graded(1.0, f"{self.reference[:200]!r}, letter for letter")
         request: Request = {
             "judge": "math",
-            "reference": as_latex(self.reference),
+            "reference": as_latex(formula_in(self.reference) or self.reference),
             "answer": as_latex(judged),
             "formula": as_latex(formula_in(judged) or ""),
             "precision": self.precision,

@@ -8,7 +8,7 @@ r"""How mathematics is written, brought to what a LaTeX reader reads, and told f
 import re
 from fractions import Fraction
 
-from training.graders.extract import final_answer, in_box
+from training.graders.extract import final_answer, in_box, without_stop
 from training.graders.number import NARROW_SPACES, spelled
 
 MAX_FORMULA = 300  # characters of an answer that is read as one formula
@@ -17,8 +17,10 @@ MOST_ZEROS = 30  # written for an exponent
 _MINUS = re.compile(
     r"\N{MINUS SIGN}|(?:(?<=^)|(?<=[=(\[{$,:])|(?<=[A-Za-z=(\[{$,:] ))[\N{EN DASH}\N{EM DASH}](?=[\d.])", re.MULTILINE
 )
-_MONEY = re.compile(r"\\\$\s?(?=[\d.])|[\N{POUND SIGN}\N{EURO SIGN}\N{YEN SIGN}]\s?(?=[\d.])|(?<=\d)\s?[\N{EURO SIGN}]")
+_MONEY = re.compile(r"(?:\\\$|[\N{POUND SIGN}\N{EURO SIGN}\N{YEN SIGN}])\s?(?=[+-]?[\d.])|(?<=\d)\s?\N{EURO SIGN}")
 _GROUPS = re.compile(rf"(?<=\d)(?:\{{,\}}|\\[,!]|[{NARROW_SPACES}])(?=\d{{3}}(?!\d))")
+_PLUS = re.compile(r"(?:^|(?<=[=(\[{$,:]))(\s?)\+(?=[\d.])", re.MULTILINE)
+_ZEROS = re.compile(r"(?<![\w.,])0+(?=\d)", re.ASCII)
 _EXPONENT = re.compile(r"(?<![\w.])(\d{1,30}(?:\.\d{1,30})?)[eE]([+-]?\d{1,2})(?![\w.])", re.ASCII)
 _MIXED = re.compile(r"(?<![\w./])(\d{1,9}) (\d{1,9})/(\d{1,9})(?![\w/])", re.ASCII)
 _DOLLAR = re.compile(r"(?<!\\)\$")
@@ -31,7 +33,7 @@ _COMMAND = re.compile(r"\\[A-Za-z]+|\\[{}|,;!]")
 _TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf|operatorname)\{([^{}]{0,60})\}")
 _WORD = re.compile(r"[A-Za-z]{2,}")
 _TWO_NUMBERS = re.compile(r"(?<![_^\d])\d+\s+\d")
-_POWER = re.compile(r"\*\*")
+_POWER = re.compile(r"(?:\*\*|\^)(?:\s?(\d+))?")  # Python's, and x^10, which LaTeX reads as x^1 times 0
 _SPACE = re.compile(r"(?<!\w) | (?!\w)")  # that does not keep two numbers or two names apart
 _SIZES = re.compile(r"\\(?:left|right|displaystyle|,|;|!|quad)(?![A-Za-z])")
 
@@ -42,6 +44,7 @@ def as_latex(text: str) -> str:
     text = _GROUPS.sub("", _MONEY.sub("", text))
     if len(_DOLLAR.findall(text)) == 1:  # money, not a delimiter
         text = _DOLLAR.sub("", text)
+    text = _ZEROS.sub("", _PLUS.sub(r"\1", text))
     text = _EXPONENT.sub(_written_out, text)
     return _MIXED.sub(_improper, text)
 
@@ -65,7 +68,7 @@ def formula_in(text: str) -> str | None:
     """
     if _DOLLAR.search(text) or "\\(" in text or "\\[" in text or in_box(text) is not None:
         return None
-    formula = final_answer(text).removesuffix(".").lstrip("= ").strip()
+    formula = without_stop(final_answer(text)).lstrip("= ").strip()
     if len(formula) > MAX_FORMULA or not formula or _PLAIN_NUMBER.fullmatch(formula):
         return None
     if _ONE_FORMULA.fullmatch(formula) is None or formula.count("=") > 1 or _TWO_NUMBERS.search(formula):
@@ -75,7 +78,7 @@ def formula_in(text: str) -> str | None:
         return None
     for word in set(words) - {READ_AS_IT_STANDS}:
         formula = re.sub(rf"(?<![\\A-Za-z]){word}(?![A-Za-z])", rf"\\{word.lower()}", formula)
-    return _POWER.sub("^", formula)
+    return _POWER.sub(lambda found: f"^{{{found[1]}}}" if found[1] else "^", formula)
 
 
 def same(reference: str, answer: str) -> bool:
@@ -84,7 +87,7 @@ def same(reference: str, answer: str) -> bool:
 
 
 def _letters(text: str) -> str:
-    return _SPACE.sub("", " ".join(_SIZES.sub(" ", _TEXT.sub(r"\1", final_answer(text))).removesuffix(".").split()))
+    return _SPACE.sub("", " ".join(_SIZES.sub(" ", _TEXT.sub(r"\1", without_stop(final_answer(text)))).split()))
 
 
 def _last_formula(text: str) -> str:

@@ -29,11 +29,12 @@ class StringCheck:
     def grade(self, answer: str, deadline_s: float) -> Verdict:
         """Judge the answer; linear in its length, so the deadline is never near."""
         assert deadline_s > 0, "a deadline lies ahead"
-        judged = self.extraction.find(answer)
-        if judged is None:
+        readings = self.extraction.readings(answer)
+        if not readings:
             return Graded(0.0, self.extraction.missing())
-        holds = compare(self.operation, judged, self.reference)
-        return Graded(float(holds), f"{judged[:200]!r} {self.operation} {self.reference[:200]!r}")
+        held = [compare(self.operation, reading, self.reference) for reading in readings]
+        holds = all(held) if self.operation == "ne" else any(held)
+        return Graded(float(holds), f"{readings[0][:200]!r} {self.operation} {self.reference[:200]!r}")
 
 
 def compare(operation: str, judged: str, reference: str) -> bool:

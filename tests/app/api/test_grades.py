@@ -223,6 +223,21 @@ def test_graders_can_be_tried_out(live: Live) -> None:
     assert verdict("$\\frac{2}{4}$", {"type": "math", "reference": "1/2"}) == ("graded", 1.0)
     bad = live.http().post("/v1/graders/validate", json={"grader": {**spec, "operation": "near"}})
     assert (bad.status_code, bad.json()["error"]["param"]) == (400, "grader.operation")
+    unread = live.http().post("/v1/graders/validate", json={"grader": {"type": "math", "reference": "\\frac{"}})
+    assert (unread.status_code, unread.json()["error"]["param"]) == (400, "grader")
+
+
+def test_a_problem_of_reasoning_gym_can_be_named(live: Live) -> None:
+    spec = {"type": "reasoning_gym", "dataset": "chain_sum", "seed": 42, "index": 7, "config": {"max_terms": 3}}
+    named = live.http().post("/v1/graders/validate", json={"grader": spec}).json()
+    assert (named["valid"], named["grader"]["kind"]) == (True, "reasoning_gym")
+    ran = live.http().post("/v1/graders/run", json={"grader": spec, "answer": "I do not know"}).json()
+    assert (ran["state"], ran["value"]) == ("graded", 0.0)
+    for wrong, word in (({"dataset": "chain_sun"}, "choose one of"), ({"config": {"terms": 1}}, "choose from")):
+        refused = live.http().post("/v1/graders/validate", json={"grader": {**spec, **wrong}})
+        assert refused.status_code == 400
+        assert word in refused.json()["error"]["message"]
+    assert live.answer(grader=spec)["choices"][0]["interaction_id"]
 
 
 def test_answers_are_read_back_by_those_who_asked(live: Live) -> None:

@@ -6,10 +6,11 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from training.graders.children import Children
+from training.graders.children import ENVIRONMENT, Children
 from training.graders.grader import Grader
 from training.graders.math_answer import MAX_ANSWER
 from training.graders.parse import parse_grader
@@ -46,6 +47,59 @@ def graded(verdict: Verdict) -> float:
         ("x + 1", "$1 + x$", 1.0),
         ("x + 1", "1", 0.0),
         ("54", "I do not know", 0.0),
+        # what stands around a number
+        ("54", '"54"', 1.0),
+        ("54", "[54]", 1.0),
+        ("54", "`54`", 1.0),
+        ("54", "=54", 1.0),
+        ("54", "<answer>54</answer>", 1.0),
+        ("54", "54 m", 1.0),
+        ("54", "+54", 1.0),
+        ("-54", "-0054", 1.0),
+        ("-54", "\N{MINUS SIGN}54", 1.0),
+        ("-3", "The answer is \N{EN DASH}3.", 1.0),
+        # several numbers are not one, and one is not several
+        ("12", "1, 2", 0.0),
+        ("12", "1,2", 0.0),
+        ("12", "1 2", 0.0),
+        ("2", "(1, 2)", 0.0),
+        ("2", "1, 2", 0.0),
+        ("2", "2x", 0.0),
+        ("1", "x^2 + 1", 0.0),
+        ("3, 5, 7", "3,5,7", 1.0),
+        ("(100,200)", "(100,201)", 0.0),
+        # letter for letter, and without delimiters
+        ("(1, 2)", "(1, 2)", 1.0),
+        ("\\sqrt{2}", "\\sqrt{2}", 1.0),
+        ("\\sqrt{2}", "sqrt(2)", 1.0),
+        ("A", "A", 1.0),
+        ("A", "B", 0.0),
+        ("\\text{Evelyn}", "Evelyn", 1.0),
+        ("1, 2", "1, 2", 1.0),
+        ("2\\sqrt{3}", "Answer: 2\\sqrt{3}", 1.0),
+        ("-6*x**3 + 2*x", "2 x - 6 x^3", 1.0),
+        ("x**10", "$x^{10}$", 1.0),
+        ("$\\exists x 3$", "$\\exists x 3$", 1.0),
+        # very small numbers
+        ("0.000000001", "0.000000002", 0.0),
+        ("0.000000001", "1e-9", 1.0),
+        ("0.000000001", "0", 0.0),
+        ("10^{-9}", "2\\cdot 10^{-9}", 0.0),
+        ("0.000333", "1/3000", 1.0),
+        ("1/3", "0.333333", 1.0),
+        # a number in a formula that cannot be read is not its value; one beside it may be
+        ("3", "$\\exists x 3$", 0.0),
+        ("3", "\\log_2 3", 0.0),
+        ("5", "so $x \\foo$ is 5", 1.0),
+        # money and mixed numbers
+        ("5", "\\$5", 1.0),
+        ("\\$5.50", "5.5", 1.0),
+        ("1234", "\\$1{,}234", 1.0),
+        ("12", "$12", 1.0),
+        ("1.5", "1\\frac{1}{2}", 1.0),
+        ("1.5", "1 1/2", 1.0),
+        ("1 1/2", "3/2", 1.0),
+        ("0.5", "1 1/2", 0.0),
         ("54", "", 0.0),
     ],
 )
@@ -64,6 +118,21 @@ def test_a_gold_that_cannot_be_parsed_is_the_tasks_error_and_not_a_zero(children
     verdict = math("\\frac{", children).grade("5", SECONDS)
     assert isinstance(verdict, Failed)
     assert "reference" in verdict.reason
+
+
+def test_a_reference_that_is_read_for_its_number_alone_is_the_tasks_error(children: Children) -> None:
+    for answer in ("$\\forall y 3$", "3"):
+        assert isinstance(math("$\\exists x 3$", children).grade(answer, SECONDS), Failed)
+
+
+def test_a_child_sees_no_secrets(children: Children) -> None:
+    assert graded(math("2", children).grade(TWO, SECONDS)) == 1.0
+    assert {line.partition("=")[0] for line in environment_of(children)} == set(ENVIRONMENT)
+
+
+def environment_of(children: Children) -> list[str]:
+    text = Path(f"/proc/{children.pids()[0]}/environ").read_text()
+    return [line for line in text.split("\0") if line]
 
 
 def test_an_endless_comparison_is_killed_at_its_deadline_and_the_next_one_works(children: Children) -> None:

@@ -10,6 +10,7 @@ from training.graders.spec import MAX_REFERENCE, GraderSpecError
 CHECK = {"type": "string_check", "reference": "54", "operation": "eq"}
 COUNTDOWN = {"type": "countdown", "numbers": [1, 2], "target": 3}
 PATH = {"type": "path", "edges": [["A", "B"]], "start": "A", "goal": "B"}
+GYM = {"type": "reasoning_gym", "dataset": "chain_sum", "seed": 1, "index": 0}
 DEEP = {"type": "multi", "graders": {"a": CHECK}, "calculate_output": "a"}
 FORMULA = "grader.calculate_output"
 
@@ -63,6 +64,20 @@ def multi(formula: str, **graders: Any) -> dict[str, Any]:
         ({"type": "path", "edges": [["A", "B"]], "start": "A"}, "grader.goal"),
         ({**PATH, "goal": "A"}, "grader.goal"),
         ({**PATH, "directed": False}, "grader.directed"),
+        ({**GYM, "dataset": "Chain Sum"}, "grader.dataset"),
+        ({"type": "reasoning_gym", "seed": 1, "index": 0}, "grader.dataset"),
+        ({**GYM, "seed": -1}, "grader.seed"),
+        ({**GYM, "seed": 1.5}, "grader.seed"),
+        ({**GYM, "index": 500}, "grader.index"),
+        ({**GYM, "size": 10, "index": 10}, "grader.index"),
+        ({**GYM, "size": 0}, "grader.size"),
+        ({**GYM, "digest": "none"}, "grader.digest"),
+        ({**GYM, "config": [1]}, "grader.config"),
+        ({**GYM, "config": {"a b": 1}}, "grader.config"),
+        ({**GYM, "config": {"min_terms": {"x": 1}}}, "grader.config.min_terms"),
+        ({**GYM, "config": {"min_terms": "x" * 101}}, "grader.config.min_terms"),
+        ({**GYM, "extract": "tags"}, "grader.extract"),
+        ({**GYM, "answer": "5"}, "grader.answer"),
         ({"type": "multi", "graders": {}, "calculate_output": "1"}, "grader.graders"),
         ({"type": "multi", "graders": {"a b": CHECK}, "calculate_output": "1"}, "grader.graders"),
         ({"type": "multi", "graders": {"min": CHECK}, "calculate_output": "1"}, "grader.graders"),

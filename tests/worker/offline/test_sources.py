@@ -35,6 +35,17 @@ def test_a_known_data_set_in_a_file_and_in_a_directory(tmp_path: Path) -> None:
         read_source(f"gsm8k:train:{tmp_path}")
 
 
+def test_problems_of_reasoning_gym_are_of_the_callers_split_unless_they_name_one() -> None:
+    source = "reasoning_gym:chain_sum:size=20"
+    read = {split: read_source(source, split) for split in Split}
+    require_apart(read[Split.TRAIN], read[Split.VALIDATION], "validation")
+    require_apart(read[Split.TRAIN], read[Split.TEST], "test")
+    assert read_source(source) == read[Split.TRAIN]
+    assert read_source(f"{source},split=test", Split.VALIDATION) == read[Split.TEST]
+    with pytest.raises(BadRequest, match="choose one of ab, acre"):
+        read_source("reasoning_gym:chain_sun")
+
+
 @pytest.mark.parametrize(
     ("source", "says"),
     [

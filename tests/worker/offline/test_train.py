@@ -93,6 +93,15 @@ def test_killed_and_resumed_is_the_same_as_uninterrupted(data: Path, model_dir: 
     )
 
 
+def test_problems_of_reasoning_gym_are_learned_from_and_validated_on(model_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    sources = ("--validation", "reasoning_gym:chain_sum:size=10")
+    finish(start(*arguments(Path("reasoning_gym:chain_sum:size=20"), model_dir, out, *sources, "--updates", "2")))
+    rows = metrics(out)
+    assert [row["problems"] for row in rows if row["kind"] == "validation"] == [10, 10]
+    assert [(row["answers"], row["failed"]) for row in rows if row["kind"] == "update"] == [(12, 0), (12, 0)]
+
+
 def test_ctrl_c_ends_with_a_checkpoint_and_the_run_goes_on(data: Path, model_dir: Path, tmp_path: Path) -> None:
     out, whole = tmp_path / "run", tmp_path / "whole"
     plan = ("--updates", "9", "--every", "50")
