@@ -37,7 +37,8 @@ demo: $(STAMP)  ## The whole circle in minutes: serve, grade, learn, swap; exits
 	$(BIN)/lepo demo
 
 $(REAL): $(STAMP)
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[demo,gguf,gym]'
+	@$(BIN)/pip install --quiet -c constraints.txt -e '.[demo,gguf,gym]' || { \
+	  echo "make demo-real needs reasoning-gym, and that a C compiler and Python's headers (for pycosat)"; exit 1; }
 	@touch $(REAL)
 
 demo-real: $(REAL)  ## The same circle with SmolLM2-135M on sums of reasoning-gym: half an hour on two cores
