@@ -504,7 +504,7 @@ def test_contradictions_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"epochs": 0}, {"minibatches": 0}, {"micro_batch_positions": 0}, {"probe_rollouts": 0}]
+    "wrong", [{"epochs": 0}, {"minibatches": 0}, {"micro_batch_positions": -1}, {"probe_rollouts": 0}]
 )
 def test_update_settings_out_of_range_are_named(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
