@@ -137,7 +137,7 @@ def activations_of(
     position = item * (_PER_OUTPUT * outputs + 5 * routed * width * layers) + _FLOAT * _PER_HIDDEN * hidden * layers
     eager = config._attn_implementation == "eager"  # it keeps the scores of every pair of positions
     pair = _FLOAT * _PER_SCORE * int(config.num_attention_heads) * layers if eager else 0
-    if recomputed:
+    if recomputed and layers > _RECOMPUTED:
         position = item * hidden * layers + _RECOMPUTED * position // layers
         pair = _RECOMPUTED * pair // layers
     vocabulary = int(config.vocab_size)
