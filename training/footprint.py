@@ -24,7 +24,8 @@ _SHARE: Final = 0.5  # of the free memory that activations may take: others live
 _FLOAT = 4  # bytes of a float32
 _PER_OUTPUT = 2  # numbers kept per output of a linear layer: it, and what the next operation makes of it
 _PER_HIDDEN = 6  # numbers kept per layer and hidden unit, in float32: norms and residuals
-_PER_SCORE = 5  # numbers kept per pair of positions and head where attention is eager, in float32
+_PER_SCORE = 3  # numbers kept per pair of positions and head where attention is eager, in float32
+_CAPPED = 3  # more of them where scores are capped
 _RECOMPUTED = 3  # a layer that is recomputed takes this many times what it would have kept, for a while
 _PER_LOGIT = 3  # numbers per logit of a chunk: raw, scaled, and their gradient
 
@@ -136,7 +137,8 @@ def activations_of(
     width = int(getattr(config, "moe_intermediate_size", 0) or config.intermediate_size) if routed else 0
     position = item * (_PER_OUTPUT * outputs + 5 * routed * width * layers) + _FLOAT * _PER_HIDDEN * hidden * layers
     eager = config._attn_implementation == "eager"  # it keeps the scores of every pair of positions
-    pair = _FLOAT * _PER_SCORE * int(config.num_attention_heads) * layers if eager else 0
+    kept = _PER_SCORE + (_CAPPED if getattr(config, "attn_logit_softcapping", None) else 0)
+    pair = _FLOAT * kept * int(config.num_attention_heads) * layers if eager else 0
     if recomputed and layers > _RECOMPUTED:
         position = item * hidden * layers + _RECOMPUTED * position // layers
         pair = _RECOMPUTED * pair // layers

@@ -1,7 +1,7 @@
 """A process of test_growth: updates of rollouts of ever other lengths, and the memory that is left taken after each.
 
 Arguments: "small" or "135m", number of updates, padded positions of a micro-batch, "undo" or "drop".
-The last line of stdout is JSON: bytes resident before and after each update, their high-water mark, of the parameters.
+The last line of stdout is JSON: bytes resident before and after each update, their high-water mark, what is planned.
 """
 
 import gc
@@ -35,7 +35,7 @@ def loads(shape: Shape, updates: int) -> list[Load]:
     found = []
     for _ in range(updates):
         prompt, answer = draw.randrange(20, 90), draw.randrange(20, 150)
-        found.append(Load(shape, draw.randrange(8, 25), (prompt, prompt + 40), 4, (answer, answer + 60), 1, 0, 0))
+        found.append(Load(shape, draw.randrange(4, 13), (prompt, prompt + 40), 4, (answer, answer + 60), 1, 0, 0))
     return found
 
 
@@ -74,8 +74,14 @@ def main() -> None:
         learner.update(rollouts, advantages_of(len(rollouts)))
         after.append(resident())
         marks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
-    parameters = sum(one.numel() for one in model.parameters())
-    print(json.dumps({"before": before, "after": after, "marks": marks, "parameters": parameters}))  # noqa: T201
+    figures = {
+        "before": before,
+        "after": after,
+        "marks": marks,
+        "parameters": sum(one.numel() for one in model.parameters()),
+        "activations": learner.plan(400).activations,
+    }
+    print(json.dumps(figures))  # noqa: T201, the parent reads it
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from app.models.source import present_source
 from app.settings import read_settings
 from training.footprint import LEAST_POSITIONS
 from training.policy import placed
+from training.room import Free
 from worker.offline.recipe import Recipe
 from worker.offline.train import Around
 
@@ -36,7 +37,7 @@ _SAVINGS: Final[tuple[Mapping[str, Any], ...]] = (
 )
 
 
-def foresee(model: str, recipe: Recipe, characters: int, around: Around) -> None:
+def foresee(model: str, recipe: Recipe, characters: int, around: Around, free: Free = free) -> None:
     """Say what a run will take.
 
     Args:
@@ -44,15 +45,15 @@ def foresee(model: str, recipe: Recipe, characters: int, around: Around) -> None
         recipe: of the run.
         characters: of the longest prompt.
         around: where it runs.
+        free: says how many bytes a device has left.
 
     Raises:
         BadRequest: it cannot fit; the message says what would.
 
     """
-    found = _looked_at(model)
-    if found is None or around.ranks.size > 1:
+    found, device = _looked_at(model), _device(around.device)
+    if found is None or device is None or around.ranks.size > 1:
         return
-    device = torch.device(placed(around.device))
     left, longest = free(device), recipe.max_new + characters // _CHARACTERS
     around.say(f"memory of an update: {words(plan_of(found, learning_by(recipe, longest), left))}")
     caches = _caches(found, recipe, longest)
@@ -77,6 +78,15 @@ def learning_by(recipe: Recipe, longest: int) -> Learning:
         longest=longest,
         positions=recipe.micro_batch_positions,
     )
+
+
+def _device(name: str) -> torch.device | None:
+    """Find the one device of a run; None: there are several, or loading says what is wrong with it."""
+    try:
+        where = placed(name)
+    except ValueError:
+        return None
+    return None if where == "balanced" else torch.device(where)
 
 
 def _looked_at(model: str) -> Outline | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from app.errors import BadRequest, Conflict
 from app.models.host import free
+from app.models.learning import words
 from training.checkpoint import load_training_state
 from training.lora import Adapted, LoraSettings
 from training.policy import Policy
@@ -156,4 +157,8 @@ def learner_of(asked: Asked, learning: Policy | Adapted | Sharded, updates: int,
         reference = open_model(asked.model, version=0, dtype=recipe.dtype, device=around.device).model
     with told():
         follower = learning if isinstance(learning, Adapted) else None
-        return Learner(learning.model, update_config(recipe, updates), reference, around.ranks, follower, free)
+        learner = Learner(learning.model, update_config(recipe, updates), reference, around.ranks, follower, free)
+    plan = learner.plan(recipe.max_new)
+    if around.ranks.size > 1 and around.ranks.leads:  # what one process has of it is known only now
+        around.say(f"memory of an update, of each process: {words(plan)}")
+    return learner
