@@ -17,7 +17,6 @@ from training.replay import ReplayConfig
 
 USUAL_RANK: Final = 16  # of adapters, where nobody names one
 _FLOAT = 4  # bytes of a float32
-_GB = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ def plan_of(outline: Outline, how: Learning, free: int) -> Plan:
 
 
 def words(plan: Plan) -> str:
-    """Tell a plan in a line, in GB."""
+    """Tell a plan in a line."""
     held = plan.held
     parts = {
         "weights": held.weights,
@@ -82,8 +81,13 @@ def words(plan: Plan) -> str:
         "copies to go back to": held.undo,
         f"activations of {plan.positions:,} positions": plan.activations,
     }
-    told = ", ".join(f"{name} {size / _GB:.2f}" for name, size in parts.items() if size)
-    return f"{told}: at most {plan.most / _GB:.2f} of {plan.free / _GB:.2f} GB free"
+    told = ", ".join(f"{name} {amount(size)}" for name, size in parts.items() if size)
+    return f"{told}: at most {amount(plan.most)} of {amount(plan.free)} free"
+
+
+def amount(size: int) -> str:
+    """Tell bytes as a person reads them."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
 def adapters(outline: Outline, rank: int) -> int:

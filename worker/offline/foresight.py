@@ -13,7 +13,7 @@ import torch
 from app.engine.lane import STAGED
 from app.errors import BadRequest
 from app.models.host import free
-from app.models.learning import USUAL_RANK, Learning, plan_of, words
+from app.models.learning import USUAL_RANK, Learning, amount, plan_of, words
 from app.models.memory import per_position
 from app.models.outline import Outline, outline
 from app.models.source import present_source
@@ -25,7 +25,6 @@ from worker.offline.recipe import Recipe
 from worker.offline.train import Around
 
 _CHARACTERS: Final = 3  # of a prompt to a token, about
-_GB: Final = 1e9
 # Changes of a recipe that save memory, those that change least first, and how they are asked for.
 _SAVINGS: Final[tuple[Mapping[str, Any], ...]] = (
     {"kl_beta": 0.0},
@@ -57,13 +56,11 @@ def foresee(model: str, recipe: Recipe, characters: int, around: Around, free: F
     left, longest = free(device), recipe.max_new + characters // _CHARACTERS
     around.say(f"memory of an update: {words(plan_of(found, learning_by(recipe, longest), left))}")
     caches = _caches(found, recipe, longest)
-    around.say(f"memory of answering: keys and values up to {caches / _GB:.2f} GB (--slots, --max-new)")
+    around.say(f"memory of answering: keys and values up to {amount(caches)} (--slots, --max-new)")
     least = plan_of(found, learning_by(replace(recipe, micro_batch_positions=LEAST_POSITIONS), longest), left)
     if least.most > left:
         fitting = "; ".join(_fitting(found, recipe, longest, left)) or "a smaller model, or more memory"
-        raise BadRequest(
-            f"learning all this takes more memory than there is ({words(least)}). What would do: {fitting}"
-        )
+        raise BadRequest(f"an update takes more memory than there is ({words(least)}). What would do: {fitting}")
 
 
 def learning_by(recipe: Recipe, longest: int) -> Learning:
@@ -112,7 +109,7 @@ def _fitting(found: Outline, recipe: Recipe, longest: int, left: int) -> Iterato
         wish = replace(recipe, **saving, micro_batch_positions=LEAST_POSITIONS)
         plan = plan_of(found, learning_by(wish, longest), left)
         if wish != replace(recipe, micro_batch_positions=LEAST_POSITIONS) and plan.most <= left:
-            yield f"{_options(saving)} ({plan.most / _GB:.2f} GB)"
+            yield f"{_options(saving)} ({amount(plan.most)})"
 
 
 def _options(saving: Mapping[str, Any]) -> str:
