@@ -121,6 +121,17 @@ class Settings(BaseSettings):
 
     # Defaults of a request
     latent_length: int = Field(4, ge=0, description="Latent steps when a request does not say (`latent.length`).")
+    latent_placement: Literal["auto", "answer", "thinking", "preamble"] = Field(
+        "auto",
+        description="Where latent steps sit (`latent.placement`): 'answer', the paper's, as its first positions; "
+        "'thinking', in the model's own thinking part; 'preamble', between a lead-in and a lead-out, so that the "
+        "answer begins at its beginning; 'auto': as the model was trained, else what leaves a chat model's answers "
+        "whole.",
+    )
+    latent_lead_in: str = Field("", description="Text before the latent steps of a preamble.")
+    latent_lead_out: str = Field(
+        "", description="Text after them; empty: what ends the assistant's turn and opens it anew."
+    )
     latent_tau: float = Field(0.5, ge=1e-6, le=10, description="Gumbel-softmax temperature, likewise.")
     latent_draws: int = Field(1, ge=1, le=64, description="Gumbel-softmax samples whose mean a latent step is.")
     top_k: int = Field(30, ge=1, description="Candidates kept when a request does not say.")

@@ -16,4 +16,5 @@ SHAPE: dict[str, Any] = {
     "eos_token_id": 1,
     "pad_token_id": 2,
     "initializer_range": 0.3,  # sharp logits: what is drawn then depends on the context
+    "latent_placement": "answer",  # as if they had been trained so: what these tests ask is compared with `sample`
 }

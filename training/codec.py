@@ -7,26 +7,34 @@ log-probability -inf. Leaves out compression (random mantissas do not shrink) an
 Layout, little-endian: magic, codec version, payload length, CRC-32 of the payload; then the payload: the fixed fields
 of `_FIXED`, the support size of each latent step, and the arrays in the order of `_ARRAYS`.
 
-Axes: P prompt tokens, L latent steps, K candidates, T answer tokens, N candidates of all latent steps together.
+Axes: P prompt tokens, L latent steps, K candidates, O tokens of the lead-out, T answer tokens, N candidates of all
+latent steps together.
 """
 
 import struct
 import sys
 import zlib
-from typing import NamedTuple, get_args
+from types import MappingProxyType
+from typing import NamedTuple, TypeVar, get_args
 
 import torch
 from torch import Tensor
 
+from training.placement import PlacementName
 from training.rollout import Rollout, StopReason
 from training.sampling import Sampling
 
-CODEC_VERSION = 2  # 1 knew no `draws`: every latent step was one sample
+Word = TypeVar("Word", StopReason, PlacementName)
+
+CODEC_VERSION = 3  # 1 knew no `draws`: every latent step was one sample; 2 no placement: latents began the answer
 _MAGIC = b"LEPO"
 _HEADER = struct.Struct("<4sHII")  # magic, version, payload length, CRC-32
-_FIXED = struct.Struct("<IIIIIdddQQQBBI")
-_FIXED_1 = struct.Struct("<IIIIIdddQQQBB")
+_FIXED = struct.Struct("<IIIIIdddQQQBBIBII")
+_LAYOUTS = MappingProxyType(
+    {1: struct.Struct("<IIIIIdddQQQBB"), 2: struct.Struct("<IIIIIdddQQQBBI"), CODEC_VERSION: _FIXED}
+)
 _STOP_REASONS: tuple[StopReason, ...] = get_args(StopReason)  # stored by position: append only
+_PLACEMENTS: tuple[PlacementName, ...] = get_args(PlacementName)  # likewise
 _NEG_INF = float("-inf")
 
 
@@ -47,6 +55,9 @@ class _Fixed(NamedTuple):
     stop_reason: int  # position in `_STOP_REASONS`
     altered: int  # 0 or 1
     draws: int = 1
+    placement: int = 0  # position in `_PLACEMENTS`
+    lead_in: int = 0
+    lead_out: int = 0  # O
 
 
 def encode(rollout: Rollout) -> bytes:
@@ -75,6 +86,9 @@ def encode(rollout: Rollout) -> bytes:
         _STOP_REASONS.index(rollout.stop_reason),
         int(rollout.altered),
         settings.draws,
+        _PLACEMENTS.index(rollout.placement),
+        rollout.lead_in,
+        rollout.lead_out_ids_O.shape[0],
     )
     try:
         parts = [_FIXED.pack(*fixed)]
@@ -83,7 +97,8 @@ def encode(rollout: Rollout) -> bytes:
     latents = (rollout.latent_ids_LK, rollout.latent_weights_LK, rollout.latent_logprobs_LK)
     steps = (rollout.latent_log_mass_L, rollout.prompt_ids_P)
     answer = (rollout.token_ids_T, rollout.token_logprobs_T, rollout.token_log_mass_T)
-    arrays = (sizes_L.to(torch.int32), *(array_LK.cpu()[kept_LK] for array_LK in latents), *steps, *answer)
+    kept = (array_LK.cpu()[kept_LK] for array_LK in latents)
+    arrays = (sizes_L.to(torch.int32), *kept, *steps, *answer, rollout.lead_out_ids_O)
     parts += [_bytes(array) for array in arrays]
     payload = b"".join(parts)
     return _HEADER.pack(_MAGIC, CODEC_VERSION, len(payload), zlib.crc32(payload)) + payload
@@ -119,8 +134,11 @@ def decode(data: bytes) -> Rollout:
         token_log_mass_T=reader.take(torch.float32, fixed.answer),
         sampling=_sampling(fixed),
         policy_version=fixed.policy_version,
-        stop_reason=_stop_reason(fixed.stop_reason),
+        stop_reason=_named(_STOP_REASONS, fixed.stop_reason, "stop reason"),
         altered=bool(fixed.altered),
+        placement=_named(_PLACEMENTS, fixed.placement, "placement"),
+        lead_in=fixed.lead_in,
+        lead_out_ids_O=reader.take(torch.int32, fixed.lead_out),
     )
     reader.finish()
     return rollout
@@ -160,6 +178,7 @@ def _check(rollout: Rollout) -> None:
         "token_ids_T": (torch.int32, (count,)),
         "token_logprobs_T": (torch.float32, (count,)),
         "token_log_mass_T": (torch.float32, (count,)),
+        "lead_out_ids_O": (torch.int32, rollout.lead_out_ids_O.shape[:1]),
     }
     for name, (dtype, shape) in expected.items():
         tensor: Tensor = getattr(rollout, name)
@@ -174,7 +193,7 @@ def _payload(data: bytes) -> tuple[struct.Struct, bytes]:
     magic, version, length, checksum = _HEADER.unpack_from(data)
     if magic != _MAGIC:
         raise ValueError("these bytes are no rollout: they do not begin with LEPO")
-    layout = {1: _FIXED_1, CODEC_VERSION: _FIXED}.get(version)
+    layout = _LAYOUTS.get(version)
     if layout is None:
         raise ValueError(f"rollout codec version {version} is unknown; this release reads versions to {CODEC_VERSION}")
     payload = data[_HEADER.size :]
@@ -197,10 +216,10 @@ def _sampling(fixed: _Fixed) -> Sampling:
     )
 
 
-def _stop_reason(position: int) -> StopReason:
-    if position >= len(_STOP_REASONS):
-        raise ValueError(f"rollout bytes name stop reason {position}, which this release does not know")
-    return _STOP_REASONS[position]
+def _named(words: tuple[Word, ...], position: int, what: str) -> Word:
+    if position >= len(words):
+        raise ValueError(f"rollout bytes name {what} {position}, which this release does not know")
+    return words[position]
 
 
 def _bytes(array: Tensor) -> bytes:

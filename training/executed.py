@@ -1,7 +1,8 @@
 """Rollouts as one right-padded batch of executed inputs, and where each generated step is predicted from.
 
 The executed prefix of a step is what the model really saw: prompt tokens, then the K-weighted mixtures (never their
-readings), then answer tokens. Leaves out the forward pass (`training.replay`).
+readings), then what was put after them (`training.placement`), then answer tokens. Leaves out the
+forward pass (`training.replay`).
 
 Axes: B rollouts, S executed positions, L latent steps, K candidates, T answer tokens, N steps of all rollouts in a row.
 """
@@ -74,7 +75,7 @@ class Executed:
 
 def executed_length(rollout: Rollout) -> int:
     """Positions a forward pass reads: everything but the last token, which predicts nothing."""
-    return rollout.prompt_ids_P.shape[0] + rollout.latent_length + max(0, rollout.answer_length - 1)
+    return rollout.begin + max(0, rollout.answer_length - 1)
 
 
 def collate(rollouts: Sequence[Rollout], device: torch.device, target: Target | None = None) -> Executed:
@@ -105,9 +106,8 @@ def collate(rollouts: Sequence[Rollout], device: torch.device, target: Target | 
     recorded = [_recorded(rollout, target) for rollout in rollouts]
     latent_steps = _steps(prompts, latents, temperatures, _stacked([r.latent_ids_LK for r in rollouts]).long())
     token_ids_N = torch.cat([rollout.token_ids_T for rollout in rollouts]).long()
-    begins = [prompt + latent for prompt, latent in zip(prompts, latents, strict=True)]
     answers = [rollout.answer_length for rollout in rollouts]
-    token_steps = _steps(begins, answers, temperatures, token_ids_N[:, None])
+    token_steps = _steps([rollout.begin for rollout in rollouts], answers, temperatures, token_ids_N[:, None])
     return Executed(
         rows=len(rollouts),
         input_ids_BS=_input_ids(rollouts).to(device),
@@ -161,10 +161,11 @@ def _stacked(parts: list[Tensor], fill: float = 0.0) -> Tensor:
 
 
 def _input_ids(rollouts: Sequence[Rollout]) -> Tensor:
-    """Int64 [B, S]: prompt ids, zeros for latents, answer ids, zeros to the right."""
+    """Int64 [B, S]: prompt ids, zeros for latents, lead-out and answer ids, zeros to the right."""
     ids_BS = torch.zeros(len(rollouts), max(executed_length(rollout) for rollout in rollouts), dtype=torch.int64)
     for row, rollout in enumerate(rollouts):
-        prompt, begin = len(rollout.prompt_ids_P), len(rollout.prompt_ids_P) + rollout.latent_length
-        ids_BS[row, :prompt] = rollout.prompt_ids_P
+        begin, lead_out = rollout.begin, len(rollout.lead_out_ids_O)
+        ids_BS[row, : len(rollout.prompt_ids_P)] = rollout.prompt_ids_P
+        ids_BS[row, begin - lead_out : begin] = rollout.lead_out_ids_O
         ids_BS[row, begin : begin + max(0, rollout.answer_length - 1)] = rollout.token_ids_T[:-1]
     return ids_BS

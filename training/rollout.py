@@ -3,28 +3,36 @@
 Record what was sampled, not what could be recomputed: the kept ids and weights of each latent step are the executed
 input, and the log-probabilities are those of the policy that drew them. The byte form is `training.codec`'s.
 
-Axes: P prompt tokens, L latent steps, K candidates kept per latent step, T answer tokens.
+Axes: P prompt tokens, L latent steps, K candidates kept per latent step, O tokens of the lead-out, T answer tokens.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from torch import Tensor
 
+from training.placement import Placement, PlacementName
 from training.sampling import Sampling
 
 StopReason = Literal["stop", "length", "cancelled", "deadline"]
+
+
+def nothing() -> Tensor:
+    """No token ids, int32 [0]."""
+    return torch.empty(0, dtype=torch.int32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rollout:
     """One answer: its prompt, its latent steps, its tokens, and the policy that drew them.
 
-    `prompt` | `latents` | `tokens` is the executed sequence. The token that ended the answer (end of sequence, or the
-    last token of a stop string) is in `token_ids_T`.
+    `prompt` | `latents` | `lead-out` | `tokens` is the executed sequence; the prompt's end may be a lead-in (see
+    `training.placement`). The token that ended the answer (end of sequence, or the last token of a stop string) is in
+    `token_ids_T`.
     """
 
-    prompt_ids_P: Tensor  # int32 [P], P >= 1
+    prompt_ids_P: Tensor  # int32 [P], P >= 1, the lead-in at its end
     latent_ids_LK: Tensor  # int32 [L, K]; K is the widest support of this answer, 0 when L is; 0 outside the support
     latent_weights_LK: Tensor  # float32 [L, K], z; 0 outside the support
     latent_logprobs_LK: Tensor  # float32 [L, K], log pi~; -inf outside the support
@@ -36,11 +44,30 @@ class Rollout:
     policy_version: int  # version of the weights that drew every step, >= 0
     stop_reason: StopReason
     altered: bool = False  # True when logit_bias or min_tokens bent the distribution: served, never learned from
+    placement: PlacementName = "answer"  # where the latent steps sat; "answer" where there were none
+    lead_in: int = 0  # tokens at the end of the prompt that were put there before the latent steps
+    lead_out_ids_O: Tensor = field(default_factory=nothing)  # int32 [O], executed after them: given, not drawn
 
     @property
     def latent_length(self) -> int:
         """Latent steps executed; less than `sampling.latent_length` when the answer was cut short."""
         return self.latent_ids_LK.shape[0]
+
+    @property
+    def begin(self) -> int:
+        """Executed position of the first answer token."""
+        return self.prompt_ids_P.shape[0] + self.latent_length + self.lead_out_ids_O.shape[0]
+
+    @property
+    def asked_ids_P(self) -> Tensor:
+        """The prompt without the lead-in, int32 [P - lead_in]."""
+        return self.prompt_ids_P[: self.prompt_ids_P.shape[0] - self.lead_in]
+
+    @property
+    def placed(self) -> Placement:
+        """Where its latent steps sat, so that another answer to its prompt may have them there too."""
+        own = tuple(self.prompt_ids_P[self.prompt_ids_P.shape[0] - self.lead_in :].tolist())
+        return Placement(self.placement, own, tuple(self.lead_out_ids_O.tolist()))
 
     @property
     def answer_length(self) -> int:

@@ -7,12 +7,14 @@ Axes: P prompt tokens, L latent steps, K candidates, T answer tokens, D hidden s
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
 from training.latent import Drawn, averaged_weights, controls_for, draw, mix
+from training.placement import ANSWER, Placement
 from training.policy import Policy, embedding
 from training.rollout import Rollout, StopReason, trimmed
 from training.sampling import Sampling
@@ -22,9 +24,15 @@ Latent = tuple[Drawn, Tensor]  # a latent step, and the weights [1, K] of its mi
 
 @torch.no_grad()
 def sample(
-    policy: Policy, prompt_ids: Sequence[int], sampling: Sampling, max_new: int, *, ignore_eos: bool = False
+    policy: Policy,
+    prompt_ids: Sequence[int],
+    sampling: Sampling,
+    max_new: int,
+    *,
+    ignore_eos: bool = False,
+    placement: Placement = ANSWER,
 ) -> Rollout:
-    """Answer one prompt: latent steps first, then tokens until the end of sequence or the budget.
+    """Answer one prompt: latent steps where they are placed, then tokens until the end of sequence or the budget.
 
     Args:
         policy: the weights and their version.
@@ -32,6 +40,7 @@ def sample(
         sampling: settings, the seed included.
         max_new: generated positions, latent steps included, >= 1.
         ignore_eos: go on past the end of sequence.
+        placement: where the latent steps sit, if there are any.
 
     Raises:
         ValueError: an empty prompt or budget.
@@ -41,29 +50,48 @@ def sample(
         raise ValueError("prompt_ids is empty: give at least one token id")
     if max_new < 1:
         raise ValueError(f"max_new must be 1 or more, got {max_new}")
-    prompt_ids_P = torch.tensor(prompt_ids, dtype=torch.int64, device=policy.device)
-    latents, tokens, stop_reason = _steps(policy, prompt_ids_P, sampling, max_new, ignore_eos=ignore_eos)
-    return _record(policy, prompt_ids_P, sampling, latents, tokens, stop_reason)
+    placed = placement if sampling.latent_length else ANSWER
+    lead_in = placed.before(prompt_ids)
+    prompt_ids_P = torch.tensor([*prompt_ids, *lead_in], dtype=torch.int64, device=policy.device)
+    lead_out_ids_O = torch.tensor(placed.lead_out_ids, dtype=torch.int64, device=policy.device)
+    latents, tokens, stop_reason = _steps(
+        policy, (prompt_ids_P, lead_out_ids_O), sampling, max_new, ignore_eos=ignore_eos
+    )
+    return replace(
+        _record(policy, prompt_ids_P, sampling, latents, tokens, stop_reason),
+        placement=placed.name,
+        lead_in=len(lead_in),
+        lead_out_ids_O=lead_out_ids_O.to(torch.int32).cpu(),
+    )
 
 
 def _steps(
-    policy: Policy, prompt_ids_P: Tensor, sampling: Sampling, max_new: int, *, ignore_eos: bool
+    policy: Policy, given: tuple[Tensor, Tensor], sampling: Sampling, max_new: int, *, ignore_eos: bool
 ) -> tuple[list[Latent], list[Drawn], StopReason]:
-    """Draw step after step, each from the logits of everything executed before it: latent steps, then tokens."""
+    """Draw step after step, each from the logits of everything executed before it: latent steps, then tokens.
+
+    What is given is the prompt [P] and the lead-out [O], which goes in behind the last latent step. A step's noise has
+    the number of its position behind the prompt.
+    """
+    prompt_ids_P, lead_out_ids_O = given
     table = embedding(policy)
     controls = controls_for([sampling], policy.device)
     cache = DynamicCache(config=policy.model.config)
     next_BTD: Tensor = table(prompt_ids_P)[None]
     latents: list[Latent] = []
     tokens: list[Drawn] = []
-    for step in range(max_new):
+    for drawn_before in range(max_new):
+        latent = drawn_before < sampling.latent_length
+        step = drawn_before + (0 if latent else len(lead_out_ids_O))
         logits_BV = _logits(policy, next_BTD, cache)
         step_B1 = torch.tensor([[step]], device=policy.device)
         drawn = draw(logits_BV, controls, step_B1, sampling.top_k)
-        if step < sampling.latent_length:
+        if latent:
             weights_BK = averaged_weights(drawn, controls, step_B1, sampling.draws)
             latents.append((drawn, weights_BK))
             next_BTD = mix(table, drawn.ids_BK, weights_BK)[:, None]
+            if drawn_before + 1 == sampling.latent_length:
+                next_BTD = torch.cat([next_BTD, table(lead_out_ids_O)[None]], dim=1)
             continue
         tokens.append(drawn)
         if not ignore_eos and int(drawn.token_B1) in policy.eos_ids:

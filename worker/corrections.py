@@ -48,12 +48,15 @@ def corrections_of(
         if one.correction is None or rollout is None:
             continue
         answer_T = answer_ids(one.correction, policy)
-        if len(rollout.prompt_ids_P) + rollout.latent_length + len(answer_T) > settings.max_length:
+        if rollout.begin + len(answer_T) > settings.max_length:
             log.warning("a correction of %d tokens is longer than an answer may be; it is left out", len(answer_T))
             continue
         hinted_H = hinted_ids(one.interaction.request, one.correction, policy.tokenizer, settings)
-        if hinted_H is not None and len(hinted_H) + rollout.latent_length + len(answer_T) > settings.max_length:
-            hinted_H = None
+        if hinted_H is not None:
+            hinted_H = torch.cat([hinted_H, rollout.prompt_ids_P[len(rollout.asked_ids_P) :]])
+            more = len(hinted_H) - len(rollout.prompt_ids_P)
+            if more + rollout.begin + len(answer_T) > settings.max_length:
+                hinted_H = None
         found[one.interaction.id] = corrected(rollout, answer_T, hinted_H)
     return found
 

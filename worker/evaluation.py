@@ -14,9 +14,11 @@ from typing import Any, Final
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
 from app.engine.request import Request
+from app.placements import placements_of
 from app.settings import Settings
 from training.graders.parse import parse_grader
 from training.graders.verdict import Graded
+from training.placement import ANSWER, Placement
 from training.policy import Policy
 from training.sampling import Sampling
 from worker.evaluation_set import EvaluationSet, Question
@@ -71,12 +73,14 @@ class Scores:
         return Scores(plan, self.outcomes + more.outcomes, self.tokens + more.tokens)
 
 
-def conditions_of(settings: Settings) -> dict[str, Any]:
+def conditions_of(settings: Settings, placement: Placement = ANSWER) -> dict[str, Any]:
     """Describe how answers are drawn; JSON."""
+    around = [placement.name, list(placement.lead_in_ids), list(placement.lead_out_ids)]
     return {
         "max_new": settings.max_completion_tokens,
         "max_length": settings.max_length,
         "sampling": asdict(sampling_of(settings)),
+        **({} if placement == ANSWER else {"placement": around}),
     }
 
 
@@ -135,7 +139,10 @@ def evaluate(
     """
     by_key = questions.questions if isinstance(questions, EvaluationSet) else questions
     asked = [by_key[item.question] for item in plan.items]
-    requests = [question_request(one, item.seed, settings) for one, item in zip(asked, plan.items, strict=True)]
+    placement = placements_of(settings, policy).of_chat
+    requests = [
+        question_request(one, item.seed, settings, placement) for one, item in zip(asked, plan.items, strict=True)
+    ]
     engine = Engine(policy, EngineConfig.from_settings(settings))
     try:
         finished = [choices[0] for choices in engine.generate(requests, progress)]
@@ -187,15 +194,15 @@ def sampling_of(settings: Settings) -> Sampling:
     )
 
 
-def question_request(question: Question, seed: int, settings: Settings) -> Request:
+def question_request(question: Question, seed: int, settings: Settings, placement: Placement = ANSWER) -> Request:
     """Ask a question the way a client would who sets nothing but the seed.
 
     Raises:
         ValueError: the question does not fit the engine.
 
     """
-    room = settings.max_length - len(question.prompt_ids)
     first = sampling_of(settings)
+    room = settings.max_length - len(question.prompt_ids) - (placement.size if first.latent_length else 0)
     if room <= first.latent_length:
         raise ValueError(
             f"the held-out prompt {question.said[:60]!r} has {len(question.prompt_ids)} tokens, which leaves no room "
@@ -205,4 +212,5 @@ def question_request(question: Question, seed: int, settings: Settings) -> Reque
         prompt_ids=question.prompt_ids,
         sampling=replace(first, seed=seed),
         max_new=min(settings.max_completion_tokens, room),
+        placement=placement,
     )

@@ -9,6 +9,7 @@ from typing import Final
 
 from sqlalchemy.orm import Session
 
+from app.placements import placements_of
 from app.settings import Settings
 from app.store import checkpoints, evaluations, lineage
 from app.trials import after_gate
@@ -45,7 +46,7 @@ class Comparison:
     sources: Mapping[int, Source]  # version -> weights, of forebears that may be asked again
 
 
-def compare_with(job: RunningJob, assignment: Assignment, heldout: EvaluationSet) -> Comparison:
+def compare_with(job: RunningJob, assignment: Assignment, heldout: EvaluationSet, policy: Policy) -> Comparison:
     """Prepare the gate's look, with what the serving version and its forebears were asked before."""
     with job.store.session() as session:
         line = [one.checkpoint for one in lineage.ancestors(session, assignment.serving_id)]
@@ -66,6 +67,7 @@ def compare_with(job: RunningJob, assignment: Assignment, heldout: EvaluationSet
         incumbent=assignment.serving.version,
         base=assignment.base.version,
         reachable=sources.keys(),
+        placement=placements_of(assignment.settings, policy).of_chat,
     )
     return Comparison(look, sources)
 

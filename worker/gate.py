@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 from app.settings import Settings
 from training.gate import Judgement, judge
 from training.levels import Measured, Round, difficulty, measure
+from training.placement import ANSWER, Placement
 from worker.evaluation import EvaluationPlan, Scores, conditions_of, make_plan, read_scores
 from worker.evaluation_set import EvaluationSet
 
@@ -78,13 +79,14 @@ class Look:
     incumbent: int  # version that serves
     base: int = 0  # version everything began with
     reachable: Collection[int] = (0,)  # forebears that can still be asked: their weights are there
+    placement: Placement = ANSWER  # where the latent steps of answers sit
     part: int = field(init=False)  # items asked at a time
     most: int = field(init=False)  # items asked in all, of one policy
     earlier: list[Recorded] = field(init=False)  # what may be compared with what is asked now
     asked: list[list[str]] = field(init=False)  # questions of earlier looks, the oldest first
 
     def __post_init__(self) -> None:
-        conditions, keys = conditions_of(self.settings), list(self.questions.questions)
+        conditions, keys = conditions_of(self.settings, self.placement), list(self.questions.questions)
         usable = [(version, scores) for version, scores in self.recorded if scores.plan.conditions == conditions]
         first = [one for one in usable[:-LOOKS_BACK] if one[0] == self.base]
         self.earlier = first + usable[-LOOKS_BACK:]
@@ -100,12 +102,13 @@ class Look:
 
     def plan(self, size: int) -> EvaluationPlan:
         """Give the first items of all that may be asked at this look, questions first that were not asked of late."""
-        return make_plan(self.name, self.questions.questions, self.asked, size, conditions_of(self.settings))
+        conditions = conditions_of(self.settings, self.placement)
+        return make_plan(self.name, self.questions.questions, self.asked, size, conditions)
 
     def again(self, version: int, size: int) -> EvaluationPlan:
         """Give the first items of what a forebear may be asked besides."""
         name = f"{self.name}{AGAIN}{version}"
-        return make_plan(name, self.questions.questions, (), size, conditions_of(self.settings))
+        return make_plan(name, self.questions.questions, (), size, conditions_of(self.settings, self.placement))
 
     def examine(
         self, before: Scores, ask: Ask, vitals: Vitals | None = None, clock: Callable[[], float] = time.monotonic

@@ -84,7 +84,7 @@ def improve(context: Context, assignment: Assignment, job: RunningJob) -> str:
     comparison, before = None, None
     if heldout is not None:
         job.enter("evaluate")
-        comparison = compare_with(job, assignment, heldout)
+        comparison = compare_with(job, assignment, heldout, policy)
         before = ask_incumbent(job, comparison, policy)
 
     job.enter("update")

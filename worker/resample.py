@@ -116,7 +116,8 @@ def room(sample: Sample, settings: Settings) -> int:
 
 def positions(sample: Sample, settings: Settings) -> int:
     """Positions an answer to a sample's prompt may take."""
-    return min(settings.max_completion_tokens, settings.max_length - len(sample.rollout.prompt_ids_P))
+    taken = len(sample.rollout.prompt_ids_P) + len(sample.rollout.lead_out_ids_O)
+    return min(settings.max_completion_tokens, settings.max_length - taken)
 
 
 def drawn(
@@ -126,13 +127,14 @@ def drawn(
     rng: random.Random,
     check: Callable[[], None],
 ) -> list[list[Finished]]:
-    """Answer every prompt G times as it was asked: the same latents, tau and filters, other seeds."""
+    """Answer every prompt G times as it was asked: the same latents, placement, tau and filters, other seeds."""
     requests = [
         Request(
-            prompt_ids=tuple(one.rollout.prompt_ids_P.tolist()),
+            prompt_ids=tuple(one.rollout.asked_ids_P.tolist()),
             sampling=replace(one.rollout.sampling, seed=rng.randrange(MOST_SEED)),
             max_new=positions(one, settings),
             choices=settings.resample,
+            placement=one.rollout.placed,
         )
         for one in lone
     ]

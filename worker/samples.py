@@ -104,7 +104,7 @@ def examine(one: Claimed, rules: Rules, heldout: EvaluationSet | None) -> Rollou
         rollout = decode(one.payload)
     except ValueError:
         return "unreadable"
-    asks_held_out = heldout is not None and heldout.holds(one.interaction.request, rollout.prompt_ids_P.tolist())
+    asks_held_out = heldout is not None and heldout.holds(one.interaction.request, rollout.asked_ids_P.tolist())
     findings: dict[Reason, bool] = {
         "unreadable": not sound(rollout, rules.vocabulary),
         "held_out": asks_held_out,
@@ -119,7 +119,9 @@ def examine(one: Claimed, rules: Rules, heldout: EvaluationSet | None) -> Rollou
 
 def sound(rollout: Rollout, vocabulary: int) -> bool:
     """Whether a rollout can be replayed at all: ids of this model, weights and log-probabilities that are numbers."""
-    ids = torch.cat([rollout.prompt_ids_P, rollout.latent_ids_LK.flatten(), rollout.token_ids_T])
+    ids = torch.cat(
+        [rollout.prompt_ids_P, rollout.latent_ids_LK.flatten(), rollout.lead_out_ids_O, rollout.token_ids_T]
+    )
     known = bool(((ids >= 0) & (ids < vocabulary)).all()) and len(rollout.prompt_ids_P) > 0
     return known and bool(rollout.latent_weights_LK.isfinite().all() and rollout.token_logprobs_T.isfinite().all())
 

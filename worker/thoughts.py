@@ -84,10 +84,11 @@ def drawn(
         sampling = replace(asked, seed=rng.randrange(MOST_SEED), temperature=asked.temperature or 1.0)
         requests.append(
             Request(
-                prompt_ids=tuple(one.given.prompt_ids_P.tolist()),
+                prompt_ids=tuple(one.given.asked_ids_P.tolist()),
                 sampling=sampling,
                 max_new=sampling.latent_length + 1,
                 choices=settings.correction_draws,
+                placement=one.given.placed,
             )
         )
     return answered(requests, policy, settings, check)

@@ -13,6 +13,7 @@ from app.api.server import Server
 from app.errors import BadRequest, Forbidden, NotFound
 from training.graders.parse import parse_grader
 from training.graders.spec import GraderSpecError
+from training.placement import ANSWER, Placement
 
 
 def check_fields(server: Server, fields: GenerationFields, caller: Caller, prompts: int) -> None:
@@ -54,20 +55,43 @@ def check_grader(spec: dict[str, object] | None) -> None:
         raise BadRequest(f"{error}.", param=error.param, code="invalid_grader") from error
 
 
-def budget_for(server: Server, fields: GenerationFields, prompts: Sequence[Prompt], param: str) -> Budget:
-    """Settle the draw of every answer, once the prompts' lengths are known.
+def budget_for(
+    server: Server, fields: GenerationFields, prompts: Sequence[Prompt], param: str, default: Placement | None
+) -> Budget:
+    """Settle the draw of every answer, once the prompts' lengths are known; `default` is where its latent steps sit.
 
     Raises:
         BadRequest: something does not fit; `param` names the field.
 
     """
     room = server.engine.max_length - max(len(prompt.ids) for prompt in prompts)
-    budget = draw_settings(fields, server.settings, room=room, seed=first_seed(fields), prompt=param)
+    placement = placement_for(server, fields, default)
+    budget = draw_settings(
+        fields, server.settings, room=room, seed=first_seed(fields), prompt=param, placement=placement
+    )
     if (fields.min_tokens or 0) > budget.max_new - budget.sampling.latent_length:
         raise BadRequest("min_tokens is more than the answer may have.", param="min_tokens")
     check_ids(server, "logit_bias", map(int, fields.logit_bias or ()))
     check_ids(server, "stop_token_ids", fields.stop_token_ids or ())
     return budget
+
+
+def placement_for(server: Server, fields: GenerationFields, default: Placement | None) -> Placement | None:
+    """Give the placement a request names, else the default; a length asked for without one begins the answer.
+
+    Raises:
+        BadRequest: this model has no place for it.
+
+    """
+    latent = fields.latent
+    if latent is None or (latent.placement is None and latent.length is None):
+        return default
+    if latent.placement is None:
+        return default or ANSWER
+    try:
+        return server.placements.named(latent.placement)
+    except ValueError as error:
+        raise BadRequest(f"latent.placement: {error}.", param="latent.placement") from error
 
 
 def check_ids(server: Server, field: str, ids: Iterable[int]) -> None:

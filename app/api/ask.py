@@ -76,5 +76,6 @@ class Ask:
             top_logprobs=self.top_logprobs,
             priority=fields.priority or 0,
             deadline_s=deadline_s,
+            placement=self.budget.placement,
             version=version,
         )

@@ -112,7 +112,7 @@ async def chat_ask(server: Server, body: ChatBody, caller: Caller, unit: str) ->
         endpoint="chat",
         prompts=(prompt,),
         fields=body,
-        budget=budget_for(server, body, (prompt,), "messages"),
+        budget=budget_for(server, body, (prompt,), "messages", server.placements.of_chat),
         top_logprobs=body.top_logprobs or 0,
         logprobs=bool(body.logprobs),
         key_id=caller.key_id,

@@ -116,7 +116,7 @@ async def completion_ask(server: Server, body: CompletionBody, caller: Caller, u
         endpoint="completion",
         prompts=prompts,
         fields=body,
-        budget=budget_for(server, body, prompts, "prompt"),
+        budget=budget_for(server, body, prompts, "prompt", server.placements.of_text),
         top_logprobs=body.logprobs or 0,
         logprobs=body.logprobs is not None,
         key_id=caller.key_id,

@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 from app.api.fields import Ignored, JsonObject, Strict, Text, only
 from app.errors import BadRequest
 from app.settings import Settings
+from training.placement import ANSWER, Placement, PlacementName
 from training.sampling import MOST_DRAWS, Sampling
 
 MAX_STOPS = 16
@@ -81,6 +82,7 @@ class LatentFields(Strict):
     tau: float | None = Field(None, ge=1e-6, le=10, description="Gumbel-softmax temperature; usable: 0.3 to 0.6.")
     draws: int | None = Field(None, ge=1, le=MOST_DRAWS, description="Samples whose mean a latent step is.")
     top_k: int | None = Field(None, ge=1, lt=COUNTS, description="As the top-level `top_k`, and goes before it.")
+    placement: PlacementName | None = Field(None, description="Where they sit; see LEPO_LATENT_PLACEMENT.")
 
 
 class StreamOptions(Strict):
@@ -149,9 +151,12 @@ class Budget:
 
     sampling: Sampling  # with the request's seed
     max_new: int  # latent steps plus answer tokens
+    placement: Placement = ANSWER  # where the latent steps sit, if there are any
 
 
-def draw_settings(fields: GenerationFields, settings: Settings, *, room: int, seed: int, prompt: str) -> Budget:
+def draw_settings(
+    fields: GenerationFields, settings: Settings, *, room: int, seed: int, prompt: str, placement: Placement | None
+) -> Budget:
     """Fill what the request leaves open from the settings, and fit the answer behind its prompt.
 
     `max_tokens` counts answer tokens; `max_completion_tokens` counts latent steps too, as OpenAI counts reasoning. A
@@ -164,13 +169,20 @@ def draw_settings(fields: GenerationFields, settings: Settings, *, room: int, se
         room: positions that the longest prompt leaves; may be negative.
         seed: in [0, 2**63).
         prompt: the field that holds the prompt, named when it is too long.
+        placement: where latent steps sit; None: there are none unless the request asks for them.
 
     Raises:
         BadRequest: a limit is passed; `param` names the field.
 
     """
     latent = fields.latent or LatentFields()
-    length = settings.latent_length if latent.length is None else latent.length
+    default = 0 if placement is None else settings.latent_length
+    length = default if latent.length is None else latent.length
+    placement = placement or ANSWER
+    if length and latent.length is None and room <= placement.size + 1:
+        length = 0  # what nobody asked for gives way
+    if length:
+        room -= placement.size
     if room < 1:
         raise BadRequest("The prompt does not fit this model's context; shorten it.", param=prompt, code=TOO_LONG)
     wanted = fields.max_completion_tokens
@@ -184,7 +196,7 @@ def draw_settings(fields: GenerationFields, settings: Settings, *, room: int, se
     if max_new > room:
         words = f"The prompt leaves {room} positions of the context and {max_new} were asked for; ask for less."
         raise BadRequest(words, param=prompt, code=TOO_LONG)
-    return Budget(sampling(fields, settings, length, seed), max_new)
+    return Budget(sampling(fields, settings, length, seed), max_new, placement if length else ANSWER)
 
 
 def fit_latents(length: int, max_new: int, *, asked: bool) -> int:

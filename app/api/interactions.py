@@ -149,6 +149,11 @@ def rollout_json(trace: Rollout) -> dict[str, Any]:
         "stop_reason": trace.stop_reason,
         "sampling": {name: getattr(sampling, name) for name in type(sampling).__dataclass_fields__},
         "prompt_ids": trace.prompt_ids_P.tolist(),
+        "placement": {
+            "name": trace.placement,
+            "lead_in_ids": trace.placed.lead_in_ids,
+            "lead_out_ids": trace.placed.lead_out_ids,
+        },
         "latents": latents,
         "latent_log_mass": trace.latent_log_mass_L.tolist(),
         "token_ids": trace.token_ids_T.tolist(),

@@ -87,16 +87,18 @@ def answer(settings: "Settings", traffic: "Store", control: "Store", listener: "
     from app.api.server import Parts
     from app.engine.config import EngineConfig
     from app.engine.engine import Engine
+    from app.placements import placements_of
     from app.redaction.hook import load_redactor
 
     torch.set_num_threads(1)  # the engine's thread has LEPO_THREADS; see `Engine.start`
     try:
         load_redactor(settings.redact)
         policy = first_policy(settings, control)
+        placements = placements_of(settings, policy)
         engine = Engine(policy, EngineConfig.from_settings(settings))
     except ValueError as error:
         raise click.ClickException(str(error)) from error
-    parts = Parts(settings, engine, policy.tokenizer, traffic, control, bell_address(settings))
+    parts = Parts(settings, engine, policy.tokenizer, placements, traffic, control, bell_address(settings))
     server = DrainingServer.of(create_app(parts), engine, settings)
     server.run([listener])
     if server.failure is not None:

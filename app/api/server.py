@@ -22,6 +22,7 @@ from app.api.token_names import TokenNames
 from app.api.transactions import Transactions
 from app.api.trial_routing import OnTrial
 from app.engine.engine import Engine
+from app.placements import Placements
 from app.redaction.hook import load_redactor
 from app.settings import Settings
 from app.store.connect import Store
@@ -38,6 +39,7 @@ class Parts:
     settings: Settings
     engine: Engine  # not started
     tokenizer: PreTrainedTokenizerBase
+    placements: Placements  # of the model's latent steps
     traffic: Store  # for answering; as many connections as settings.database_pool
     control: Store  # for admin routes, the policy watch and health; settings.control_pool
     redis_url: str | None  # the bell's address in redis-py's form; None: polling alone
@@ -55,6 +57,7 @@ class Server:
         self.redis_url = parts.redis_url
         self.redactor = load_redactor(parts.settings.redact)
         self.prompts = PromptReader(parts.tokenizer)
+        self.placements = parts.placements
         self.names = TokenNames(parts.tokenizer)
         self.metrics = Metrics(parts.engine, parts.settings.served_name)
         self.bell = Bell(asyncio.get_running_loop())

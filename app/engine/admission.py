@@ -27,17 +27,19 @@ def check(request: Request, bounds: Bounds) -> None:
     """
     _check_ids(request, bounds.vocabulary)
     _check_ranges(request, bounds)
-    prompt, least = len(request.prompt_ids), request.sampling.latent_length + 1
+    prompt, around = len(request.prompt_ids), len(request.lead_in_ids) + len(request.lead_out_ids)
+    least = around + request.sampling.latent_length + 1
     if prompt + least > bounds.max_length:
+        given = f", {around} tokens around them" if around else ""
         raise RequestTooLong(
-            f"the prompt has {prompt} tokens; with {least - 1} latent steps and one token of answer at most "
-            f"{max(bounds.max_length - least, 0)} fit",
+            f"the prompt has {prompt} tokens; with {request.sampling.latent_length} latent steps{given} and one token "
+            f"of answer at most {max(bounds.max_length - least, 0)} fit",
             param="prompt",
         )
-    if prompt + request.max_new > bounds.max_length:
+    if (needed := request.positions) > bounds.max_length:
         raise RequestTooLong(
             f"prompt ({prompt} tokens) and max_new ({request.max_new}) exceed the {bounds.max_length} positions of an "
-            f"answer; ask for max_new of at most {bounds.max_length - prompt}",
+            f"answer; ask for max_new of at most {request.max_new - (needed - bounds.max_length)}",
             param="max_new",
         )
 
@@ -61,7 +63,12 @@ def check_prompt(prompt_ids: tuple[int, ...], top: int, bounds: Bounds) -> None:
 def _check_ids(request: Request, vocabulary: int) -> None:
     if not request.prompt_ids:
         raise ValueError("prompt is empty: give at least one token")
-    named = {"prompt": request.prompt_ids, "stop_ids": request.stop_ids, "logit_bias": tuple(request.logit_bias)}
+    named = {
+        "prompt": request.prompt_ids,
+        "placement": request.placement.lead_in_ids + request.placement.lead_out_ids,
+        "stop_ids": request.stop_ids,
+        "logit_bias": tuple(request.logit_bias),
+    }
     for field, ids in named.items():
         if ids and not (min(ids) >= 0 and max(ids) < vocabulary):
             raise ValueError(f"{field} holds token ids outside 0 to {vocabulary - 1}")

@@ -36,12 +36,14 @@ class Answer:
         self.choice = choice
         self.sampling: Sampling = dataclasses.replace(request.sampling, seed=choice_seed(request.sampling.seed, choice))
         self._latent_length = self.sampling.latent_length
+        self._lead_out_ids = request.lead_out_ids
+        self._before_tokens = self._latent_length + len(self._lead_out_ids)  # steps before the first token's
         self.endings = frozenset(request.stop_ids) | (frozenset() if request.ignore_eos else reader.eos_ids)
-        self.steps = 0  # steps executed, latent ones included
+        self.steps = 0  # steps executed, those of latents and of the lead-out included
         self.spans: list[tuple[int, int]] = []  # (policy version, first step)
         self.finished = False
         self.first_token_at: float | None = None  # monotonic seconds
-        self.base = len(request.prompt_ids) - 1  # position of its first step
+        self.base = len(request.executed_ids) - 1  # position of its first step
         self._telling = telling  # whether anyone reads the deltas
         self._decode = reader.decode
         self._detokenizer = Detokenizer(reader.decode, reader.pieces)
@@ -60,7 +62,7 @@ class Answer:
     @property
     def answer_tokens(self) -> int:
         """Answer tokens drawn, the ending one included."""
-        return self.steps - self.latents
+        return max(0, self.steps - self._before_tokens)
 
     @property
     def in_latents(self) -> bool:
@@ -68,15 +70,28 @@ class Answer:
         return self.steps < self._latent_length
 
     @property
+    def in_tokens(self) -> bool:
+        """Whether the next step draws an answer token."""
+        return self.steps >= self._before_tokens
+
+    @property
+    def given_id(self) -> int | None:
+        """Id that the next step reads whatever the last one drew: of the lead-out; None beyond it."""
+        place = self.steps - self._latent_length - 1
+        return self._lead_out_ids[place] if 0 <= place < len(self._lead_out_ids) else None
+
+    @property
     def forbids_endings(self) -> bool:
         """Whether the next step must not end the answer."""
-        return not self.in_latents and self.answer_tokens < self.request.min_tokens and bool(self.endings)
+        return self.in_tokens and self.answer_tokens < self.request.min_tokens and bool(self.endings)
 
     @property
     def phase_left(self) -> int:
-        """Steps until the answer asks something else of a step: until its latents, then its `min_tokens`, are over."""
+        """Steps until the answer asks something else of a step: latents, lead-out and `min_tokens` end one by one."""
         if self.in_latents:
-            return self.sampling.latent_length - self.steps
+            return self._latent_length - self.steps
+        if not self.in_tokens:
+            return self._before_tokens - self.steps
         short = self.request.min_tokens - self.answer_tokens
         return short if short > 0 else self.request.max_new
 
@@ -106,6 +121,8 @@ class Answer:
                 reading = self._ids(0, self.steps)
                 events.append(Reasoned(self.choice, tuple(reading), self._decode(reading)))
             return None
+        if self.steps <= self._before_tokens:
+            return None
         if self.first_token_at is None:
             self.first_token_at = now
         token = int(drawn[0])
@@ -120,7 +137,7 @@ class Answer:
             self._tell(piece, (TokenInfo(token, drawn[1], top),), events)
             if self._ended_by_text:
                 return "stop"
-        return "length" if self.steps >= self.request.max_new else None
+        return "length" if self.latents + self.answer_tokens >= self.request.max_new else None
 
     def finish(
         self,
@@ -135,7 +152,7 @@ class Answer:
         Args:
             reason: why it ends.
             trace: its latent steps, from the device.
-            prompt_P: int32 [P].
+            prompt_P: int32 [P], with the lead-in.
             times: seconds from submission to the first prefill, and to the first answer token (None: there was none).
             events: gets a last `Delta` if text was held, then `Finished`.
 
@@ -145,7 +162,7 @@ class Answer:
                 self._tell(self._rest(), (), events)
             text = "".join(self._pieces)
         else:
-            text = self._decode(self._ids(self.latents, self.steps - self._ended_by_id))
+            text = self._decode(self._ids(self._before_tokens, self.steps - self._ended_by_id))
         self.finished = True
         rollout = self._rollout(reason, trace, prompt_P)
         events.append(Finished(self.choice, text, reason, rollout, tuple(self.spans), *times))
@@ -175,13 +192,16 @@ class Answer:
             latent_weights_LK=trace.weights_LK,
             latent_logprobs_LK=trace.logprobs_LK,
             latent_log_mass_L=masses_S[: self.latents].float(),
-            token_ids_T=ids_S[self.latents :].int(),
-            token_logprobs_T=logprobs_S[self.latents :].float(),
-            token_log_mass_T=masses_S[self.latents :].float(),
+            token_ids_T=ids_S[self._before_tokens :].int(),
+            token_logprobs_T=logprobs_S[self._before_tokens :].float(),
+            token_log_mass_T=masses_S[self._before_tokens :].float(),
             sampling=self.sampling,
             policy_version=self.spans[0][0],
             stop_reason=reason,
             altered=bool(self.request.logit_bias) or self.request.min_tokens > 0,
+            placement=self.request.placement.name if self._latent_length else "answer",
+            lead_in=len(self.request.lead_in_ids),
+            lead_out_ids_O=torch.tensor(self._lead_out_ids[: self.steps - self.latents], dtype=torch.int32),
         )
 
 

@@ -149,7 +149,7 @@ class Lane:
 
     def begin(self, tickets: Sequence[Ticket]) -> None:
         """Start the prompts of requests; from here on they are of this version."""
-        self.totals.prompt_tokens += sum(len(ticket.request.prompt_ids) for ticket in tickets)
+        self.totals.prompt_tokens += sum(len(ticket.executed_ids) for ticket in tickets)
         self.prefill.start(tickets)
 
     def place(self, free: int) -> None:
@@ -188,7 +188,7 @@ class Lane:
         tops = self._tops(logits_BV, plan.top_logprobs) if plan.top_logprobs else [()] * rows
         self.totals.steps += 1
         self.totals.latents += plan.latents
-        self.totals.tokens += rows - plan.latents
+        self.totals.tokens += plan.tokens
         self._plan = plan if plan.advance() else None
         self._take(drawn, tops)
 
@@ -255,7 +255,7 @@ class Lane:
         answer.spans.append((self.version, 0))
         if answer.base:
             self.rows.pool.copy(row, self.prefill.pool, staged, answer.base)
-        return Seed(row, ticket.request.prompt_ids[-1], answer.base, answer.sampling)
+        return Seed(row, ticket.executed_ids[-1], answer.base, answer.sampling)
 
     def _close(self, holes: Sequence[int]) -> None:
         """Fill holes with the last rows, so that the rows in use are the first ones."""
@@ -273,6 +273,7 @@ class Lane:
     def _take(self, drawn: Sequence[Sequence[float]], tops: Sequence[tuple[tuple[int, float], ...]]) -> None:
         """Give each row's answer its numbers."""
         now = time.monotonic()
+        given: dict[int, int] = {}
         for row, (running, numbers, top) in enumerate(zip(self.running, drawn, tops, strict=True)):
             if math.isnan(numbers[1]):
                 raise NotFinite(f"policy version {self.version} gave logits that are not numbers")
@@ -280,6 +281,10 @@ class Lane:
             reason = running.answer.take(numbers, top, now, running.ticket.events)
             if reason is not None:
                 self._finish(row, reason, now)
+            elif (next_id := running.answer.given_id) is not None:
+                given[row] = next_id
+        if given:
+            self.rows.give(given)
 
     def _finish(self, row: int, reason: FinishReason, now: float) -> None:
         """Close a row's answer and leave a hole."""

@@ -23,6 +23,7 @@ class Plan:
     left: int  # steps for which the plan holds
     width: int  # K, candidates drawn from
     latents: int  # rows at latent steps
+    tokens: int  # rows that draw answer tokens; the others are at a lead-out
     draws: int  # samples made for their mixtures, a power of two, enough for each of them; 0: none is at one
     top_logprobs: int  # likeliest tokens reported, the most that any row asked for
     bias: Bias | None  # what rows add to their logits
@@ -51,6 +52,7 @@ def plan_for(answers: Sequence[Answer], most: int, columns: int, device: torch.d
         left=min(answer.phase_left for answer in answers),
         width=min(-(-top_k // _WIDTH_STEP) * _WIDTH_STEP, most),
         latents=sum(answer.in_latents for answer in answers),
+        tokens=sum(answer.in_tokens for answer in answers),
         draws=_power_of_two(max((answer.sampling.draws for answer in answers if answer.in_latents), default=0)),
         top_logprobs=max(answer.request.top_logprobs for answer in answers),
         bias=Bias([answer.bias() for answer in answers], columns, device) if bent else None,

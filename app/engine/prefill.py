@@ -41,12 +41,12 @@ class Job:
     @property
     def ids(self) -> tuple[int, ...]:
         """What is to be computed: the prompt without its last token."""
-        return self.ticket.request.prompt_ids[:-1]
+        return self.ticket.executed_ids[:-1]
 
     @property
     def left(self) -> int:
         """Positions still to compute."""
-        return len(self.ticket.request.prompt_ids) - 1 - self.filled
+        return len(self.ticket.executed_ids) - 1 - self.filled
 
 
 class Prefill:

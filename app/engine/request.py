@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from training.placement import ANSWER, Placement
 from training.rollout import Rollout
 from training.sampling import Sampling
 
@@ -20,7 +21,7 @@ class Request:
     Example: `Request(prompt_ids=(1, 5, 9), sampling=Sampling(latent_length=4, seed=7), max_new=64)`.
     """
 
-    prompt_ids: tuple[int, ...]  # at least one token id
+    prompt_ids: tuple[int, ...]  # at least one token id, without what `placement` puts behind it
     sampling: Sampling  # `seed` is choice 0's; the others use `training.noise.choice_seed`
     max_new: int  # latent steps plus answer tokens, > sampling.latent_length
     choices: int = 1  # answers wanted, >= 1
@@ -32,8 +33,29 @@ class Request:
     top_logprobs: int = 0  # candidates reported per token, 0 to 20
     priority: int = 0  # smaller goes first among the waiting
     deadline_s: float | None = None  # seconds from submission after which the answer ends with "deadline"
+    placement: Placement = ANSWER  # where the latent steps sit; without any it changes nothing
     version: int | None = None  # policy version wanted, where it is the candidate held ready; else what serves answers
     background: bool = False  # nobody waits: it takes slots nobody wants, and gives them up to whoever comes
+
+    @property
+    def lead_in_ids(self) -> tuple[int, ...]:
+        """Ids executed after the prompt, before the first latent step."""
+        return self.placement.before(self.prompt_ids) if self.sampling.latent_length else ()
+
+    @property
+    def lead_out_ids(self) -> tuple[int, ...]:
+        """Ids executed after the last latent step, before the first token."""
+        return self.placement.lead_out_ids if self.sampling.latent_length else ()
+
+    @property
+    def executed_ids(self) -> tuple[int, ...]:
+        """Ids executed before the first step: the prompt and the lead-in."""
+        return self.prompt_ids + self.lead_in_ids
+
+    @property
+    def positions(self) -> int:
+        """Positions that an answer may take, what is executed before it included."""
+        return len(self.executed_ids) + len(self.lead_out_ids) + self.max_new
 
 
 class TokenInfo(NamedTuple):

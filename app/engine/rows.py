@@ -8,7 +8,7 @@ Axes: R rows at most, B rows in use, V vocabulary, K candidates kept, D hidden s
 steps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,6 +115,11 @@ class Rows:
         self._step_masks.move(source, row)
         for buffer in (*self._controls, self.next_R1D, *self._traces()):
             buffer[row] = buffer[source]
+
+    def give(self, ids: Mapping[int, int]) -> None:
+        """Have rows read an id of the caller's next, in the place of what they drew: row -> id."""
+        row_S, id_S = torch.tensor(list(ids.items()), device=self.device).unbind(1)
+        self.next_R1D[row_S, 0] = self.embedding(id_S)
 
     def clear(self, rows: slice) -> None:
         """Make unused rows harmless: they stand at position 0 when a padded batch runs them."""

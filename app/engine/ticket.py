@@ -19,7 +19,8 @@ class Ticket:
     ) -> None:
         self.request = request
         self.answers = answers_of(request, reader, telling=telling)
-        self.prompt_P: Tensor = torch.tensor(request.prompt_ids, dtype=torch.int32)
+        self.executed_ids = request.executed_ids  # before the first step
+        self.prompt_P: Tensor = torch.tensor(self.executed_ids, dtype=torch.int32)
         self.arrived = time.monotonic()
         self.deadline = None if request.deadline_s is None else self.arrived + request.deadline_s
         self.started: float | None = None  # when its prefill began

@@ -7,6 +7,7 @@ out which runs there are and their cache (see `command`).
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,13 +17,13 @@ from benchmarks.learning import gaussian
 from benchmarks.learning.methods import Candidate, Method
 from benchmarks.learning.rival import latent_loss
 from benchmarks.learning.sampler import Answered, answer, sampling_of, seeded
-from training.advantage import group_advantages
 from training.bench_model.measurement import ANSWER_BUDGET
 from training.bench_model.problems import bench_problems
 from training.demo_model.measurement import GRADING_SECONDS, batches_of_one_length
 from training.graders.parse import parse_grader
 from training.graders.verdict import Graded
 from training.head import take_apart
+from training.loop import Round, one_round
 from training.noise import choice_seed
 from training.objective import ObjectiveConfig, objective, step_weights
 from training.optimizer import MasterOptimizer, OptimizerConfig
@@ -52,6 +53,15 @@ def attempt(
     policy: Policy, problems: Sequence[Problem], method: Method, sampling: Sampling, tries: int, seed: int
 ) -> tuple[list[list[Answered]], torch.Tensor]:
     """Answer every problem `tries` times and grade; answers by problem, and rewards [problems, tries]."""
+    found = sampled(policy, problems, method, sampling, tries, seed)
+    marks = [[graded(policy, problem, one) for one in group] for problem, group in zip(problems, found, strict=True)]
+    return found, torch.tensor([[mark.value for mark in group] for group in marks])
+
+
+def sampled(
+    policy: Policy, problems: Sequence[Problem], method: Method, sampling: Sampling, tries: int, seed: int
+) -> list[list[Answered]]:
+    """Answer every problem `tries` times, in batches of one prompt length."""
     tokenizer: PreTrainedTokenizerBase = policy.tokenizer
     found: list[list[Answered]] = [[] for _ in problems]
     for rows in batches_of_one_length(tokenizer, problems, tries):
@@ -62,21 +72,18 @@ def attempt(
             strict=True,
         ):
             found[row.problem].append(one)
-    rewards = torch.tensor(
-        [[_reward(tokenizer, problem, one) for one in group] for problem, group in zip(problems, found, strict=True)]
-    )
-    return found, rewards
+    return found
 
 
-def _reward(tokenizer: PreTrainedTokenizerBase, problem: Problem, one: Answered) -> float:
+def graded(policy: Policy, problem: Problem, one: Answered) -> Graded:
     """Grade an answer; a grader without a grade would be an error of the bench, never a zero."""
-    text = str(tokenizer.decode(one.rollout.token_ids_T.tolist(), skip_special_tokens=True))
+    text = str(policy.tokenizer.decode(one.rollout.token_ids_T.tolist(), skip_special_tokens=True))
     verdict = parse_grader(problem.grader).grade(text, GRADING_SECONDS)
     if not isinstance(verdict, Graded):  # a state, not a type
         raise RuntimeError(  # noqa: TRY004
             f"the grader of {problem.prompt!r} gave no grade: {verdict}"
         )
-    return verdict.value
+    return verdict
 
 
 def run(policy: Policy, base: Policy, candidate: Candidate, seed: int, budget: Budget) -> dict[str, Any]:
@@ -106,9 +113,14 @@ def run(policy: Policy, base: Policy, candidate: Candidate, seed: int, budget: B
             break
         cut = slice(update * budget.problems, (update + 1) * budget.problems)
         problems = [one for family in pool for one in family[cut]]
-        groups, rewards = attempt(policy, problems, method, sampling_of(method), GROUP, seed * 1_000_003 + update + 1)
-        updates.append(_described(groups, rewards))
-        _learn(policy, optimizer, candidate, groups, rewards)
+        noise = seed * 1_000_003 + update + 1
+        done = one_round(
+            problems,
+            partial(sampled, policy, method=method, sampling=sampling_of(method), tries=GROUP, seed=noise),
+            lambda problem, group: [graded(policy, problem, one) for one in group],
+            partial(_learn, policy, optimizer, candidate),
+        )
+        updates.append(_described(done))
     trained_cpu, trained_wall = time.process_time() - spent, time.perf_counter() - started
     return {
         "method": method.name,
@@ -138,29 +150,27 @@ def _learn(
     policy: Policy,
     optimizer: MasterOptimizer,
     candidate: Candidate,
-    groups: list[list[Answered]],
-    rewards: torch.Tensor,
+    answers: Sequence[Answered],
+    advantages: Sequence[float],
 ) -> None:
     """Take one on-policy step on the rollouts whose groups have signal."""
     method = candidate.method
-    answers = [one for group in groups for one in group]
-    advantages = torch.cat([group_advantages(row) for row in rewards])
     config = ObjectiveConfig(latent_gradient=method.learns == "soft_label")
-    weights = step_weights([one.rollout.latent_length + one.rollout.answer_length for one in answers], config)
+    weights_B = step_weights([one.rollout.latent_length + one.rollout.answer_length for one in answers], config)
     pulls = [index for index in range(len(answers)) if advantages[index] != 0]
     if not pulls:
         return
-    rollouts, chosen = [answers[index].rollout for index in pulls], torch.tensor(pulls)
+    rollouts = [answers[index].rollout for index in pulls]
+    pull = torch.tensor([advantages[index] for index in pulls], dtype=torch.float64), weights_B[torch.tensor(pulls)]
     if method.learns == "gaussian_density":
         executed = [answers[index].executed_LD for index in pulls]
-        pull = advantages[chosen], weights[chosen]
         loss = gaussian.loss(policy.model, rollouts, executed, pull, method.spread)
     else:
         replayed = replay(take_apart(policy.model), rollouts)
-        loss, _ = objective(replayed, advantages[chosen], weights[chosen], config)
+        loss, _ = objective(replayed, *pull, config)
         if method.learns == "gumbel_density":
             scores = [answers[index].scores_LK for index in pulls]
-            loss = loss + latent_loss(replayed, scores, rollouts, advantages[chosen], weights[chosen])
+            loss = loss + latent_loss(replayed, scores, rollouts, *pull)
     optimizer.begin()
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.gather()
@@ -168,8 +178,10 @@ def _learn(
     optimizer.step(candidate.rate)
 
 
-def _described(groups: list[list[Answered]], rewards: torch.Tensor) -> dict[str, float]:
+def _described(done: Round[Answered, Graded, None]) -> dict[str, float]:
     """How much the rollouts of one group differ, and what their latent steps were."""
+    groups = [answers for answers, _ in done.groups]
+    rewards = torch.tensor([[mark.value for mark in marks] for _, marks in done.groups])
     traces = describe([one.rollout for group in groups for one in group])
     distinct = [len({tuple(one.rollout.token_ids_T.tolist()) for one in group}) for group in groups]
     latents = {

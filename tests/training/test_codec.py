@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from training.codec import CODEC_VERSION, decode, encode
+from training.placement import PlacementName
 from training.policy import Policy
 from training.rollout import Rollout, StopReason
 from training.sample import sample
 from training.sampling import Sampling
 
+PLACEMENTS: tuple[PlacementName, ...] = ("answer", "thinking", "preamble")
 STOP_REASONS: tuple[StopReason, ...] = ("stop", "length", "cancelled", "deadline")
 HEADER = struct.Struct("<4sHII")
 GOLDEN_1 = (
@@ -26,11 +28,18 @@ GOLDEN_1 = (
     "000002000000000080bf000000c0000080be000000bf"
 )
 
-GOLDEN = (
+GOLDEN_2 = (
     "4c45504f0200a2000000e92644ff0300000002000000020000000200000003000000000000000000e03f000000000000e8"
     "3f666666666666ee3f1e000000000000000700000000000000040000000000000002010400000002000000010000000700"
     "000008000000030000000000403f0000803e0000803f000000bf0000c0bf00000000000000be0000000001000000050000"
     "00090000000400000002000000000080bf000000c0000080be000000bf"
+)
+
+GOLDEN = (
+    "4c45504f0300b3000000410cd2900300000002000000020000000200000003000000000000000000e03f000000000000e8"
+    "3f666666666666ee3f1e000000000000000700000000000000040000000000000002010400000002010000000200000002"
+    "000000010000000700000008000000030000000000403f0000803e0000803f000000bf0000c0bf00000000000000be0000"
+    "00000100000005000000090000000400000002000000000080bf000000c0000080be000000bf0600000002000000"
 )
 
 
@@ -68,6 +77,9 @@ def make_rollout(rng: random.Random, latents: int, width: int, answer: int) -> R
         policy_version=rng.randrange(2**40),
         stop_reason=rng.choice(STOP_REASONS),
         altered=rng.random() < 0.5,
+        placement=rng.choice(PLACEMENTS),
+        lead_in=rng.randrange(5),
+        lead_out_ids_O=ids(rng.randint(0, 6)),
     )
 
 
@@ -117,6 +129,10 @@ def test_every_field_is_kept(field: str) -> None:
         value = "cancelled" if one.stop_reason != "cancelled" else "stop"
     elif field == "altered":
         value = not one.altered
+    elif field == "placement":
+        value = "thinking" if one.placement != "thinking" else "answer"
+    elif field == "lead_in":
+        value = one.lead_in + 1
     elif field.endswith("_LK"):
         value = torch.where(inside_LK, getattr(one, field) + 1, getattr(one, field)).nan_to_num(1.0)
     other = changed(one, field, value)
@@ -179,10 +195,13 @@ def test_a_sampled_answer_comes_back(policy: Policy, prompt_ids: list[int]) -> N
     assert_identical(decode(encode(rollout)), rollout)
 
 
-def test_bytes_of_version_1_stay_readable() -> None:
+def test_bytes_of_older_versions_stay_readable() -> None:
     """Rollouts lie in databases: a change of the layout is a new version beside this one, not instead of it."""
-    rollout, older = decode(bytes.fromhex(GOLDEN)), decode(bytes.fromhex(GOLDEN_1))
-    assert_identical(replace(rollout, sampling=replace(rollout.sampling, draws=1)), older)
+    rollout = decode(bytes.fromhex(GOLDEN))
+    second = replace(rollout, placement="answer", lead_in=0, lead_out_ids_O=torch.empty(0, dtype=torch.int32))
+    assert_identical(second, decode(bytes.fromhex(GOLDEN_2)))
+    first = replace(second, sampling=replace(rollout.sampling, draws=1))
+    assert_identical(first, decode(bytes.fromhex(GOLDEN_1)))
     assert rollout.prompt_ids_P.tolist() == [1, 5, 9]
     assert rollout.latent_ids_LK.tolist() == [[7, 8], [3, 0]]
     assert rollout.latent_weights_LK.tolist() == [[0.75, 0.25], [1.0, 0.0]]
@@ -193,6 +212,7 @@ def test_bytes_of_version_1_stay_readable() -> None:
     assert rollout.token_log_mass_T.tolist() == [-0.25, -0.5]
     assert rollout.sampling == Sampling(3, 0.5, 0.75, 30, 0.95, 7, 4)
     assert (rollout.policy_version, rollout.stop_reason, rollout.altered) == (4, "cancelled", True)
+    assert (rollout.placement, rollout.lead_in, rollout.lead_out_ids_O.tolist()) == ("preamble", 1, [6, 2])
     assert encode(rollout).hex() == GOLDEN
 
 
@@ -214,7 +234,7 @@ def test_every_damaged_byte_is_refused(data: bytes) -> None:
 
 def test_an_unknown_version_and_foreign_bytes_are_named(data: bytes) -> None:
     newer = HEADER.pack(b"LEPO", CODEC_VERSION + 1, len(data) - HEADER.size, 0) + data[HEADER.size :]
-    with pytest.raises(ValueError, match="codec version 3 is unknown"):
+    with pytest.raises(ValueError, match="codec version 4 is unknown"):
         decode(newer)
     with pytest.raises(ValueError, match="no rollout"):
         decode(b"PK\x03\x04" + data[4:])

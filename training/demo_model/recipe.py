@@ -20,6 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from training.demo_model.teacher import Slips, work_out
 from training.demo_model.tokenizer import build_tokenizer
+from training.placement import declare_placement
 from training.tasks.chained_arithmetic import DIFFICULTIES, NAME, chain_problem, draw_chain
 from training.tasks.splits import Split, split_of
 
@@ -114,6 +115,7 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForC
         pad_token_id=tokenizer.pad_token_id,
         dtype="float32",
     )
+    declare_placement(config, "answer")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         model = LlamaForCausalLM(config)

@@ -17,12 +17,14 @@ from app.errors import BadRequest
 from training.chat import render_chat
 from training.graders.parse import parse_grader
 from training.graders.verdict import Failed, Graded, Verdict
+from training.placement import Placement, own_placement, placement_of
 from training.policy import Policy
 from training.sampling import Sampling
 from training.tasks.problem import Problem
 
 RIGHT: Final = 0.5  # a grade from here on counts as a right answer
 State = Literal["graded", "no_grade", "failed"]
+PlacementWish = Literal["auto", "answer", "thinking", "preamble"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,19 @@ class Asking:
     max_new: int  # latent steps plus tokens of an answer, > sampling.latent_length
     choices: int  # answers per problem, >= 1
     slots: int  # answers decoded together, >= 1
+    placement: PlacementWish = "auto"  # where latent steps sit; "auto": as the model was trained, else see `Placements`
+    lead_in: str = ""  # text before the latent steps of a preamble
+    lead_out: str = ""  # text after them; empty: see `training.placement.placement_of`
+
+    def placed(self, policy: Policy) -> Placement:
+        """Settle where latent steps sit for one model.
+
+        Raises:
+            ValueError: the model has no place for them there.
+
+        """
+        own = own_placement(policy.model.config, policy.tokenizer) if self.placement == "auto" else self.placement
+        return placement_of(own, policy.tokenizer, self.lead_in, self.lead_out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +90,17 @@ def answer(
     if not problems:
         return []
     named = seeds or range(asking.sampling.seed, asking.sampling.seed + len(problems))
+    try:
+        placement = asking.placed(policy)
+    except ValueError as error:
+        raise BadRequest(f"--placement: {error}") from error
     requests = [
         Request(
             prompt_ids=prompt_ids(policy.tokenizer, problem),
             sampling=replace(asking.sampling, seed=seed),
             max_new=asking.max_new,
             choices=asking.choices,
+            placement=placement,
         )
         for problem, seed in zip(problems, named, strict=True)
     ]
@@ -88,7 +108,7 @@ def answer(
     try:
         config = EngineConfig(
             slots=asking.slots,
-            max_length=max(8, longest + asking.max_new),
+            max_length=max(8, longest + placement.size + asking.max_new),
             max_top_k=asking.sampling.top_k,
             max_waiting=max(asking.choices, 1),
         )

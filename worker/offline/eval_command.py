@@ -30,6 +30,15 @@ if TYPE_CHECKING:
     type=click.IntRange(min=0),
     help="Latent steps before the first token; 0 is token inference. May be given several times.",
 )
+@click.option(
+    "--placement",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "answer", "thinking", "preamble"]),
+    help="Where latent steps sit; auto: as the model was trained, else so that answers are whole.",
+)
+@click.option("--lead-in", default="", help="Text before the latent steps of a preamble.")
+@click.option("--lead-out", default="", help="Text after them; empty: the end of the assistant's turn and a new one.")
 @click.option("--tau", default=0.5, show_default=True, type=float, help="Temperature of the latent steps.")
 @click.option("--draws", default=1, show_default=True, type=int, help="Samples whose mean a latent step is.")
 @click.option("--temperature", default=1.0, show_default=True, type=float, help="Of the sampled answers.")
@@ -60,6 +69,9 @@ def command(
     k: int,
     samples: int | None,
     latent_lengths: tuple[int, ...],
+    placement: str,
+    lead_in: str,
+    lead_out: str,
     tau: float,
     draws: int,
     temperature: float,
@@ -107,10 +119,8 @@ def command(
     if threads:
         torch.set_num_threads(threads)
     with told():
-        askings = [
-            Asking(Sampling(length, tau, temperature, top_k, top_p, seed, draws), max_new, number, slots)
-            for length in latent_lengths
-        ]
+        samplings = [Sampling(length, tau, temperature, top_k, top_p, seed, draws) for length in latent_lengths]
+        askings = [Asking(one, max_new, number, slots, placement, lead_in, lead_out) for one in samplings]  # type: ignore[arg-type]  # a click.Choice
     problems = part_of(read_source(data), part)[:limit]
     require_apart(chain.from_iterable(map(read_source, against)), problems, data)
     policy = open_model(model, version=0, dtype=dtype, device=device)

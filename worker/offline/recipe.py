@@ -16,6 +16,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "normalization": ("grpo", "bnpo", "dr_grpo"),
         "overlong": ("learn", "mask"),
         "latent_temperature": ("one", "sampling"),
+        "placement": ("auto", "answer", "thinking", "preamble"),
     }
 )
 
@@ -48,6 +49,9 @@ class Recipe:
     overlong: str = _about("Whether an answer that was cut short teaches by its grade, or not at all.")
     latent_temperature: str = _about("What divides the logits of latent steps in the loss.")
     latent_length: int = _about("Latent steps before the first token, L; 0 is GRPO.")
+    placement: str = _about("Where latent steps sit; auto: as the model was trained, else so that answers are whole.")
+    lead_in: str = _about("Text before the latent steps of a preamble.")
+    lead_out: str = _about("Text after them; empty: the end of the assistant's turn and a new one.")
     tau: float = _about("Temperature of the latent steps.")
     draws: int = _about("Gumbel-softmax samples whose mean a latent step is, 1 to 64.")
     temperature: float = _about("Temperature of the policy.")
@@ -108,6 +112,9 @@ PAPER = Recipe(
     overlong="learn",
     latent_temperature="one",
     latent_length=64,
+    placement="answer",
+    lead_in="",
+    lead_out="",
     tau=0.5,
     draws=1,
     temperature=1.0,
@@ -134,6 +141,7 @@ SMALL = replace(
     schedule="constant",
     warmup_share=0.0,
     latent_length=4,
+    placement="auto",
     max_new=40,
     dtype="float32",
     every=10,

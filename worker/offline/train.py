@@ -10,11 +10,11 @@ on from its last checkpoint and ends, on a CPU, with the weights of one that was
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from app.engine.request import Finished
-from training.advantage import Graded, choose_baseline
 from training.health import HealthConfig, UpdateCancelled, UpdateRejected
+from training.loop import one_round
 from training.lora import Adapted
 from training.objective import ObjectiveConfig, divides_advantages
 from training.optimizer import OptimizerConfig
@@ -23,6 +23,7 @@ from training.ranks import Ranks
 from training.replay import ReplayConfig
 from training.sampling import Sampling
 from training.sharded import Sharded
+from training.tasks.problem import Problem
 from training.update import Learner, UpdateConfig
 from worker.offline.answers import Asking, Mark, answer, mark
 from worker.offline.evaluate import evaluate
@@ -32,6 +33,7 @@ from worker.offline.run_directory import Best, Place, RunDirectory
 from worker.offline.scores import Estimate, Marked, score
 
 T = TypeVar("T")
+NOTHING_GRADED: Final = {"rejected": "no answer was graded, or all were cut short: look at the graders and at max_new"}
 Record = Callable[[int, Mapping[str, Any]], None]  # told (step, figures) after each update and each validation
 Tell = Callable[[str, int, int], None]  # what is being done, how much of it, of how much
 
@@ -129,39 +131,36 @@ class Training:
         part = self.around.ranks.span(recipe.prompts)
         problems = batch(self.problem_set.train, recipe.prompts, step, recipe.seed)[part]
         seeds = noise_seeds(recipe.prompts, step, recipe.seed)[part]
+        policy, asking, graded = replace(self.policy, version=step), asking_of(recipe, recipe.group), 0
         total = len(problems) * recipe.group
 
-        def work() -> list[tuple[list[Finished], list[Mark]]]:
-            policy, asking = replace(self.policy, version=step), asking_of(recipe, recipe.group)
-            answers = answer(policy, problems, asking, lambda done: self._tell("answering", done, total), seeds)
-            marked: list[tuple[list[Finished], list[Mark]]] = []
-            for problem, finished in zip(problems, answers, strict=True):
-                self._tell("grading", len(marked), len(problems))
-                marked.append((finished, mark(problem, [one.text for one in finished], recipe.grader_timeout)))
-            return marked
+        def sample(problems: Sequence[Problem]) -> list[list[Finished]]:
+            return answer(policy, problems, asking, lambda done: self._tell("answering", done, total), seeds)
 
-        together = self._together(work)
-        answers, marks = [answers for answers, _ in together], [marks for _, marks in together]
-        figures = self._learn(answers, marks)
+        def grade(problem: Problem, answers: Sequence[Finished]) -> list[Mark]:
+            nonlocal graded
+            self._tell("grading", graded, len(problems))
+            graded += 1
+            return mark(problem, [one.text for one in answers], recipe.grader_timeout)
+
+        done = one_round(
+            problems,
+            sample,
+            grade,
+            self._learn,
+            keeps=lambda one: recipe.overlong != "mask" or not one.rollout.truncated,
+            divided=divides_advantages(self.learner.config.objective.normalization),
+            together=self._together,
+        )
         self.place = replace(self.place, step=step + 1)
-        self.around.record(step + 1, {"kind": "update", **graded_figures(marks), **figures})
+        figures = graded_figures([marks for _, marks in done.groups])
+        self.around.record(step + 1, {"kind": "update", **figures, **(done.learned or NOTHING_GRADED)})
 
-    def _learn(self, answers: Sequence[Sequence[Finished]], marks: Sequence[Sequence[Mark]]) -> dict[str, Any]:
-        """Learn from the graded answers; a batch without any, or an update a guard refused, leaves the weights."""
-        graded, rollouts = [], []
-        for index, (finished, given) in enumerate(zip(answers, marks, strict=True)):
-            for one, its in zip(finished, given, strict=True):
-                left_out = self.recipe.overlong == "mask" and one.rollout.truncated
-                if its.value is not None and not left_out:
-                    graded.append(Graded(its.value, f"{index}", self.place.step, ""))
-                    rollouts.append(one.rollout)
-        if not graded:
-            return {"rejected": "no answer was graded, or all were cut short: look at the graders and at max_new"}
-        divided = divides_advantages(self.learner.config.objective.normalization)
-        advantages = choose_baseline(graded, "group", divided=divided).values_B.tolist()
+    def _learn(self, answers: Sequence[Finished], advantages: Sequence[float]) -> dict[str, Any]:
+        """Take the step; an update that a guard refused leaves the weights."""
         try:
             report = self.learner.update(
-                rollouts,
+                [one.rollout for one in answers],
                 advantages,
                 progress=lambda done, total: self.around.tell("learning", done, total),
                 cancelled=self.around.stop.is_set,  # agreed upon by all processes, which `_tell` is not
@@ -207,7 +206,8 @@ def asking_of(recipe: Recipe, choices: int) -> Asking:
         top_p=recipe.top_p,
         draws=recipe.draws,
     )
-    return Asking(sampling, recipe.max_new, choices, recipe.slots)
+    around = (recipe.placement, recipe.lead_in, recipe.lead_out)
+    return Asking(sampling, recipe.max_new, choices, recipe.slots, *around)  # type: ignore[arg-type]  # words: checked
 
 
 def update_config(recipe: Recipe, updates: int) -> UpdateConfig:

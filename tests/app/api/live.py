@@ -21,6 +21,7 @@ from app.api.first_policy import first_policy
 from app.api.server import Parts
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
+from app.placements import placements_of
 from app.settings import Settings
 from app.store import checkpoints
 from app.store.budgets import CONTROL, requests
@@ -28,6 +29,7 @@ from app.store.connect import Store, open_store
 from app.store.keys import create_key
 from app.store.policy_life import serving
 from training.checkpoint import publish
+from training.placement import declare_placement
 from training.policy import fingerprint, load_policy
 
 CONTEXT = 256
@@ -35,7 +37,7 @@ SCOPES = {"infer": ["infer"], "grade": ["grade"], "both": ["infer", "grade"], "a
 
 
 def tiny(vocabulary: int) -> PreTrainedConfig:
-    return Qwen2Config(
+    config = Qwen2Config(
         vocab_size=vocabulary,
         hidden_size=32,
         intermediate_size=64,
@@ -48,6 +50,8 @@ def tiny(vocabulary: int) -> PreTrainedConfig:
         pad_token_id=2,
         initializer_range=0.1,
     )
+    declare_placement(config, "answer")
+    return config
 
 
 @dataclass
@@ -106,7 +110,8 @@ def served(
     control = open_store(url, settings.control_pool, CONTROL)
     policy = first_policy(settings, control)
     engine = Engine(policy, EngineConfig.from_settings(settings))
-    app = create_app(Parts(settings, engine, policy.tokenizer, store, control, redis_url))
+    placements = placements_of(settings, policy)
+    app = create_app(Parts(settings, engine, policy.tokenizer, placements, store, control, redis_url))
     httpd = DrainingServer.of(app, engine, settings)
     thread = threading.Thread(target=httpd.run, name="uvicorn")
     thread.start()

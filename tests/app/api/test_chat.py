@@ -14,6 +14,7 @@ from app.store.interactions import choices, get_interaction, rollout
 from app.store.tables import Interaction
 from tests.app.api.live import Live, sse
 from training.codec import CODEC_VERSION, decode
+from training.placement import ANSWER
 
 ASK: list[Any] = [{"role": "user", "content": "What is 2 + 3"}]
 
@@ -45,7 +46,7 @@ def test_an_answer_is_stored_as_it_was_sent(live: Live) -> None:
 @pytest.mark.parametrize(("asked", "expected"), [({}, 4), ({"latent": {"draws": 2}}, 2)])
 def test_draws_are_the_settings_unless_asked_for(asked: dict[str, Any], expected: int) -> None:
     fields = GenerationFields.model_validate({"model": "lepo", **asked})
-    budget = draw_settings(fields, Settings(latent_draws=4), room=100, seed=1, prompt="messages")
+    budget = draw_settings(fields, Settings(latent_draws=4), room=100, seed=1, prompt="messages", placement=ANSWER)
     assert budget.sampling.draws == expected
 
 
@@ -217,3 +218,12 @@ def test_any_origin_may_ask(live: Live) -> None:
     asked = {"Origin": "https://example.org", "Access-Control-Request-Method": "POST"}
     response = httpx.options(f"{live.url}/v1/interactions/x/grades", headers=asked)
     assert (response.status_code, response.headers["access-control-allow-origin"]) == (200, "*")
+
+
+def test_a_model_trained_with_latents_in_its_answer_keeps_them_there(live: Live) -> None:
+    answer = live.answer()
+    with live.store.session() as session:
+        kept = rollout(session, read("int", answer["choices"][0]["interaction_id"]))
+    assert kept is not None
+    made = decode(kept.payload)
+    assert (made.placement, made.lead_in, made.latent_length) == ("answer", 0, 3)

@@ -14,12 +14,15 @@ from typing import Any
 import pytest
 import torch
 
+from app.engine.answer import Reader, answers_of
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
-from app.engine.request import Request
+from app.engine.request import Event, Finished, Request
+from app.engine.rows import Trace
 from tests.app.conftest import configurations
 from tests.tiny import VOCABULARY
 from training.noise import choice_seed
+from training.placement import ANSWER, Placement
 from training.policy import Policy
 from training.rollout import Rollout
 from training.sample import sample
@@ -73,6 +76,55 @@ def assert_same(got: Rollout, expected: Rollout, tolerance: float) -> None:
     assert got.policy_version == expected.policy_version
     assert got.stop_reason == expected.stop_reason
     assert not got.altered
+
+
+PREAMBLE = Placement("preamble", (7, 11), (5, 13, 9))
+THINKING = Placement("thinking", (), (21,))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_latent_steps_are_placed_as_the_reference_places_them(policy: Policy, dtype: torch.dtype) -> None:
+    policy = cast(policy, dtype)
+    placements = (PREAMBLE, ANSWER, THINKING)
+    requests = [
+        dataclasses.replace(request, placement=placements[index % 3], choices=1 + index % 2)
+        for index, request in enumerate(mixed_requests(15, most_latents=3))
+    ]
+    engine = Engine(policy, EngineConfig(slots=5, max_length=128, prefill_chunk=16))
+    answers = engine.generate(requests)
+    placed = 0
+    for request, (finished, *_) in zip(requests, answers, strict=True):
+        own, rollout = request.sampling, finished.rollout
+        expected = sample(policy, request.prompt_ids, own, request.max_new, placement=request.placement)
+        assert_same(rollout, expected, 1e-5 if dtype == torch.float64 else 2e-4)
+        assert (rollout.placement, rollout.lead_in) == (expected.placement, expected.lead_in)
+        assert rollout.lead_out_ids_O.tolist() == expected.lead_out_ids_O.tolist()
+        assert rollout.asked_ids_P.tolist() == list(request.prompt_ids)
+        placed += len(rollout.lead_out_ids_O)
+    assert placed > 5
+    stats = engine.stats()
+    drawn = [one.rollout for choices in answers for one in choices]
+    assert stats.tokens == sum(one.answer_length for one in drawn)
+    assert stats.latents == sum(one.latent_length for one in drawn)
+
+
+def test_an_answer_ended_within_its_lead_out_says_what_was_executed(policy: Policy) -> None:
+    request = Request((4, 8), Sampling(latent_length=2, seed=1), max_new=20, placement=PREAMBLE)
+    (answer,) = answers_of(request, Reader(str, None, policy.eos_ids), telling=False)
+    answer.spans.append((3, 0))
+    given = []
+    for _ in range(4):  # two latent steps and two of the lead-out's three
+        assert answer.take((30.0, -1.0, 0.0), (), 0.0, []) is None
+        given.append(answer.given_id)
+    assert given == [None, None, 5, 13]
+    trace = Trace(torch.ones(2, 1, dtype=torch.int32), torch.ones(2, 1), torch.zeros(2, 1))
+    events: list[Event] = []
+    answer.finish("cancelled", trace, torch.tensor([4, 8, 7, 11], dtype=torch.int32), (0.0, None), events)
+    (finished,) = events
+    assert isinstance(finished, Finished)
+    assert (finished.rollout.latent_length, finished.rollout.answer_length) == (2, 0)
+    assert finished.rollout.lead_out_ids_O.tolist() == [5, 13]
+    assert finished.text == "[]"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
