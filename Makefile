@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+REAL := $(VENV)/.installed-real
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install test check serve demo bench clean
+.PHONY: help install test check serve demo demo-real bench clean
 
 help:  ## Show these lines
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 install: $(STAMP)  ## Make .venv and install the project into it
 
@@ -34,6 +35,14 @@ serve: $(STAMP)  ## The whole stack, kept running; prints its URL, keys and a fi
 
 demo: $(STAMP)  ## The whole circle in minutes: serve, grade, learn, swap; exits 0 when the policy got better
 	$(BIN)/lepo demo
+
+$(REAL): $(STAMP)
+	@$(BIN)/pip install --quiet -c constraints.txt -e '.[demo,gguf,gym]' || { \
+	  echo "make demo-real needs reasoning-gym, and that a C compiler and Python's headers (for pycosat)"; exit 1; }
+	@touch $(REAL)
+
+demo-real: $(REAL)  ## The same circle with SmolLM2-135M on sums of reasoning-gym: half an hour on two cores
+	$(BIN)/lepo demo --real
 
 bench: $(STAMP)  ## The measurements of the engine, the swap and the server
 	$(BIN)/lepo bench engine --json

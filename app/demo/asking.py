@@ -12,7 +12,7 @@ from openai import AsyncOpenAI, OpenAIError
 from app.demo.tally import Tally
 
 NOT_RETRIED = 0
-TIMEOUT_S = 60.0
+TIMEOUT_S = 60.0  # of a request, when the caller does not say
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +24,9 @@ class Answer:
     finish_reason: str
 
 
-def stock_client(base_url: str, api_key: str) -> AsyncOpenAI:
+def stock_client(base_url: str, api_key: str, timeout_s: float = TIMEOUT_S) -> AsyncOpenAI:
     """Make an unmodified OpenAI client for the server."""
-    return AsyncOpenAI(base_url=f"{base_url}/v1", api_key=api_key, max_retries=NOT_RETRIED, timeout=TIMEOUT_S)
+    return AsyncOpenAI(base_url=f"{base_url}/v1", api_key=api_key, max_retries=NOT_RETRIED, timeout=timeout_s)
 
 
 async def ask(

@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from http import HTTPStatus
 from typing import Any
 
 import httpx
@@ -17,35 +18,24 @@ from app.demo import view
 from app.demo.asking import stock_client
 from app.demo.exam import Mark, sit_exam
 from app.demo.plot import Reading, plot_learning_curve
+from app.demo.progress import counting, waiting
+from app.demo.scene import Scene
 from app.demo.summary import Summary
 from app.demo.tally import Tally
 from app.demo.users import be_a_user
 from training.tasks.problem import Problem
 
 LOOK_S = 1.0
-SETTLE_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How long and how hard the demo runs."""
-
-    directory: Path  # where the plot and the summary go
-    learn_s: float  # seconds of serving and learning between the exams, > 0
-    users: int  # simulated users at once, >= 1
-    choices: int  # answers per question, >= 2 gives the group baseline
-    think_s: float  # mean seconds a user thinks between questions
-    latent_length: int  # the server's latent steps, for the summary
 
 
 @dataclass(slots=True)
 class Circle:
     """One run against a stack that is up at `base_url`."""
 
-    plan: Plan
+    scene: Scene
     base_url: str
     user_key: str  # scopes infer and grade
-    admin_key: str  # reads the overview
+    admin_key: str  # reads the overview, and freezes learning for the last exam
     learn_from: Sequence[Problem]
     examine_on: Sequence[Problem]
     console: Console
@@ -55,27 +45,33 @@ class Circle:
 
     async def run(self) -> Summary:
         """Run the whole circle and write its plot and summary."""
-        client = stock_client(self.base_url, self.user_key)
+        scene = self.scene
+        client = stock_client(self.base_url, self.user_key, scene.request_s)
         async with client, self._http(self.user_key) as http, self._http(self.admin_key) as admin:
             self.console.print(f"Exam before learning: {len(self.examine_on)} held-out problems over HTTP ...")
-            before = await sit_exam(client, self.examine_on, self.tally)
-            self.console.print(f"  {before.correct} of {before.total} right ({before.accuracy:.1%})")
+            before = await self._examine(client)
             await self._serve_and_learn(client, http, admin)
             await self._settle(admin)
             self.console.print("Exam after learning: the same problems and seeds ...")
-            after = await sit_exam(client, self.examine_on, self.tally)
-            self.console.print(f"  {after.correct} of {after.total} right ({after.accuracy:.1%})")
+            after = await self._examine(client)
             summary = self._summary(before, after, await self._overview(admin))
-        plot_learning_curve(self.plan.directory / "learning_curve.png", self.readings, before, after)
-        summary.write(self.plan.directory / "summary.json")
+        plot_learning_curve(scene.directory / "learning_curve.png", scene.caption, self.readings, before, after)
+        summary.write(scene.directory / "summary.json")
         return summary
+
+    async def _examine(self, client: AsyncOpenAI) -> Mark:
+        """Sit the exam and say how it went."""
+        with counting(self.console, len(self.examine_on)) as answered:
+            mark = await sit_exam(client, self.examine_on, self.tally, answered)
+        self.console.print(f"  {mark.correct} of {mark.total} right ({mark.accuracy:.1%})")
+        return mark
 
     async def _serve_and_learn(self, client: AsyncOpenAI, http: httpx.AsyncClient, admin: httpx.AsyncClient) -> None:
         """Let the users loose until the time is up, watching all the while."""
         stop = asyncio.Event()
-        plan = self.plan
+        scene = self.scene
         async with asyncio.TaskGroup() as group:
-            for name in range(plan.users):
+            for name in range(scene.users):
                 group.create_task(
                     be_a_user(
                         name,
@@ -84,41 +80,57 @@ class Circle:
                         self.learn_from,
                         self.tally,
                         stop,
-                        choices=plan.choices,
-                        think_s=plan.think_s,
+                        choices=scene.choices,
+                        think_s=scene.think_s,
                     )
                 )
             await self._watch(admin)
             stop.set()
 
     async def _watch(self, admin: httpx.AsyncClient) -> None:
-        start = time.monotonic()
+        start, learn_s = time.monotonic(), self.scene.learn_s
         with self._live() as show:
-            while (elapsed := time.monotonic() - start) < self.plan.learn_s:
+            while (elapsed := time.monotonic() - start) < learn_s:
                 overview = await self._overview(admin)
                 self.readings.append(_reading(overview, elapsed))
-                show.look(overview, self.plan.learn_s - elapsed)
+                show.look(overview, learn_s - elapsed)
                 await asyncio.sleep(LOOK_S)
 
     async def _settle(self, admin: httpx.AsyncClient) -> None:
-        """Wait until no update runs and the server serves what the database says it should."""
-        deadline = time.monotonic() + SETTLE_S
-        while time.monotonic() < deadline:
-            overview = await self._overview(admin)
-            served = (await admin.get("/version")).json()["policy_version"]
-            if overview["current_job"] is None and served == overview["serving_version"]:
-                return
-            await asyncio.sleep(LOOK_S / 4)
-        self.tally.fail(f"settle: the server did not serve the promoted version within {SETTLE_S:.0f} s")
+        """Let the update under way end, begin no other, and wait until what came of it serves: it sits the exam."""
+        deadline = time.monotonic() + self.scene.settle_s
+        with waiting(self.console, "the update under way ends, and what came of it is served"):
+            under_way = (await self._overview(admin))["current_job"]
+            while time.monotonic() < deadline:
+                overview = await self._overview(admin)
+                job = overview["current_job"]
+                if overview["frozen"] is None and (job is None or under_way is None or job["id"] != under_way["id"]):
+                    await self._admin(admin, "POST", "/v1/admin/learning/freeze")
+                    continue
+                served = (await self._admin(admin, "GET", "/version"))["policy_version"]
+                if job is None and served == overview["serving_version"]:
+                    return
+                await asyncio.sleep(LOOK_S / 4)
+        self.tally.fail(f"settle: the server did not serve the promoted version within {self.scene.settle_s:.0f} s")
 
     async def _overview(self, admin: httpx.AsyncClient) -> dict[str, Any]:
-        response = await admin.get("/v1/admin/overview")
+        return await self._admin(admin, "GET", "/v1/admin/overview")
+
+    async def _admin(self, admin: httpx.AsyncClient, method: str, path: str) -> dict[str, Any]:
+        """Look as an operator does: where the machine is too busy to answer (503), again and again for a while."""
+        deadline = time.monotonic() + self.scene.request_s
+        while True:
+            response = await admin.request(method, path)
+            if response.status_code != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
+                break
+            await asyncio.sleep(LOOK_S)
         response.raise_for_status()
         found: dict[str, Any] = response.json()
         return found
 
     def _http(self, key: str) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=self.base_url, headers={"Authorization": f"Bearer {key}"}, timeout=30.0)
+        headers = {"Authorization": f"Bearer {key}"}
+        return httpx.AsyncClient(base_url=self.base_url, headers=headers, timeout=self.scene.request_s)
 
     @contextlib.contextmanager
     def _live(self) -> Iterator["_Show"]:
@@ -132,6 +144,7 @@ class Circle:
         grades: dict[str, int] = overview["grades"]
         clients = grades.get("client", 0)
         return Summary(
+            model=self.scene.model,
             accuracy_before=before.accuracy,
             accuracy_before_interval=before.interval,
             accuracy_after=after.accuracy,
@@ -149,7 +162,8 @@ class Circle:
             learned=overview["learned"],
             skipped=overview["skipped"],
             policy_version=overview["serving_version"],
-            latent_length=self.plan.latent_length,
+            latent_length=self.scene.latent_length,
+            latent_placement=self.scene.placement,
             seconds=time.monotonic() - self.began,
         )
 
@@ -160,15 +174,15 @@ class _Show:
 
     circle: Circle
     live: Live | None
-    said_at: float = float("-inf")
+    said_at: float = -math.inf
 
     def look(self, overview: dict[str, Any], seconds_left: float) -> None:
         circle = self.circle
         if self.live is not None:
-            self.live.update(view.panel(overview, circle.readings, circle.tally, seconds_left))
+            self.live.update(view.panel(circle.scene.command, overview, circle.readings, circle.tally, seconds_left))
             return
         reading = circle.readings[-1]
-        if reading.seconds - self.said_at >= view.LINE_EVERY_S:
+        if reading.seconds - self.said_at >= circle.scene.line_every_s:
             self.said_at = reading.seconds
             circle.console.print(view.line(overview, reading, circle.tally), highlight=False, soft_wrap=True)
 

@@ -4,7 +4,7 @@ The answers are sampled with the server's own settings, latent steps included; t
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from openai import AsyncOpenAI
@@ -38,13 +38,24 @@ class Mark:
         return wilson(self.correct, self.total)
 
 
-async def sit_exam(client: AsyncOpenAI, problems: Sequence[Problem], tally: Tally) -> Mark:
-    """Ask every problem once; a failed request is a wrong answer, and counted as failed too."""
+async def sit_exam(
+    client: AsyncOpenAI, problems: Sequence[Problem], tally: Tally, answered: Callable[[], None] = lambda: None
+) -> Mark:
+    """Ask every problem once; a failed request is a wrong answer, and counted as failed too.
+
+    Args:
+        client: of the service.
+        problems: at least one.
+        tally: counts what was asked, and what failed.
+        answered: called after each.
+
+    """
     turnstile = asyncio.Semaphore(AT_ONCE)
 
     async def one(index: int, problem: Problem) -> bool:
         async with turnstile:
             answers = await ask(client, problem.prompt, tally, choices=1, seed=index)
+        answered()
         if not answers:
             return False
         verdict = parse_grader(dict(problem.grader)).grade(answers[0].text, GRADER_DEADLINE_S)

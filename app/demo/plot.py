@@ -20,7 +20,7 @@ class Reading:
     accuracy: float | None  # newest held-out accuracy the gate measured, None before the first
 
 
-def plot_learning_curve(path: Path, readings: Sequence[Reading], before: Mark, after: Mark) -> None:
+def plot_learning_curve(path: Path, caption: str, readings: Sequence[Reading], before: Mark, after: Mark) -> None:
     """Draw held-out accuracy and the version served over time, with the two exams at the ends."""
     figure = Figure(figsize=(9, 4.8), layout="constrained")
     FigureCanvasAgg(figure)
@@ -39,7 +39,9 @@ def plot_learning_curve(path: Path, readings: Sequence[Reading], before: Mark, a
             f"{mark.accuracy:.0%}", (seconds, mark.accuracy), textcoords="offset points",
             xytext=(10 if seconds == 0.0 else -34, -14), color="#d62728", weight="bold",
         )  # fmt: skip
-    axes.set(xlabel="seconds of serving and learning", ylabel="held-out accuracy", ylim=(0, 1.04), xlim=(-3, end + 6))
+    edge = max(3.0, end / 50)  # so that the exams' bars are whole
+    axes.set(xlabel="seconds of serving and learning", ylabel="held-out accuracy")
+    axes.set(ylim=(0, 1.04), xlim=(-edge, end + 2 * edge))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.grid(alpha=0.25)
     versions = axes.twinx()
@@ -49,6 +51,6 @@ def plot_learning_curve(path: Path, readings: Sequence[Reading], before: Mark, a
     versions.set_ylabel("policy version served", color="#7f7f7f")
     versions.set_ylim(bottom=0)
     axes.legend(loc="lower right", frameon=False)
-    axes.set_title("A policy that learns from grades while it serves", loc="left")
+    axes.set_title(caption, loc="left")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)

@@ -16,7 +16,6 @@ from app.demo.tally import Tally
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 56
-LINE_EVERY_S = 5.0
 
 
 def sparkline(values: Sequence[float]) -> str:
@@ -25,7 +24,9 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join(BARS[min(len(BARS) - 1, int(v * len(BARS)))] for v in values[::step])
 
 
-def panel(overview: dict[str, Any], readings: Sequence[Reading], tally: Tally, seconds_left: float) -> Panel:
+def panel(
+    command: str, overview: dict[str, Any], readings: Sequence[Reading], tally: Tally, seconds_left: float
+) -> Panel:
     """Lay out one moment of the service."""
     grid = Table.grid(padding=(0, 3))
     job = overview["current_job"]
@@ -43,7 +44,7 @@ def panel(overview: dict[str, Any], readings: Sequence[Reading], tally: Tally, s
     for name, value in rows:
         grid.add_row(Text(name, style="bold"), value)
     curve = Text(sparkline([r.accuracy for r in readings if r.accuracy is not None]), style="green")
-    return Panel(Group(grid, Text(), curve), title="lepo demo", subtitle=f"{seconds_left:.0f} s left", width=76)
+    return Panel(Group(grid, Text(), curve), title=command, subtitle=f"{seconds_left:.0f} s left", width=76)
 
 
 def line(overview: dict[str, Any], reading: Reading, tally: Tally) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from app.demo.staging import LATENT_LENGTH
+from app.demo.scenes import TOY
 from benchmarks.online.conditions import Manners
 from benchmarks.online.later import Later
 from training.demo_model.teacher import Slips, work_out
@@ -211,7 +211,7 @@ def worked(problem: Problem) -> str:
     """
     chain = parse_chain(problem.prompt)
     words = work_out(random.Random(0), chain, Slips(0.0, 0.0, 0.0)).split()  # noqa: S311  it never slips
-    return " ".join(words[LATENT_LENGTH:] or words[-1:])
+    return " ".join(words[TOY.latent_length :] or words[-1:])
 
 
 def opinion(right: bool, *, hostile: bool, manners: Manners, rng: random.Random) -> tuple[float | None, bool]:

@@ -21,7 +21,7 @@ import httpx
 
 from app.demo.asking import stock_client
 from app.demo.exam import sit_exam
-from app.demo.staging import SETTINGS
+from app.demo.scenes import TOY
 from app.demo.tally import Tally
 from app.stack.stack import Stack
 from app.store.connect import Store, open_store
@@ -46,7 +46,7 @@ VERSIONS_BACK: Final = 3  # what they were made from stays spent: of eleven upda
 FORM: Final = MappingProxyType(
     {"type": "string_check", "operation": "like", "reference": "Answer:"}
 )  # not what is right
-SPACING: Final[dict[str, str]] = {**SETTINGS, "LEPO_MIN_GRADES": "128", "LEPO_MAX_GRADES": "256"}
+SPACING: Final[dict[str, str]] = {**TOY.environment, "LEPO_MIN_GRADES": "128", "LEPO_MAX_GRADES": "256"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,10 @@ def lepo(*arguments: str, **env: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-DOORS = ("", "bench", "keys", "model", "model check", "model fetch", "policy", "policy rollback", "up", "train", "eval")
+DOORS = (
+    *("", "bench", "keys", "model", "model check", "model fetch", "policy", "policy rollback"),
+    *("up", "demo", "train", "eval"),
+)
 
 
 @pytest.mark.parametrize("arguments", [[*door.split(), "--help"] for door in DOORS], ids=str)
@@ -41,7 +44,7 @@ def test_help_is_light(arguments: list[str]) -> None:
     assert "Usage: " in done.stdout
 
 
-@pytest.mark.parametrize("arguments", [[], ["policy"], ["model", "check"], ["model", "fetch"]], ids=str)
+@pytest.mark.parametrize("arguments", [[], ["demo"], ["policy"], ["model", "check"], ["model", "fetch"]], ids=str)
 def test_help_comes_within_a_second(arguments: list[str]) -> None:
     spent = []
     for _ in range(3):

@@ -1,0 +1,125 @@
+"""The two scenes: a toy that takes minutes, and a real model that takes half an hour on two cores.
+
+Every setting is an ordinary one of the product. Problems of training, gate and exam are of three splits that follow
+from the questions themselves, so none is in two of them. Leaves out the problems (`training.tasks`).
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from app.demo.scene import Claims, Scene
+from training.tasks.families import generate
+from training.tasks.problem import Problem
+from training.tasks.splits import Split
+
+CHAIN_SUM: Final = "reasoning_gym:chain_sum:min_terms=2,max_terms=3,min_digits=1,max_digits=2"
+SEEDS: Final = MappingProxyType({Split.TRAIN: 0, Split.VALIDATION: 1, Split.TEST: 2})
+
+
+def chained_arithmetic(split: Split, count: int) -> list[Problem]:
+    """Make problems that the toy model was shown: "Work out 47 + 6 - 8 + 9 step by step."."""
+    return generate("chained_arithmetic", split, count, seed=0)
+
+
+def chain_sums(split: Split, count: int) -> list[Problem]:
+    """Make sums of the package reasoning-gym; an answer is right when its last number is.
+
+    Raises:
+        ValueError: the package is not installed; the message says how to.
+
+    """
+    from training.tasks.gym import make_problems, parse_source
+
+    source = replace(parse_source(CHAIN_SUM, split), size=count, seed=SEEDS[split])
+    return [replace(one, grader=last_number(one.answer)) for one in make_problems(source)]
+
+
+def last_number(reference: str) -> dict[str, str]:
+    """Write a grader that gives 1 when the last number of an answer is the reference, else 0."""
+    return {"type": "string_check", "operation": "eq", "extract": "last_number", "reference": reference}
+
+
+TOY: Final = Scene(
+    command="lepo demo",
+    title="The circle",
+    caption="A policy that learns from grades while it serves",
+    directory=Path("var/demo"),
+    model="demo",
+    problems=chained_arithmetic,
+    train_problems=4000,
+    gate_problems=200,
+    exam_problems=300,
+    settings=MappingProxyType(
+        {
+            "LEPO_PORT": "0",
+            "LEPO_THREADS": "1",
+            "LEPO_LATENT_TAU": "0.5",
+            "LEPO_MAX_LENGTH": "128",
+            "LEPO_MAX_COMPLETION_TOKENS": "40",
+            "LEPO_SLOTS": "32",
+            "LEPO_LEARN_INTERVAL": "0.5",
+            "LEPO_GRADE_INTERVAL": "0.5",
+            "LEPO_MIN_GRADES": "128",
+            "LEPO_MAX_GRADES": "256",
+            "LEPO_LEARNING_RATE": "3e-4",
+            "LEPO_WEIGHT_DECAY": "0",
+        }
+    ),
+    latent_length=4,
+    placement="answer",
+    learn_s=150.0,
+    settle_s=60.0,
+    users=4,
+    choices=8,
+    think_s=0.3,
+    request_s=60.0,
+    line_every_s=5.0,
+    claims=Claims(gain=0.20),
+)
+
+LATENT_STEPS: Final = 4  # of the real model, in a preamble: it never met a mixture, so its answers stay whole
+
+REAL: Final = Scene(
+    command="lepo demo --real",
+    title="The circle: SmolLM2-135M-Instruct on sums",
+    caption="SmolLM2-135M-Instruct learns sums from grades while it serves",
+    directory=Path("var/demo-real"),
+    model="smollm2",
+    problems=chain_sums,
+    train_problems=2000,
+    gate_problems=100,
+    exam_problems=200,
+    settings=MappingProxyType(
+        {
+            "LEPO_PORT": "0",
+            "LEPO_THREADS": "1",  # of two cores, one serves and one learns
+            "LEPO_DATABASE_TIMEOUT": "30",  # both cores are busy, so Postgres has to wait
+            "LEPO_LATENT_TAU": "0.5",
+            "LEPO_MAX_LENGTH": "160",
+            "LEPO_MAX_COMPLETION_TOKENS": "48",
+            "LEPO_SLOTS": "32",
+            "LEPO_LEARN_INTERVAL": "0.5",
+            "LEPO_GRADE_INTERVAL": "0.5",
+            "LEPO_MIN_GRADES": "128",  # sixteen questions, eight answers each
+            "LEPO_MAX_GRADES": "128",
+            "LEPO_LEARNING_RATE": "2e-5",
+            "LEPO_WEIGHT_DECAY": "0",
+            "LEPO_MICRO_BATCH_TOKENS": "1024",
+            "LEPO_GATE_ANSWERS": "40",  # of each of two policies at a look; what looks find adds up
+            "LEPO_GATE_NO_SIGNAL": "promote",  # at first so little is right that a look may see nothing
+            "LEPO_KEEP_CHECKPOINTS": "3",  # a version takes 1.6 GB with what the optimizer remembers
+        }
+    ),
+    latent_length=LATENT_STEPS,
+    placement="preamble",
+    learn_s=1200.0,
+    settle_s=240.0,
+    users=3,
+    choices=8,
+    think_s=1.0,
+    request_s=300.0,
+    line_every_s=15.0,
+    claims=Claims(gain=0.15),
+)
