@@ -150,4 +150,4 @@ def test_sums_of_every_size_are_a_quarter_of_what_users_ask() -> None:
     asked = [problem.prompt.partition(": ")[2] for problem in REAL.problems(Split.TRAIN, 800)]
     sizes = Counter((len(one.split()) // 2, max(len(word) for word in one.split())) for one in asked)
     assert set(sizes) == {(2, 1), (2, 2), (3, 1), (3, 2)}
-    assert all(abs(many - 200) < 8 for many in sizes.values())
+    assert all(abs(many - 200) < 20 for many in sizes.values())
