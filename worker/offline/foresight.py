@@ -18,7 +18,7 @@ from app.models.memory import per_position
 from app.models.outline import Outline, outline
 from app.models.source import present_source
 from app.settings import read_settings
-from training.footprint import LEAST_POSITIONS
+from training.footprint import LEAST_POSITIONS, Plan
 from training.policy import placed
 from training.room import Free
 from worker.offline.recipe import Recipe
@@ -57,9 +57,9 @@ def foresee(model: str, recipe: Recipe, characters: int, around: Around, free: F
     around.say(f"memory of an update: {words(plan_of(found, learning_by(recipe, longest), left))}")
     caches = _caches(found, recipe, longest)
     around.say(f"memory of answering: keys and values up to {amount(caches)} (--slots, --max-new)")
-    least = plan_of(found, learning_by(replace(recipe, micro_batch_positions=LEAST_POSITIONS), longest), left)
+    least = _least(found, recipe, left)
     if least.most > left:
-        fitting = "; ".join(_fitting(found, recipe, longest, left)) or "a smaller model, or more memory"
+        fitting = "; ".join(_fitting(found, recipe, left)) or "a smaller model, or more memory"
         raise BadRequest(f"an update takes more memory than there is ({words(least)}). What would do: {fitting}")
 
 
@@ -103,12 +103,17 @@ def _caches(found: Outline, recipe: Recipe, longest: int) -> int:
     return rows * min(longest, found.anatomy.positions or longest) * per_position(found.anatomy, item)
 
 
-def _fitting(found: Outline, recipe: Recipe, longest: int, left: int) -> Iterator[str]:
+def _least(found: Outline, recipe: Recipe, left: int) -> Plan:
+    """Plan for short rollouts, one at a time: what does not fit so does not fit at all."""
+    return plan_of(found, learning_by(replace(recipe, micro_batch_positions=LEAST_POSITIONS), LEAST_POSITIONS), left)
+
+
+def _fitting(found: Outline, recipe: Recipe, left: int) -> Iterator[str]:
     """Give the options that make it fit."""
     for saving in _SAVINGS:
-        wish = replace(recipe, **saving, micro_batch_positions=LEAST_POSITIONS)
-        plan = plan_of(found, learning_by(wish, longest), left)
-        if wish != replace(recipe, micro_batch_positions=LEAST_POSITIONS) and plan.most <= left:
+        wish = replace(recipe, **saving)
+        plan = _least(found, wish, left)
+        if wish != recipe and plan.most <= left:
             yield f"{_options(saving)} ({amount(plan.most)})"
 
 

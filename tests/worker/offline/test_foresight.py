@@ -69,7 +69,7 @@ def test_bfloat16_holds_more_and_computes_in_less(model_dir: Path) -> None:
 
 def test_what_cannot_fit_is_refused_with_what_would(model_dir: Path) -> None:
     told: list[str] = []
-    held = plan_of(outline(str(model_dir), None), learning_by(replace(SMALL, micro_batch_positions=64), 40), 0)
+    held = plan_of(outline(str(model_dir), None), learning_by(replace(SMALL, micro_batch_positions=64), 64), 0)
     with pytest.raises(BadRequest) as caught:
         foresee(str(model_dir), SMALL, 0, around(told), lambda _: held.most - 1)
     assert "--lora-rank 16 (" in caught.value.message
