@@ -89,6 +89,7 @@ class Plan:
     held: Held
     activations: int  # bytes, of a micro-batch
     positions: int  # padded positions of a micro-batch
+    largest: int  # positions of the largest there may be: a longer rollout is one by itself
     several: bool  # whether an update takes more than one optimizer step
     free: int  # bytes that the device had left when this was planned
 
@@ -173,7 +174,8 @@ def planned(
     room = _SHARE * (free - (held.learning(several=several) - there))
     while not positions and chosen > LEAST_POSITIONS and each.bytes(chosen, longest) > room:
         chosen //= 2
-    return Plan(held, each.bytes(chosen, longest), chosen, several, free)
+    largest = max(chosen, longest)
+    return Plan(held, each.bytes(largest, longest), chosen, largest, several, free)
 
 
 def bytes_of(models: Iterable[PreTrainedModel]) -> int:

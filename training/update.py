@@ -250,7 +250,8 @@ class Learner:
         """
         config, optimizer, model = self.config, self._optimizer, self._causal.model
         beside = [one.model for one in (self._causal, self._shown, self._reference) if one is not None]
-        held = held_by(optimizer.learned, weights=bytes_of(beside), undo=config.undo)
+        here = self._causal.device.type == "cpu"  # elsewhere copies that are in the way go to the host
+        held = held_by(optimizer.learned, weights=bytes_of(beside), undo=config.undo and here)
         each = activations_of(model, recomputed=bool(self._recomputed), chunk_elements=config.replay.chunk_elements)
         return min(
             self._ranks.gathered(

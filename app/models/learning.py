@@ -79,7 +79,7 @@ def words(plan: Plan) -> str:
         "gradients": held.gradients,
         "moments": held.moments,
         "copies to go back to": held.undo,
-        f"activations of {plan.positions:,} positions": plan.activations,
+        f"activations of {plan.largest:,} positions": plan.activations,
     }
     told = ", ".join(f"{name} {amount(size)}" for name, size in parts.items() if size)
     return f"{told}: at most {amount(plan.most)} of {amount(plan.free)} free"

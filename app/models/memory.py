@@ -70,7 +70,7 @@ def learning(outline: Outline, settings: Settings, *, rank: int, free: Free = fr
         Need(
             f"{name}: activations",
             plan.activations,
-            f"about, logits among them; of {plan.positions:,} positions, LEPO_MICRO_BATCH_TOKENS",
+            f"about, logits among them; of {plan.largest:,} positions, LEPO_MICRO_BATCH_TOKENS",
         ),
     ]
     return [*needs, _sum(f"a worker, {name}", needs)]

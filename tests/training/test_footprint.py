@@ -57,6 +57,7 @@ def test_what_is_there_already_is_not_asked_for_again_and_a_number_decides() -> 
     assert planned(held, EACH, free, longest=10, several=True).positions < fresh.positions
     assert planned(held, EACH, 0, longest=10, several=False, positions=300).positions == 300
     assert fresh.most == 24 * N + 1000 * fresh.positions
+    assert planned(held, EACH, 0, longest=500, several=False).activations == 1000 * 500, "one rollout by itself"
 
 
 def test_eager_attention_counts_pairs_of_positions_and_a_chunk_bounds_the_logits() -> None:

@@ -37,7 +37,7 @@ def test_memory_is_the_same_after_every_update() -> None:
 def test_a_model_of_135_million_weights_takes_what_is_planned_and_no_more_after_ten_updates(
     failing: str, bytes_each: int
 ) -> None:
-    """Micro-batches of one rollout: little but what is held. Its logits at a time are part of the plan."""
+    """Micro-batches of one rollout: little but what is held."""
     found = learned("135m", 10, 64, failing)
     parameters = found["parameters"]
     first, *later = found["after"]

@@ -223,7 +223,7 @@ def test_the_log_says_what_an_update_takes_and_the_report_how_it_was_cut(
     with caplog.at_level("INFO", logger="worker.resident"):
         learner = resident.learner(base, base, update_config(settings))
     [told] = [one.message for one in caplog.records if one.message.startswith("memory of an update: weights")]
-    assert f"activations of {positions:,} positions" in told
+    assert f"activations of {max(positions, settings.max_length):,} positions" in told
     assert "copies to go back to" not in told
     assert learner.update(rollouts, ADVANTAGES).micro_batch_positions == positions
 

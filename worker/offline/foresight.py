@@ -5,7 +5,7 @@ them, and are not refused. Leaves out how bytes are counted (`app.models.learnin
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
@@ -18,7 +18,7 @@ from app.models.memory import per_position
 from app.models.outline import Outline, outline
 from app.models.source import present_source
 from app.settings import read_settings
-from training.footprint import LEAST_POSITIONS
+from training.footprint import LEAST_POSITIONS, Plan
 from training.policy import placed
 from training.room import Free
 from worker.offline.recipe import Recipe
@@ -53,24 +53,44 @@ def foresee(model: str, recipe: Recipe, characters: int, around: Around, free: F
     found, device = _looked_at(model), _device(around.device)
     if found is None or device is None or around.ranks.size > 1:
         return
-    left, longest = free(device), recipe.max_new + characters // _CHARACTERS
-    around.say(f"memory of an update: {words(plan_of(found, learning_by(recipe, longest), left))}")
+    where, longest = _Where(found, device, free(device)), recipe.max_new + characters // _CHARACTERS
+    around.say(f"memory of an update: {words(where.plan(recipe, longest))}")
     caches = _caches(found, recipe, longest)
     around.say(f"memory of answering: keys and values up to {amount(caches)} (--slots, --max-new)")
-    least = plan_of(found, learning_by(replace(recipe, micro_batch_positions=LEAST_POSITIONS), longest), left)
-    if least.most > left:
-        fitting = "; ".join(_fitting(found, recipe, longest, left)) or "a smaller model, or more memory"
+    least = where.least(recipe)
+    if least.most > where.left:
+        fitting = "; ".join(_fitting(where, recipe)) or "a smaller model, or more memory"
         raise BadRequest(f"an update takes more memory than there is ({words(least)}). What would do: {fitting}")
 
 
-def learning_by(recipe: Recipe, longest: int) -> Learning:
-    """Say how a recipe has a model learn; rollouts have up to so many positions."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Where:
+    """A model and the device it is to learn on."""
+
+    model: Outline
+    device: torch.device
+    left: int  # bytes
+
+    def plan(self, recipe: Recipe, longest: int) -> Plan:
+        """Plan an update by a recipe, of rollouts of up to so many positions."""
+        return plan_of(self.model, learning_by(recipe, longest, self.device), self.left)
+
+    def least(self, recipe: Recipe) -> Plan:
+        """Plan for short rollouts, one at a time: what does not fit so does not fit at all."""
+        return self.plan(replace(recipe, micro_batch_positions=LEAST_POSITIONS), LEAST_POSITIONS)
+
+
+def learning_by(recipe: Recipe, longest: int, device: torch.device) -> Learning:
+    """Say how a recipe has a model learn; rollouts have up to so many positions.
+
+    An update that a guard refuses is taken back; on an accelerator, copies for it that are in the way go to the host.
+    """
     return Learning(
         dtype=recipe.dtype,
         rank=recipe.lora_rank,
         recomputed=recipe.activation_checkpointing,
         reference=recipe.kl_beta > 0,
-        undo=True,  # an update that a guard refuses leaves the weights as they were, and the run goes on
+        undo=device.type == "cpu",
         several=False,
         longest=longest,
         positions=recipe.micro_batch_positions,
@@ -103,12 +123,12 @@ def _caches(found: Outline, recipe: Recipe, longest: int) -> int:
     return rows * min(longest, found.anatomy.positions or longest) * per_position(found.anatomy, item)
 
 
-def _fitting(found: Outline, recipe: Recipe, longest: int, left: int) -> Iterator[str]:
+def _fitting(where: _Where, recipe: Recipe) -> Iterator[str]:
     """Give the options that make it fit."""
     for saving in _SAVINGS:
-        wish = replace(recipe, **saving, micro_batch_positions=LEAST_POSITIONS)
-        plan = plan_of(found, learning_by(wish, longest), left)
-        if wish != replace(recipe, micro_batch_positions=LEAST_POSITIONS) and plan.most <= left:
+        wish = replace(recipe, **saving)
+        plan = where.least(wish)
+        if wish != recipe and plan.most <= where.left:
             yield f"{_options(saving)} ({amount(plan.most)})"
 
 

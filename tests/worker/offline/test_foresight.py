@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from app.cli import build
@@ -21,6 +22,8 @@ from training.tasks.problem import Problem
 from worker.offline.foresight import foresee, learning_by
 from worker.offline.recipe import SMALL
 from worker.offline.train import Around
+
+CPU = torch.device("cpu")
 
 
 def around(told: list[str], ranks: Ranks = ALONE) -> Around:
@@ -55,21 +58,28 @@ def test_a_value_of_the_recipe_changes_what_is_planned(change: Mapping[str, Any]
     config = families()["llama"]
     config.num_hidden_layers = 12
     found = made(config, held=None, files="", template=None)
-    changed, usual = (plan_of(found, learning_by(recipe, 100), 10**12) for recipe in (replace(SMALL, **change), SMALL))
+    changed, usual = (
+        plan_of(found, learning_by(recipe, 100, CPU), 10**12) for recipe in (replace(SMALL, **change), SMALL)
+    )
     assert (changed.most > usual.most) == more
     assert ("max_new" in change) == (changed.most == usual.most)
 
 
+def test_copies_to_go_back_to_are_no_load_of_an_accelerator() -> None:
+    assert learning_by(SMALL, 100, CPU).undo
+    assert not learning_by(SMALL, 100, torch.device("cuda:0")).undo
+
+
 def test_bfloat16_holds_more_and_computes_in_less(model_dir: Path) -> None:
     found = outline(str(model_dir), None)
-    half, usual = (plan_of(found, learning_by(one, 100), 0) for one in (replace(SMALL, dtype="bfloat16"), SMALL))
+    half, usual = (plan_of(found, learning_by(one, 100, CPU), 0) for one in (replace(SMALL, dtype="bfloat16"), SMALL))
     assert half.held.masters > usual.held.masters == 0
     assert half.activations < usual.activations
 
 
 def test_what_cannot_fit_is_refused_with_what_would(model_dir: Path) -> None:
     told: list[str] = []
-    held = plan_of(outline(str(model_dir), None), learning_by(replace(SMALL, micro_batch_positions=64), 40), 0)
+    held = plan_of(outline(str(model_dir), None), learning_by(replace(SMALL, micro_batch_positions=64), 64, CPU), 0)
     with pytest.raises(BadRequest) as caught:
         foresee(str(model_dir), SMALL, 0, around(told), lambda _: held.most - 1)
     assert "--lora-rank 16 (" in caught.value.message
