@@ -119,8 +119,8 @@ REAL: Final = Scene(
             "LEPO_SLOTS": "32",
             "LEPO_LEARN_INTERVAL": "0.5",
             "LEPO_GRADE_INTERVAL": "0.5",
-            "LEPO_MIN_GRADES": "128",  # sixteen questions, eight answers each
-            "LEPO_MAX_GRADES": "128",
+            "LEPO_MIN_GRADES": "64",  # eight questions, eight answers each: what one core learns in less than a minute
+            "LEPO_MAX_GRADES": "64",
             "LEPO_LEARNING_RATE": "2e-5",
             "LEPO_WEIGHT_DECAY": "0",
             "LEPO_MICRO_BATCH_TOKENS": "1024",
@@ -135,7 +135,7 @@ REAL: Final = Scene(
     settle_s=240.0,
     users=3,
     choices=8,
-    think_s=1.0,
+    think_s=4.0,
     request_s=300.0,
     line_every_s=15.0,
     claims=Claims(gain=0.15),
