@@ -242,7 +242,11 @@ class Settings(BaseSettings):
     )
     lora_rank: int = Field(0, ge=0, description="Rank of adapters that learn instead of the weights; 0: none (peft).")
     lora_alpha: float = Field(32.0, gt=0, description="Scale of the adapters, as a multiple of 1 / rank.")
-    micro_batch_tokens: int = Field(16_384, ge=64, description="Padded positions per forward of an update.")
+    micro_batch_tokens: int = Field(
+        0,
+        ge=0,
+        description="Padded positions per forward of an update; 0: as many as the free memory holds, 16,384 at most.",
+    )
     activation_checkpointing: bool = Field(
         False, description="Recompute layers in an update's backward pass: less memory, about a third more time."
     )

@@ -1,25 +1,19 @@
-"""Copies to go back to: beside the originals where there is plenty of room, else in the host's memory.
+"""Where copies to go back to lie: beside the originals where there is plenty of room, else in the host's memory.
 
 An update that is refused puts back weights and moments, 12 bytes a parameter. On a device that the update itself fills
 they would be what no longer fits: 36 GB for three billion parameters. Leaves out what is copied (`training.optimizer`).
 """
 
-import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
-Free = Callable[[torch.device], int]  # bytes that a device has left
+from training.room import Free, free_bytes
 
 _SPARE = 2  # times the size of the copies that must be left for them to stay on the device
 _HOST = torch.device("cpu")
-
-
-def free_bytes(device: torch.device) -> int:
-    """Bytes of a device that nobody has taken, torch's own cache counted as taken; the host is not asked."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else sys.maxsize
 
 
 def homes(sizes: Mapping[torch.device, int], free: Free = free_bytes) -> dict[torch.device, torch.device]:
@@ -27,10 +21,27 @@ def homes(sizes: Mapping[torch.device, int], free: Free = free_bytes) -> dict[to
     return {device: device if free(device) >= _SPARE * size else _HOST for device, size in sizes.items()}
 
 
-def copies(tensors: Mapping[str, Tensor], free: Free = free_bytes) -> dict[str, Tensor]:
-    """Copy tensors; what comes of it is for `Tensor.copy_` into the originals."""
+def homes_of(tensors: Iterable[Tensor], free: Free = free_bytes) -> dict[torch.device, torch.device]:
+    """Say where copies of all these are to lie, by the device of the original."""
     sizes: Counter[torch.device] = Counter()
-    for one in tensors.values():
+    for one in tensors:
         sizes[one.device] += one.nbytes
-    where = homes(sizes, free)
-    return {name: one.detach().to(where[one.device], copy=True) for name, one in tensors.items()}
+    return homes(sizes, free)
+
+
+class Aside:
+    """Copies by the name of what they belong to, each taken before that is first changed."""
+
+    def __init__(self, changing: Iterable[Tensor], free: Free = free_bytes) -> None:
+        """Choose where copies of all that may change will lie."""
+        self._where = homes_of(changing, free)
+        self._copies: dict[str, dict[str, Tensor]] = {}
+
+    def put(self, name: str, originals: Mapping[str, Tensor]) -> None:
+        """Copy what belongs to a name; what comes of it is for `Tensor.copy_` into the originals."""
+        parts = originals.items()
+        self._copies[name] = {key: one.detach().to(self._where[one.device], copy=True) for key, one in parts}
+
+    def items(self) -> Iterable[tuple[str, Mapping[str, Tensor]]]:
+        """Give the copies of every name that was put here."""
+        return self._copies.items()

@@ -5,6 +5,10 @@ micro-batch, the step is taken there, and the weights are the masters rounded. S
 is published is what was trained. Sharded parameters (`training.sharded`) have sharded masters and moments; parameters
 that every process holds whole have their gradients averaged.
 
+A step is taken a handful of weights at a time, the largest first, and each handful gives the memory of its gradients to
+the copies that `undo` needs. So a float32 model takes 16 bytes a parameter while it learns, and 24 once it has stepped
+and may have to go back; where nothing is ever taken back, 16.
+
 A weight without a gradient takes no part in a step: neither decay nor momentum of earlier batches moves what this one
 says nothing about, be it a table that learns nothing, an expert nobody was sent to or a row nobody looked up. Leaves
 out when a step is taken (`training.update`).
@@ -13,7 +17,8 @@ Axes: R rows of a weight: its first axis (outputs, experts, token ids).
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import compress
 from operator import not_
@@ -22,11 +27,14 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from training.aside import copies
+from training.aside import Aside
+from training.footprint import Learned
 from training.ranks import ALONE, Ranks
 from training.sharded import alike, whole
 
+_MASTER = "master"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_AT_ONCE = 2**24  # largest part of the weights that is stepped at once, if it is not one weight that is larger
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +78,6 @@ class OptimizerConfig:
         return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * passed))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Snapshot:
-    """Copies of everything a step changes, enough to undo it bit for bit; of what is sharded, this process's part."""
-
-    masters: dict[str, Tensor]  # float32, by parameter name
-    state: dict[str, Tensor]  # names as from `MasterOptimizer.moments`
-
-
 class MasterOptimizer:
     """The trainable parameters of a model, their float32 masters and AdamW's moments."""
 
@@ -100,7 +100,8 @@ class MasterOptimizer:
             lr=config.learning_rate,
             betas=(config.beta1, config.beta2),
         )
-        self._before: Snapshot | None = None  # what was there before the steps that `keep` or `undo` decides on
+        self.stepped = False  # whether there are steps that `keep` or `undo` has to decide on
+        self._before: Aside | None = None  # what they changed, as it was; None: nothing, or it cannot be taken back
 
     def begin(self) -> None:
         """Start a step: all gradients are zero, so every master takes part in it."""
@@ -116,6 +117,32 @@ class MasterOptimizer:
                 assert master.grad is not None
                 master.grad.add_(parameter.grad)
                 parameter.grad = None
+
+    def marks(self) -> dict[str, int]:
+        """Say how often each gradient was added to, of weights that are their own masters."""
+        owned = {name: one.grad for name, one in self._masters.items() if one is self._parameters[name]}
+        return {name: gradient._version for name, gradient in owned.items() if gradient is not None}
+
+    @contextmanager
+    def sparing(self, marks: Mapping[str, int]) -> Iterator[None]:
+        """Give no more gradient to weights that got some since; one that was not gathered yet is forgotten.
+
+        Args:
+            marks: from `marks`, before the backward pass that failed.
+
+        """
+        now = self.marks()
+        spared = [self._parameters[name] for name in marks if now[name] != marks[name]]
+        for name, parameter in self._parameters.items():
+            if self._masters[name] is not parameter:
+                parameter.grad = None
+        for parameter in spared:
+            parameter.requires_grad = False
+        try:
+            yield
+        finally:
+            for parameter in spared:
+                parameter.requires_grad = True
 
     def share(self) -> None:
         """Average the gradients of what every process holds whole; those of sharded parameters are already."""
@@ -133,40 +160,55 @@ class MasterOptimizer:
         return float(norm)
 
     @torch.no_grad()
-    def step(self, rate: float) -> None:
-        """Take one step, of what has a gradient, and round the masters into the model; `undo` takes it back."""
-        if self._before is None:
-            self._before = self._snapshot()
-        for group in self._adam.param_groups:
-            group["lr"] = rate
-        partly = self._set_idle_aside()
-        self._adam.step()
-        self.end()  # so that nothing steps twice
-        for master, gradient, idle_R in partly:
-            self._step_rows(master, gradient, idle_R)
-        self._round()
+    def step(self, rate: float, *, undoable: bool = True) -> None:
+        """Take one step, of what has a gradient, and round the masters into the model.
 
-    def _set_idle_aside(self) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Take the gradients off masters of which all or a part has none.
-
-        Returns:
-            Of each of which a part has none: the master, its gradient, and bool [R], True where a row has none.
+        Args:
+            rate: learning rate.
+            undoable: whether `undo` can take it back; the same for all steps until `keep` or `undo`.
 
         """
+        for group in self._adam.param_groups:
+            group["lr"] = rate
+        gradients = {name: master.grad for name, master in self._masters.items() if master.grad is not None}
+        self.end()  # so that nothing steps twice
+        if undoable and not self.stepped:
+            self._before = Aside(one for name in self._masters for one in self._changing(name).values())
+        record, self.stepped = None if self.stepped else self._before, True
+        for names in self._handfuls():
+            if record is not None:
+                for name in names:
+                    record.put(name, self._changing(name))
+            self._step_some({name: gradients.pop(name) for name in names if name in gradients})
+        self._round()
+
+    def _handfuls(self) -> Iterator[list[str]]:
+        """Give the names of all masters, a few at a time, the largest first: then there are the fewest copies yet."""
+        names: list[str] = []
+        size = 0
+        for name, master in sorted(self._masters.items(), key=lambda one: -one[1].numel()):
+            if names and size + master.numel() > _AT_ONCE:
+                yield names
+                names, size = [], 0
+            names.append(name)
+            size += master.numel()
+        yield names
+
+    def _step_some(self, gradients: Mapping[str, Tensor]) -> None:
+        """Step masters by their gradients, and put rows without a gradient back."""
         partly = []
-        for master in self._masters.values():
-            if master.grad is None:
-                continue
-            gradient, local = master.grad, _local(master.grad)
+        for name, gradient in gradients.items():
+            master, local = self._masters[name], _local(gradient)
             idle_R = ~(local != 0).flatten(1).any(1) if local.ndim > 1 else ~local.any().expand(1)
             if not bool(idle_R.any()):
-                continue
-            master.grad = None
-            if isinstance(master, DTensor) or not bool(
-                idle_R.all()
-            ):  # all parts of a sharded one have moments, or none
-                partly.append((master, gradient, idle_R))
-        return partly
+                master.grad = gradient
+            elif isinstance(master, DTensor) or not bool(idle_R.all()):
+                partly.append((master, gradient, idle_R))  # all parts of a sharded one have moments, or none
+        self._adam.step()
+        for name in gradients:
+            self._masters[name].grad = None
+        for master, gradient, idle_R in partly:
+            self._step_rows(master, gradient, idle_R)
 
     def _step_rows(self, master: Tensor, gradient: Tensor, idle_R: Tensor) -> None:
         """Step one master alone, and put rows without a gradient back."""
@@ -201,37 +243,52 @@ class MasterOptimizer:
         return {name: master.detach().clone() for name, master in self._masters.items()}
 
     @property
+    def learned(self) -> Learned:
+        """What learns; once there are moments, what has none is known to be idle."""
+        local = {name: _local(parameter) for name, parameter in self._parameters.items()}
+        known = bool(self._adam.state)
+        idle = [local[name] for name, master in self._masters.items() if known and master not in self._adam.state]
+        return Learned(
+            number=sum(one.numel() for one in local.values()),
+            item=next(iter(local.values())).itemsize,
+            own=not self.mixed,
+            idle=sum(one.numel() for one in idle),
+        )
+
+    @property
+    def moment_bytes(self) -> int:
+        """Bytes of the moments there are."""
+        return sum(_local(one).nbytes for state in self._adam.state.values() for one in state.values())
+
+    @property
     def mixed(self) -> bool:
         """Whether some master is a copy of its own: then the weights alone do not hold them."""
         return any(self._masters[name] is not parameter for name, parameter in self._parameters.items())
 
     def keep(self) -> None:
         """Let the steps since the last decision stand."""
-        self._before = None
+        self._before, self.stepped = None, False
 
     @torch.no_grad()
     def undo(self) -> None:
         """Take back the steps since the last decision, bit for bit; the device gives no memory for it."""
-        before, self._before = self._before, None
         self.end()
+        assert self._before is not None or not self.stepped, "steps that cannot be taken back"
+        before, self._before, self.stepped = self._before, None, False
         if before is None:
             return
-        for name, master in self._masters.items():
-            _local(master).copy_(before.masters[name])
-            if f"step.{name}" not in before.state:
-                self._adam.state.pop(master, None)
-                continue
-            for key, value in self._adam.state[master].items():
-                _local(value).copy_(before.state[f"{key}.{name}"])
+        for name, kept in before.items():
+            now = self._changing(name)
+            if now.keys() != kept.keys():  # it had no moments yet
+                self._adam.state.pop(self._masters[name])
+            for key, one in kept.items():
+                now[key].copy_(one)
         self._round()
 
-    def _snapshot(self) -> Snapshot:
-        states = [(name, self._adam.state.get(master, {})) for name, master in self._masters.items()]
-        moments = {f"{key}.{name}": _local(one) for name, state in states for key, one in state.items()}
-        return Snapshot(
-            copies({name: _local(master) for name, master in self._masters.items()}),
-            copies(moments),
-        )
+    def _changing(self, name: str) -> dict[str, Tensor]:
+        """Give what a step changes of one weight, master and AdamW's state; of a sharded one, this process's part."""
+        master = self._masters[name]
+        return {key: _local(one) for key, one in {_MASTER: master, **self._adam.state.get(master, {})}.items()}
 
     def resume(self, masters: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> None:
         """Go on from a saved state, on the weights that were saved with it.

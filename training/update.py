@@ -2,48 +2,50 @@
 
 The flow is meant to be read: look at the policy, take one step per minibatch (gradients of micro-batches add up to
 the gradient of the whole), look again, judge. A guard that refuses, a caller who cancels, or any error leaves the
-weights and the optimizer bit for bit as they were. A gradient of zero takes no step: momentum of earlier batches must
-not move a policy that this batch says nothing about. By default each rollout is used for one step; `epochs` and
-`minibatches` reuse a batch as PPO does, clipped against the policy at the start of the update.
+weights and the optimizer bit for bit as they were; or, by a setting that saves the copies, a learner that must be
+dropped. A gradient of zero takes no step: momentum of earlier batches must not move a policy that this batch says
+nothing about. By default each rollout is used for one step; `epochs` and `minibatches` reuse a batch as PPO does,
+clipped against the policy at the start of the update.
 
 What is looked at and judged is what will serve: where another model follows the one that learns (adapters, merged and
 rounded), it is that one.
 
-Leaves out baselines (`training.advantage`), the held-out gate, publishing, and time: deadlines come in through
-`cancelled`.
+Leaves out how a gradient comes about (`training.gradient`), baselines (`training.advantage`), the held-out gate,
+publishing, and time: deadlines come in through `cancelled`.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from training.backends import settle
-from training.batches import micro_batches, minibatches
-from training.distill import Correction, DistillConfig, DistillReport, distill, targets
+from training.batches import micro_batches
+from training.distill import Correction, DistillConfig, DistillReport, targets
 from training.distill import Target as DistillTarget
 from training.distill import report as distill_report
 from training.divergence import Divergence, Measuring, measure
 from training.executed import executed_length
+from training.footprint import Plan, activations_of, bytes_of, held_by, planned
+from training.gradient import Gradient, Loss
 from training.head import CausalLM, take_apart
 from training.health import HealthConfig, UpdateCancelled, check_gradient, check_length, check_policy
-from training.objective import ObjectiveConfig, ObjectiveMetrics, Tally, objective, step_weights
+from training.objective import ObjectiveConfig, ObjectiveMetrics, Tally
 from training.optimizer import MasterOptimizer, OptimizerConfig
 from training.probe import look, movement, spread
 from training.ranks import ALONE, Ranks
 from training.recompute import checkpointed_layers, recomputing
 from training.replay import ReplayConfig, Replayed, replay
 from training.rollout import Rollout
+from training.room import Free, give_back, usable_bytes
 from training.sampling import Target
 from training.sharded import whole
+from training.steps import Passes, Step, padding_share, steps_of
 from training.traces import TraceStats, describe
-
-Progress = Callable[[int, int], None]  # micro-batches done, micro-batches in all
-Cancelled = Callable[[], bool]  # asked before every micro-batch
+from training.watch import Cancelled, Progress, Watch
 
 
 class Follower(Protocol):
@@ -74,17 +76,18 @@ class UpdateConfig:
     distill: DistillConfig = field(default_factory=DistillConfig)
     health: HealthConfig = field(default_factory=HealthConfig)
     target: Target | None = None  # whose sampling learns; None: each rollout's own, which a mixed batch must not have
-    micro_batch_positions: int = 16_384  # padded positions per forward, > 0
+    micro_batch_positions: int = 0  # padded positions per forward, > 0; 0: what the free memory holds, 16,384 at most
     epochs: int = 1  # passes over the batch, > 0
     minibatches: int = 1  # optimizer steps per pass, > 0
     probe_rollouts: int = 64  # rollouts scored before and after the update for its KL and entropy, > 0
     activation_checkpointing: bool = False  # recompute layers in the backward pass: less memory, a third more time
+    undo: bool = True  # whether an update that fails is taken back; False: whoever holds the learner drops it then
     seed: int = 0  # names the shuffle into minibatches
 
     def __post_init__(self) -> None:
-        for name in ("micro_batch_positions", "epochs", "minibatches", "probe_rollouts"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        for name, lowest in {"micro_batch_positions": 0, "epochs": 1, "minibatches": 1, "probe_rollouts": 1}.items():
+            if getattr(self, name) < lowest:
+                raise ValueError(f"{name} must be {lowest} or more, got {getattr(self, name)}")
         if self.epochs * self.minibatches > 1 and self.objective.old_logprobs == "none":
             raise ValueError("epochs or minibatches above 1 reuse rollouts: set old_logprobs to 'recorded'")
 
@@ -106,6 +109,8 @@ class UpdateReport:
     without_signal: int  # of these, rollouts with advantage 0: they pull nowhere and were not run with beta = 0
     optimizer_steps: int  # 0: nothing in the batch pulled, and nothing moved
     micro_batches: int
+    micro_batch_positions: int  # padded positions of the largest that was planned
+    halved: int  # micro-batches, or parts of one, that memory did not hold and that were done in halves
     padding_share: float  # share of padded positions that held nothing, in [0, 1)
     merge_loss: float  # share of what adapters say that rounding kept from what serves; 0 without adapters
     merge_kl: float  # nats per step, KL(what learned || what serves); 0 without adapters
@@ -125,6 +130,7 @@ class Learner:
         reference: PreTrainedModel | None = None,
         ranks: Ranks = ALONE,
         follower: Follower | None = None,
+        free: Free = usable_bytes,
     ) -> None:
         """Check that the model can be learned from.
 
@@ -135,6 +141,7 @@ class Learner:
             ranks: the processes that learn together; each gives the same batch to the same calls, and each does a
                 part of the micro-batches.
             follower: what serves in the model's place and follows every update; None: the model itself serves.
+            free: says how many bytes a device has left; micro-batches are sized by it.
 
         Raises:
             ValueError: beta > 0 without a reference, or a model that `training.head.take_apart` refuses.
@@ -154,6 +161,8 @@ class Learner:
         self._follower = follower
         self._shown = self._causal if follower is None else take_apart(follower.served)
         self._ranks = ranks
+        self._free = free
+        self._broken = False  # whether a failed update was not taken back
         self._optimizer = MasterOptimizer(model, self.config.optimizer, ranks)
         self._recomputed = checkpointed_layers(model) if self.config.activation_checkpointing else []
 
@@ -183,23 +192,26 @@ class Learner:
         Raises:
             UpdateRejected: a guard refused; the learner is as before, the diagnosis is on the exception.
             UpdateCancelled: `cancelled` said so; the learner is as before.
+            RuntimeError: an update failed before, and by the settings it was not taken back.
             ValueError: no rollouts, counts that differ, or a rollout that must not be learned from.
 
         """
         _require_batch(rollouts, advantages, corrections, self._ranks)
+        self._require_whole()
         traces = describe([*rollouts, *(one.given for one in corrections)])
         check_length(traces.mean_tokens, self.config.health)
         accepted = False
+        give_back(self._causal.device)  # what others have left behind here counts as free
         try:
-            watch = _Watch(progress, cancelled, self._ranks)
+            watch = Watch(progress, cancelled, self._ranks)
             report = self._learn(rollouts, advantages, corrections, traces, watch)
             accepted = True
         finally:
             if accepted:
                 self._optimizer.keep()
             else:
-                self._optimizer.undo()
-                self._follow()
+                self._take_back()
+            give_back(self._causal.device)
         self.updates += report.optimizer_steps > 0
         return report
 
@@ -223,9 +235,43 @@ class Learner:
             if self._ranks.agreed(cancelled is not None and cancelled()):
                 raise UpdateCancelled("measuring the rollouts was cancelled")
 
+        self._require_whole()
         config = self.config
-        how = Measuring(config.target, config.replay, config.objective, config.micro_batch_positions)
+        positions = self.plan(max(map(executed_length, rollouts), default=0)).positions
+        how = Measuring(config.target, config.replay, config.objective, positions)
         return self._ranks.first(measure(self._causal, rollouts, how, check))
+
+    def plan(self, longest: int) -> Plan:
+        """Say what an update takes, and how large its micro-batches are; the same on every process.
+
+        Args:
+            longest: positions of its longest rollout.
+
+        """
+        config, optimizer, model = self.config, self._optimizer, self._causal.model
+        beside = [one.model for one in (self._causal, self._shown, self._reference) if one is not None]
+        here = self._causal.device.type == "cpu"  # elsewhere copies that are in the way go to the host
+        held = held_by(optimizer.learned, weights=bytes_of(beside), undo=config.undo and here)
+        each = activations_of(model, recomputed=bool(self._recomputed), chunk_elements=config.replay.chunk_elements)
+        return min(
+            self._ranks.gathered(
+                planned(
+                    held,
+                    each,
+                    self._left(),
+                    longest=longest,
+                    several=config.epochs * config.minibatches > 1,
+                    there=held.weights + held.masters + optimizer.moment_bytes,
+                    positions=config.micro_batch_positions,
+                )
+            ),
+            key=lambda plan: plan.positions,
+        )
+
+    def _left(self) -> int:
+        """Bytes that the fullest of the model's devices has left; processes on one host share it."""
+        devices = {one.device for one in self._causal.model.parameters()}
+        return min(self._free(one) // (self._ranks.size if one.type == "cpu" else 1) for one in devices)
 
     def state(self) -> dict[str, Tensor]:
         """Copy what must go on after a restart beside the weights; contiguous CPU tensors for safetensors.
@@ -252,36 +298,54 @@ class Learner:
         self._optimizer.resume(masters, moments)
         self.updates = int(tensors["updates"])
 
+    def _take_back(self) -> None:
+        """Be as before an update that failed; where that is not wanted or fails itself, be of no more use."""
+        self._broken = self._optimizer.stepped
+        if self.config.undo:
+            self._optimizer.undo()
+            self._follow()
+            self._broken = False
+        self._optimizer.end()
+
+    def _require_whole(self) -> None:
+        if self._broken:
+            raise RuntimeError("this learner's last update failed and was not taken back: load the policy again")
+
     def _learn(
         self,
         rollouts: Sequence[Rollout],
         advantages: Sequence[float],
         corrections: Sequence[Correction],
         traces: TraceStats,
-        watch: "_Watch",
+        watch: Watch,
     ) -> UpdateReport:
         """Look, step, look again, judge."""
         config = self.config
         drawn = [*rollouts, *(one.given for one in corrections)]  # of a correction, what the policy drew itself
+        positions = self.plan(max(map(executed_length, drawn))).positions
         probed = [drawn[index] for index in spread(len(drawn), config.probe_rollouts)]
-        before = self._look(self._shown, probed)
-        plan = list(self._plan(rollouts, advantages))
-        start = self._start(rollouts) if len(plan) > 1 else None
-        taught = _Taught(corrections, targets(self._causal, corrections, config.distill, config.micro_batch_positions))
-        watch.total = sum(len(self._ranks.dealt(step.buckets)) for step in plan)
+        before = self._look(self._shown, probed, positions)
+        passes = Passes(config.epochs, config.minibatches, config.seed + self.updates * config.epochs)
+        steps = list(steps_of(rollouts, advantages, config.objective, passes, positions))
+        start = self._start(rollouts, positions) if len(steps) > 1 else None
+        taught = self._taught(corrections, positions)
+        watch.total = sum(len(self._ranks.dealt(step.buckets)) for step in steps)
         rate = config.optimizer.rate(self.updates)
-        passes = [
-            self._step(step, rate, start, watch, taught if number == 0 else None) for number, step in enumerate(plan)
+        loss = Loss(config.replay, config.objective, config.distill, config.target)
+        gradient = Gradient(self._causal, self._reference, loss, self._optimizer, self._ranks, watch.ask)
+        taken = [
+            self._step(step, rate, start, gradient, watch, taught if number == 0 else None)
+            for number, step in enumerate(steps)
         ]
-        stepped = sum(taken.norm > 0 for taken in passes)
+        stepped = sum(one.norm > 0 for one in taken)
         lost = self._follow() if stepped else 0.0
-        after = self._look(self._shown, probed) if stepped else before
+        after = self._look(self._shown, probed, positions) if stepped else before
         moved = self._ranks.first(movement(before, after))
         check_policy(moved.kl, moved.entropy_after, config.health)
-        tally = sum((taken.tally for taken in passes), start=Tally.empty())
+        tally = sum((one.tally for one in taken), start=Tally.empty())
         return UpdateReport(
-            loss=sum(taken.loss for taken in passes) / len(passes),
-            gradient_norm=max(taken.norm for taken in passes),
+            loss=sum(one.loss for one in taken) / len(taken),
+            gradient_norm=max(one.norm for one in taken),
             learning_rate=rate,
             kl=moved.kl,
             entropy_before=moved.entropy_before,
@@ -289,52 +353,41 @@ class Learner:
             objective=tally.metrics(),
             traces=traces,
             rollouts=len(rollouts),
-            distilled=distill_report(taught.aims, passes[0].distilled),
+            distilled=distill_report(taught.aims, taken[0].distilled),
             without_signal=sum(advantage == 0 for advantage in advantages),
             optimizer_steps=stepped,
-            micro_batches=sum(len(step.buckets) for step in plan),
-            padding_share=_padding_share(plan),
+            micro_batches=sum(len(step.buckets) for step in steps),
+            micro_batch_positions=positions,
+            halved=gradient.halved,
+            padding_share=padding_share(steps),
             merge_loss=lost,
-            merge_kl=self._apart(probed, after) if stepped else 0.0,
+            merge_kl=self._apart(probed, after, positions) if stepped else 0.0,
         )
 
-    def _look(self, model: CausalLM, probed: Sequence[Rollout]) -> list[Replayed]:
-        return look(model, probed, self.config.replay, self.config.micro_batch_positions)
+    def _taught(self, corrections: Sequence[Correction], positions: int) -> "_Taught":
+        """Find what corrections teach, by the policy as it is."""
+        aims = targets(self._causal, corrections, self.config.distill, positions)
+        buckets = micro_batches([executed_length(one.rollout) for one in corrections], positions)
+        return _Taught(corrections, aims, buckets)
+
+    def _look(self, model: CausalLM, probed: Sequence[Rollout], positions: int) -> list[Replayed]:
+        return look(model, probed, self.config.replay, positions)
 
     def _follow(self) -> float:
         """Let what serves follow; returns the share of what was learned that it does not have."""
         return 0.0 if self._follower is None else self._follower.merge()
 
-    def _apart(self, probed: Sequence[Rollout], shown: Sequence[Replayed]) -> float:
+    def _apart(self, probed: Sequence[Rollout], shown: Sequence[Replayed], positions: int) -> float:
         """Tell how far what serves is from what learned, nats per step."""
         if self._shown is self._causal:
             return 0.0
-        return self._ranks.first(movement(self._look(self._causal, probed), shown).kl)
-
-    def _plan(self, rollouts: Sequence[Rollout], advantages: Sequence[float]) -> Iterator["_Step"]:
-        """Lay out the optimizer steps: their rollouts, step weights and micro-batches."""
-        config = self.config
-        for epoch in range(config.epochs):
-            parts = minibatches(len(rollouts), config.minibatches, config.seed + self.updates * config.epochs + epoch)
-            for part in parts:
-                chosen = [rollouts[index] for index in part]
-                steps = [rollout.latent_length + rollout.answer_length for rollout in chosen]
-                weights_B = step_weights(steps, config.objective)
-                advantages_B = torch.tensor([advantages[index] for index in part], dtype=torch.float64)
-                pulls = [
-                    index
-                    for index in range(len(part))
-                    if steps[index] and (config.objective.beta or advantages_B[index] != 0)
-                ]
-                lengths = [executed_length(chosen[index]) for index in pulls]
-                buckets = micro_batches(lengths, config.micro_batch_positions)
-                yield _Step(chosen, advantages_B, weights_B, [[pulls[index] for index in one] for one in buckets], part)
+        return self._ranks.first(movement(self._look(self._causal, probed, positions), shown).kl)
 
     @torch.no_grad()
-    def _start(self, rollouts: Sequence[Rollout]) -> list[Tensor]:
+    def _start(self, rollouts: Sequence[Rollout], positions: int) -> list[Tensor]:
         """Score every rollout's tokens before the first step, [T] each: what the ratios are taken against."""
         config, found = self.config, {}
-        for bucket in micro_batches([executed_length(rollout) for rollout in rollouts], config.micro_batch_positions):
+        for bucket in micro_batches([executed_length(rollout) for rollout in rollouts], positions):
             replayed = replay(self._causal, [rollouts[index] for index in bucket], config.replay, target=config.target)
             for row, index in enumerate(bucket):
                 found[index] = replayed.token_logprobs_BT[row, : rollouts[index].answer_length]
@@ -342,80 +395,36 @@ class Learner:
 
     def _step(
         self,
-        step: "_Step",
+        step: Step,
         rate: float,
         start: Sequence[Tensor] | None,
-        watch: "_Watch",
+        gradient: Gradient,
+        watch: Watch,
         taught: "_Taught | None" = None,
     ) -> "_Taken":
         """Take one optimizer step; the gradient is that of all its micro-batches together, and of corrections."""
         self._optimizer.begin()
-        loss, tally = torch.zeros((), dtype=torch.float64), Tally.empty()
+        loss, tally, distilled = torch.zeros((), dtype=torch.float64), Tally.empty(), 0.0
         with recomputing(self._recomputed):
             for bucket in self._ranks.dealt(step.buckets):
-                watch.ask()
                 if bucket is None:
-                    self._go_along(step)
+                    gradient.go_along(step)
                 else:
-                    part_loss, part_tally = self._backward(step, bucket, start)
+                    part_loss, part_tally = gradient.add(step, bucket, start)
                     loss, tally = loss + part_loss, tally + part_tally
                 watch.tell()
-            distilled = 0.0 if taught is None else self._distill(taught, watch)
+            if taught is not None and self.config.distill.weight:
+                buckets = taught.buckets
+                distilled = sum(gradient.add_corrections(taught.corrections, taught.aims, one) for one in buckets)
         loss, tally = self._ranks.total(loss), tally.over(self._ranks)
         self._optimizer.share()
         norm = self._optimizer.clip()
         check_gradient(float(loss), norm, self.config.health)
         if norm > 0:
-            self._optimizer.step(rate)
+            self._optimizer.step(rate, undoable=self.config.undo)
         else:
             self._optimizer.end()
         return _Taken(float(loss), norm, tally, distilled)
-
-    def _distill(self, taught: "_Taught", watch: "_Watch") -> float:
-        """Add the gradient of the corrections' term; returns their mean cross-entropy, nats per token."""
-        config, total = self.config, 0.0
-        lengths = [executed_length(one.rollout) for one in taught.corrections]
-        for bucket in micro_batches(lengths, config.micro_batch_positions) if config.distill.weight else ():
-            watch.ask()
-            chosen = [taught.corrections[index] for index in bucket], [taught.aims[index] for index in bucket]
-            loss = distill(self._causal, *chosen, config.replay.chunk_elements) / len(lengths)
-            (config.distill.weight * loss).backward()  # type: ignore[no-untyped-call]
-            self._optimizer.gather()
-            total += float(loss.detach())
-        return total
-
-    def _backward(self, step: "_Step", bucket: list[int], start: Sequence[Tensor] | None) -> tuple[Tensor, Tally]:
-        """Add one micro-batch's gradient."""
-        config = self.config
-        rollouts = [step.rollouts[index] for index in bucket]
-        replayed = replay(self._causal, rollouts, config.replay, self._reference, config.target)
-        start_BT = None
-        if start is not None:
-            start_BT = pad_sequence([start[step.places[index]] for index in bucket], batch_first=True)
-        pull = step.advantages_B[bucket], step.weights_B[bucket]
-        loss, tally = objective(replayed, *pull, config.objective, start_BT)
-        (loss * self._ranks.size).backward()  # type: ignore[no-untyped-call]  # gradients are averaged, losses add up
-        self._optimizer.gather()
-        return loss.detach().double(), tally
-
-    def _go_along(self, step: "_Step") -> None:
-        """Put the layers together while others learn from one micro-batch more: forward, and backward with nothing."""
-        [*_, least] = step.buckets[-1]
-        replayed = replay(self._causal, [step.rollouts[least]], self.config.replay, target=self.config.target)
-        nothing = 0.0 * (replayed.token_logprobs_BT.sum() + replayed.latent_logprobs_BLK.sum())
-        nothing.backward()  # type: ignore[no-untyped-call]
-        self._optimizer.gather()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Step:
-    """One optimizer step, planned."""
-
-    rollouts: list[Rollout]  # B of them
-    advantages_B: Tensor  # float64 [B]
-    weights_B: Tensor  # float64 [B], from `step_weights`
-    buckets: list[list[int]]  # indices of the rollouts that pull, by micro-batch; of all processes
-    places: list[int]  # where each rollout stands in the whole batch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -434,26 +443,7 @@ class _Taught:
 
     corrections: Sequence[Correction]
     aims: Sequence[DistillTarget]
-
-
-class _Watch:
-    """Between the loop and its caller: progress out, cancellation in."""
-
-    def __init__(self, progress: Progress | None, cancelled: Cancelled | None, ranks: Ranks) -> None:
-        self.total = 0  # micro-batches of this update, on this process
-        self._ranks = ranks
-        self._done = 0
-        self._progress = progress
-        self._cancelled = cancelled
-
-    def ask(self) -> None:
-        if self._ranks.agreed(self._cancelled is not None and self._cancelled()):
-            raise UpdateCancelled(f"update cancelled after {self._done} of {self.total} micro-batches")
-
-    def tell(self) -> None:
-        self._done += 1
-        if self._progress is not None:
-            self._progress(self._done, self.total)
+    buckets: list[list[int]]  # micro-batches of them
 
 
 def _require_batch(
@@ -465,12 +455,3 @@ def _require_batch(
         raise ValueError("corrections are learned from by one process: leave them out, or use one")
     if len(rollouts) != len(advantages):
         raise ValueError(f"{len(rollouts)} rollouts but {len(advantages)} advantages: give one for each")
-
-
-def _padding_share(plan: Sequence[_Step]) -> float:
-    held, padded = 0, 0
-    for step in plan:
-        for bucket in step.buckets:
-            lengths = [executed_length(step.rollouts[index]) for index in bucket]
-            held, padded = held + sum(lengths), padded + len(lengths) * max(lengths)
-    return 1.0 - held / padded if padded else 0.0

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-import torch
 from safetensors import SafetensorError
 from sqlalchemy.exc import StatementError
 
@@ -23,6 +22,7 @@ from app.errors import Cancelled, Conflict, Unavailable
 from app.store.claims import Settlement
 from app.store.jobs import Fault, Outcome
 from training.health import UpdateRejected
+from training.room import says_short_of_memory
 
 
 class Stopped(Exception):
@@ -55,12 +55,6 @@ class End:
 
 CANCELLED: Final = End("cancelled", "cancelled", "operator", "release")
 INFRASTRUCTURE: Final = End("failed", None, "infrastructure", "release")
-SHORT: Final = (  # what torch, C++ and Python's threads say of too little memory, in a RuntimeError
-    "allocate memory",
-    "not enough memory",
-    "bad_alloc",
-    "can't start new thread",
-)
 ENDS: Final[Mapping[type[BaseException], End]] = MappingProxyType(
     {
         Cancelled: CANCELLED,
@@ -81,7 +75,6 @@ def environmental(error: BaseException) -> bool:
     """Whether an error is a shortage that may pass by itself: disk, memory, a part that is away."""
     if isinstance(error, StatementError) and error.orig is not None:  # whatever a statement's parameters met on the way
         error = error.orig
-    short = isinstance(error, OSError | MemoryError | Unavailable | torch.cuda.OutOfMemoryError)
     if isinstance(error, SafetensorError):  # writes weights by itself, and has its own word for a full disk
         return "I/O error" in str(error)
-    return short or (isinstance(error, RuntimeError) and any(words in str(error) for words in SHORT))
+    return isinstance(error, OSError | Unavailable) or says_short_of_memory(error)

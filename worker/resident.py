@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from app.models.host import free
+from app.models.learning import words
 from app.settings import Settings
 from training.checkpoint import MANIFEST, load_training_state, verify
 from training.lora import ADAPTER, Adapted, LoraSettings, made_of
@@ -71,13 +73,13 @@ class Resident:
             self.drop()
         if self._learner is None:
             going_on = self._adapt(source, base) if self._settings.lora_rank else not adapted(source.path)
-            self._learner = Learner(self._learning(source), config, self._frozen(base, config), follower=self._twin)
+            self._learner = self._made(source, base, config)
             state = load_training_state(Path(source.path)) if going_on and published(source.path) else {}
             if state:
                 self._learner.restore(state)
         elif self._learner.config != config:
             state = self._learner.state()
-            self._learner = Learner(self._learning(source), config, self._frozen(base, config), follower=self._twin)
+            self._learner = self._made(source, base, config)
             self._learner.restore(state)
         return self._learner
 
@@ -96,6 +98,13 @@ class Resident:
         self._policy = self._learner = self._twin = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+    def _made(self, source: Source, base: Source, config: UpdateConfig) -> Learner:
+        """Make a learner, and say in the log what its updates will take of memory."""
+        model, reference = self._learning(source), self._frozen(base, config)
+        learner = Learner(model, config, reference, follower=self._twin, free=free)
+        log.info("memory of an update: %s", words(learner.plan(self._settings.max_length)))
+        return learner
 
     def _learning(self, source: Source) -> PreTrainedModel:
         """Give the model that learns: the policy's, or its twin."""

@@ -15,6 +15,7 @@ from uuid import UUID
 from app.engine.request import Finished, Request
 from app.settings import Settings
 from training.distill import Correction, corrected, likelihoods
+from training.footprint import MOST_POSITIONS
 from training.head import take_apart
 from training.policy import Policy
 from worker.resample import MOST_SEED, answered
@@ -56,7 +57,8 @@ def think_anew(
         for one, answers in zip(thinking, fresh, strict=True)
     ]
     check()
-    flat = likelihoods(take_apart(policy.model), [one for pool in pools for one in pool], settings.micro_batch_tokens)
+    positions = settings.micro_batch_tokens or MOST_POSITIONS  # without gradients they take little
+    flat = likelihoods(take_apart(policy.model), [one for pool in pools for one in pool], positions)
     chosen, given, best, start = dict(corrections), [], [], 0
     for one, pool in zip(thinking, pools, strict=True):
         nats = flat[start : start + len(pool)]

@@ -61,4 +61,5 @@ def update_config(settings: Settings, rate_scale: float = 1.0) -> UpdateConfig:
         minibatches=settings.minibatches,
         micro_batch_positions=settings.micro_batch_tokens,
         activation_checkpointing=settings.activation_checkpointing,
+        undo=False,  # what an update failed on is dropped with its learner (`worker.learn.carry_out`)
     )

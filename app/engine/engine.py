@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
@@ -75,8 +76,9 @@ class Engine:
         self._cancelled: list[Ticket] = []
         self._state: Literal["ready", "closing", "closed", "crashed"] = "ready"
         self._close_by: float | None = None
-        self._swapper = Swapper(self._lanes, config.swap_mode, self._wake, config.swap_patience_s)
-        self._scorer = Scorer(self._wake)
+        wake = partial(_wake, self._changed)  # not the engine's own: a cycle would keep its caches until Python looks
+        self._swapper = Swapper(self._lanes, config.swap_mode, wake, config.swap_patience_s)
+        self._scorer = Scorer(wake)
         self._live: dict[Ticket, None] = {}  # admitted and not finished, in order of admission
         self._deadlines = Deadlines()
         self._background = 0  # admitted choices that nobody waits for, as of the last turn
@@ -308,10 +310,6 @@ class Engine:
             self._cancelled.append(ticket)
             self._changed.notify()
 
-    def _wake(self) -> None:
-        with self._changed:
-            self._changed.notify()
-
     def _run(self) -> None:
         torch.set_num_threads(self._threads)
         with ExitStack() as barrier:
@@ -444,6 +442,11 @@ class Engine:
             with self._changed:
                 self._waiting.finished(finished)
                 self._deadlines.ended(ended)
+
+
+def _wake(changed: threading.Condition) -> None:
+    with changed:
+        changed.notify()
 
 
 def _in_order(events: Sequence[Event]) -> list[Finished]:

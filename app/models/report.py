@@ -4,7 +4,8 @@ import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from app.models.memory import Need, adapters, everything, reached
+from app.models.learning import USUAL_RANK, adapters, reached
+from app.models.memory import Need, everything
 from app.models.outline import Outline, outline
 from app.settings import Settings
 from training.lora import adaptable
@@ -91,7 +92,7 @@ def _lora(found: Outline, settings: Settings) -> Verdict:
         adaptable(found.model.base_model)
     except ValueError as error:
         return Verdict("LoRA", works=False, words=str(error))
-    rank = settings.lora_rank or 16
+    rank = settings.lora_rank or USUAL_RANK
     places = f"{len(found.adapted)} layers" + (f" and {len(found.experts)} banks of experts" if found.experts else "")
     covered = sum(one.numel() for one in reached(found)) / found.parameters
     words = f"{places}, {covered:.0%} of the weights; {adapters(found, rank):,} learn at rank {rank}"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from training.aside import copies, homes
+from training.aside import Aside, homes
 
 GPU, OTHER, HOST = torch.device("cuda:0"), torch.device("cuda:1"), torch.device("cpu")
 
@@ -19,7 +19,8 @@ def test_each_device_is_asked_for_itself() -> None:
 
 def test_copies_are_copies() -> None:
     original = torch.arange(6.0)
-    [copied] = copies({"x": original}).values()
+    aside = Aside([original])
+    aside.put("x", {"weight": original})
     original.zero_()
-    assert copied.tolist() == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
-    assert copies({}) == {}
+    assert {name: one["weight"].tolist() for name, one in aside.items()} == {"x": [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]}
+    assert list(Aside([]).items()) == []

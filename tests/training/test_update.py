@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from training.advantage import group_advantages
 from training.batches import micro_batches, minibatches
+from training.footprint import LEAST_POSITIONS, MOST_POSITIONS
 from training.head import take_apart
 from training.health import HealthConfig, UpdateCancelled, UpdateRejected
 from training.objective import ObjectiveConfig
@@ -378,6 +379,65 @@ def test_an_error_in_the_middle_leaves_no_trace() -> None:
     assert same(everything(learner), before)
 
 
+def test_without_undo_no_copy_is_made_and_a_failed_update_spoils_the_learner() -> None:
+    learner = Learner(tiny(), UpdateConfig(optimizer=FAST, undo=False))
+    rollouts = mixed_batch()
+    learner.update(rollouts, ADVANTAGES)
+    before = everything(learner)
+    with pytest.raises(UpdateCancelled):  # before a step was taken: nothing was done
+        learner.update(rollouts, ADVANTAGES, cancelled=lambda: True)
+    assert same(everything(learner), before)
+    learner.config = replace(learner.config, health=HealthConfig(max_kl=1e-9))
+    held: list[object] = []
+    take = learner._optimizer.step
+
+    def step(rate: float, *, undoable: bool = True) -> None:
+        take(rate, undoable=undoable)
+        held.append(learner._optimizer._before)
+
+    learner._optimizer.step = step  # type: ignore[method-assign]
+    with pytest.raises(UpdateRejected):
+        learner.update(rollouts, ADVANTAGES)
+    assert held == [None]
+    for use in (lambda: learner.update(rollouts, ADVANTAGES), lambda: learner.measure(rollouts)):
+        with pytest.raises(RuntimeError, match="was not taken back"):
+            use()
+
+
+def test_an_undo_that_fails_spoils_the_learner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory runs out once more: weights are neither the new nor the old ones."""
+    learner = Learner(tiny(), UpdateConfig(optimizer=FAST, health=HealthConfig(max_kl=1e-9)))
+
+    def fail() -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(learner._optimizer, "undo", fail)
+    with pytest.raises(MemoryError):
+        learner.update(mixed_batch(), ADVANTAGES)
+    with pytest.raises(RuntimeError, match="was not taken back"):
+        learner.update(mixed_batch(), ADVANTAGES)
+
+
+def test_micro_batches_are_sized_by_the_free_memory_and_change_no_step() -> None:
+    rollouts, left = group(tiny(), 24, Sampling(latent_length=2), [5, 6, 7], 9), [2**40]
+    advantages = [1.0, -1.0] * 12
+    runs = []
+    for free in (2**40, 0):
+        left[0] = free
+        learner = Learner(tiny(), UpdateConfig(optimizer=FAST, health=FREE), free=lambda _: left[0])
+        assert learner.plan(12).free == free
+        report = learner.update(rollouts, advantages)
+        assert report.micro_batch_positions == (MOST_POSITIONS if free else LEAST_POSITIONS)
+        moments = {name: one for name, one in learner.state().items() if name.startswith("exp_avg.")}
+        runs.append((report, moments))
+    (whole, expected), (cut, moments) = runs
+    assert (whole.micro_batches, cut.micro_batches) == (1, 5)
+    assert cut.loss == pytest.approx(whole.loss, rel=1e-5)
+    assert relative_difference(moments, expected) < 1e-4
+    number = Learner(tiny(), UpdateConfig(health=FREE, micro_batch_positions=100), free=lambda _: 0)
+    assert number.update(rollouts, advantages).micro_batch_positions == 100
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_restarted_learner_goes_on_bit_for_bit(dtype: torch.dtype, tmp_path: Path) -> None:
     config = UpdateConfig(optimizer=replace(FAST, warmup_updates=5), health=FREE)
@@ -504,7 +564,7 @@ def test_contradictions_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"epochs": 0}, {"minibatches": 0}, {"micro_batch_positions": 0}, {"probe_rollouts": 0}]
+    "wrong", [{"epochs": 0}, {"minibatches": 0}, {"micro_batch_positions": -1}, {"probe_rollouts": 0}]
 )
 def test_update_settings_out_of_range_are_named(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

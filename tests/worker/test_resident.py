@@ -13,6 +13,7 @@ from app.job_settings import of_job
 from app.settings import Settings
 from tests.worker.world import CREATED, World
 from training.checkpoint import MANIFEST, BadCheckpoint, load_tensors, publish, verify
+from training.health import UpdateRejected
 from training.policy import fingerprint
 from training.rollout import Rollout
 from worker.resident import Resident, Source
@@ -211,6 +212,36 @@ def test_every_setting_of_the_update_reaches_it(
     assert getattr(part, where[1]) == value
     default = getattr(update_config(Settings.model_validate({})), where[0])
     assert replace(part, **{where[1]: getattr(default, where[1])}) == default
+
+
+@pytest.mark.parametrize(("wish", "positions"), [(0, 16_384), (128, 128)])
+def test_the_log_says_what_an_update_takes_and_the_report_how_it_was_cut(
+    world: World, rollouts: list[Rollout], base: Source, wish: int, positions: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = world.with_settings(micro_batch_tokens=wish).settings
+    resident = Resident(settings)
+    with caplog.at_level("INFO", logger="worker.resident"):
+        learner = resident.learner(base, base, update_config(settings))
+    [told] = [one.message for one in caplog.records if one.message.startswith("memory of an update: weights")]
+    assert f"activations of {max(positions, settings.max_length):,} positions" in told
+    assert "copies to go back to" not in told
+    assert learner.update(rollouts, ADVANTAGES).micro_batch_positions == positions
+
+
+def test_what_an_update_failed_on_is_of_no_more_use_and_nothing_was_copied_for_it(
+    world: World, rollouts: list[Rollout], base: Source
+) -> None:
+    settings = world.with_settings(max_kl=1e-9, learning_rate=0.1).settings
+    resident = Resident(settings)
+    learner = resident.learner(base, base, update_config(settings))
+    with pytest.raises(UpdateRejected):
+        learner.update(rollouts, ADVANTAGES)
+    with pytest.raises(RuntimeError, match="load the policy again"):
+        learner.update(rollouts, ADVANTAGES)
+    resident.drop()
+    again = resident.learner(base, base, update_config(world.with_settings(max_kl=100).settings))
+    assert again is not learner
+    assert again.update(rollouts, ADVANTAGES).optimizer_steps == 1
 
 
 def test_activation_checkpointing_follows_the_job_on_the_resident_model(

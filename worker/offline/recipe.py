@@ -62,7 +62,7 @@ class Recipe:
     lora_alpha: float = _about("Scale of the adapters, as a multiple of 1 / rank.")
     dtype: str = _about("Of the weights; bfloat16 keeps float32 masters.")
     activation_checkpointing: bool = _about("Recompute layers going backward: less memory, a third more time.")
-    micro_batch_positions: int = _about("Padded positions per forward of the update.")
+    micro_batch_positions: int = _about("Padded positions per forward of the update; 0: what the free memory holds.")
     max_kl: float = _about("An update that moved further, in nats per step, is undone.")
     every: int = _about("Updates from one validation and checkpoint to the next, > 0.")
     validation_samples: int = _about("Answers per validation problem, > 0.")
@@ -80,6 +80,7 @@ class Recipe:
             "slots": 1,
             "seed": 0,
             "lora_rank": 0,
+            "micro_batch_positions": 0,
         }
         for name, bound in lowest.items():
             if getattr(self, name) < bound:
@@ -124,7 +125,7 @@ PAPER = Recipe(
     lora_alpha=32.0,
     dtype="bfloat16",
     activation_checkpointing=False,  # this and what follows are ours: they say how, not what is learned
-    micro_batch_positions=16_384,
+    micro_batch_positions=0,
     max_kl=0.5,
     every=50,
     validation_samples=4,

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import BadRequest, Conflict
+from app.models.host import free
+from app.models.learning import words
 from training.checkpoint import load_training_state
 from training.lora import Adapted, LoraSettings
 from training.policy import Policy
@@ -14,6 +16,7 @@ from training.ranks import Ranks
 from training.sharded import Sharded
 from training.tasks.splits import Split
 from training.update import Learner
+from worker.offline.foresight import foresee
 from worker.offline.models import open_model
 from worker.offline.problem_set import ProblemSet, split
 from worker.offline.processes import told_once
@@ -47,6 +50,7 @@ def begin(asked: Asked, directory: Path, around: Around) -> Training:
         with told():
             update_config(asked.recipe, updates)
             asking_of(asked.recipe, asked.recipe.group)
+        foresee(asked.model, asked.recipe, longest_prompt(problem_set), around)
         policy = open_model(asked.model, version=0, dtype=asked.recipe.dtype, device=around.device)
     run_directory = RunDirectory(directory)
     with told_once(around.ranks):
@@ -80,6 +84,7 @@ def resume(directory: Path, around: Around) -> Training:
         run_directory.forget_after(place.step if newest else -1)
     begun = asked.model if asked.recipe.lora_rank else source  # adapters go on from the first weights
     with told_once(around.ranks):
+        foresee(begun, asked.recipe, longest_prompt(problem_set), around)
         policy = open_model(begun, version=place.step, dtype=asked.recipe.dtype, device=around.device)
         twin = twin_of(asked, policy, around.ranks)
         if isinstance(twin, Adapted) and newest:
@@ -120,6 +125,11 @@ def updates_of(recipe: Recipe, problem_set: ProblemSet) -> int:
     return recipe.updates or math.ceil(len(problem_set.train) / recipe.prompts)
 
 
+def longest_prompt(problem_set: ProblemSet) -> int:
+    """Count the characters of the longest prompt."""
+    return max(len(problem.prompt) for problem in (*problem_set.train, *problem_set.validation))
+
+
 def twin_of(asked: Asked, policy: Policy, ranks: Ranks) -> Adapted | Sharded | None:
     """Make the twin that learns in the policy's place, if there is to be one: with adapters, or sharded.
 
@@ -148,4 +158,8 @@ def learner_of(asked: Asked, learning: Policy | Adapted | Sharded, updates: int,
         reference = open_model(asked.model, version=0, dtype=recipe.dtype, device=around.device).model
     with told():
         follower = learning if isinstance(learning, Adapted) else None
-        return Learner(learning.model, update_config(recipe, updates), reference, around.ranks, follower)
+        learner = Learner(learning.model, update_config(recipe, updates), reference, around.ranks, follower, free)
+    plan = learner.plan(recipe.max_new)
+    if around.ranks.size > 1 and around.ranks.leads:  # what one process has of it is known only now
+        around.say(f"memory of an update, of each process: {words(plan)}")
+    return learner

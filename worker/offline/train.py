@@ -50,6 +50,7 @@ class Around:
     ranks: Ranks  # the processes that run this together
     record: Record
     tell: Tell
+    say: Callable[[str], None]  # shown to a person, a line
     stop: threading.Event  # set by whoever wants the run to end with a checkpoint; in one process is enough
 
 

@@ -89,7 +89,7 @@ def command(
     with ranks_of(device) as ranks:
         with Watching(out, leads=ranks.leads) as watching, ExitStack() as opened:
             where = device if ranks.size == 1 else ranks.device
-            around = Around(where, ranks, watching.record, watching.tell, watching.stop)
+            around = Around(where, ranks, watching.record, watching.tell, watching.say, watching.stop)
             training = (
                 begin(Asked(data, validation, model, recipe), out, around) if data and model else go_on(out, around)
             )

@@ -58,6 +58,10 @@ class Watching:
         """Show what is being done within an update."""
         self._bars.update(self._bar, doing=f"{what} {done}/{total}")
 
+    def say(self, line: str) -> None:
+        """Show a line that stays."""
+        self._bars.console.print(f"  {line}", highlight=False)
+
     def record(self, step: int, figures: Mapping[str, Any]) -> None:
         """Hand figures to every recorder, and show the few that matter."""
         for recorder in self._recorders:

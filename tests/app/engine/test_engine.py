@@ -318,6 +318,25 @@ def test_an_engine_that_never_started_closes_too(policy: Policy) -> None:
     assert [end.reason for end in finished(listener)] == ["cancelled"]
 
 
+@pytest.mark.parametrize("started", [False, True])
+def test_a_closed_engine_lets_go_of_its_caches_at_once(policy: Policy, started: bool) -> None:
+    """Not when Python next looks for cycles: by then a learner would have made several engines, and run out."""
+    gc.collect()
+    gc.disable()
+    try:
+        engine = Engine(policy, EngineConfig(slots=4, max_length=64))
+        if started:
+            engine.start()
+        engine.generate([request(8, seed=seed) for seed in range(3)])
+        engine.close(5.0)
+        serving = engine._lanes.serving
+        held = [weakref.ref(one) for one in (engine, serving, serving.rows.pool, serving.prefix)]
+        del engine, serving
+        assert [one() for one in held] == [None] * 4
+    finally:
+        gc.enable()
+
+
 def test_generate_reports_progress_on_its_own_thread_and_on_the_engines(policy: Policy) -> None:
     requests = [request(5, seed=seed, choices=2) for seed in range(6)]
     own: list[int] = []

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from app.cli import build
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
 from app.models import memory
+from app.models.learning import adapters, learning_of, plan_of
 from app.models.memory import Need
 from app.models.outline import Outline, made, outline
 from app.models.report import report
@@ -29,6 +31,7 @@ from app.settings import Settings
 from tests.app.families import ROOM, families, save
 from tests.ggufs import write_gguf
 from tests.tiny import SHAPE
+from training.footprint import activations_of
 from training.lora import Adapted, LoraSettings
 from training.policy import load_policy
 from training.sample import sample
@@ -78,24 +81,23 @@ def test_what_is_said_of_learning_is_what_a_learner_holds(saved: Mapping[str, Pa
     policy = load_policy(saved["qwen3"], version=0, dtype=getattr(torch, dtype), device="cpu")
     rollout = sample(policy, [5, 6, 7], Sampling(seed=1), 8)
     twin = Adapted(policy.model, LoraSettings(rank, 8.0), "x") if rank else None
-    learner = Learner(policy.model if twin is None else twin.model, UpdateConfig())
+    learner = Learner(policy.model if twin is None else twin.model, UpdateConfig(undo=False), follower=twin)
     for advantages in ([1.0, -1.0], [1.0, -0.5]):  # half of each adapter has its first gradient in the second update
         learner.update([rollout, rollout], advantages)
     optimizer: Any = learner._optimizer
-    kept = optimizer._snapshot()  # an update holds one until it is accepted
-    copies = [*kept.masters.values(), *(one for name, one in kept.state.items() if not name.startswith("step"))]
     moments = [one for name, one in optimizer.moments().items() if not name.startswith("step")]
-    masters = list(optimizer._masters.values())
-    gradients = 2 * sum(one.numel() for one in optimizer._parameters.values()) if optimizer.mixed and not rank else 0
-    held = gradients + 4 * sum(one.numel() for one in [*copies, *moments, *masters, *masters])
+    masters = list(optimizer._masters.values()) if optimizer.mixed else []
+    optimizer.begin()
+    gradients = [one.grad for one in optimizer._masters.values()]
+    own = sum(one.nbytes for one in optimizer._parameters.values()) if optimizer.mixed else 0  # of a micro-batch
     said = needs(memory.learning(outlined(saved["qwen3"]), settings, rank=rank))
-    own = 4 * sum(one.numel() for one in masters) if dtype == "float32" and not rank else 0
-    assert said["optimizer"] == held
+    assert said["optimizer"] == own + sum(one.nbytes for one in [*moments, *masters, *gradients])
     stored = {one.data_ptr(): one for one in policy.model.parameters()}
     if twin is not None:
-        stored |= {one.data_ptr(): one for name, one in twin.model.named_parameters() if "lora_" not in name}
+        stored |= {one.data_ptr(): one for one in twin.model.parameters()}
     assert said["weights"] == sum(one.numel() * one.element_size() for one in stored.values())
-    assert own == 0 or own == said["weights"]
+    told = learner.plan(settings.max_length)
+    assert told.held == plan_of(outlined(saved["qwen3"]), replace(learning_of(settings), rank=rank), 0).held
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3_moe", "mixtral"])
@@ -103,7 +105,7 @@ def test_the_adapters_that_are_counted_are_those_that_learn(saved: Mapping[str, 
     policy = load_policy(saved[family], version=0, dtype=torch.float32, device="cpu")
     twin = Adapted(policy.model, LoraSettings(4, 8.0), "x")
     learned = sum(one.numel() for name, one in twin.model.named_parameters() if "lora_" in name)
-    assert memory.adapters(outlined(saved[family]), 4) == learned
+    assert adapters(outlined(saved[family]), 4) == learned
 
 
 @pytest.mark.parametrize("family", ["qwen2", "llama", "gemma3", "phi3", "olmo2", "qwen3_moe", "gpt_oss"])
@@ -130,20 +132,22 @@ def test_activations_are_estimated_within_half(family: str) -> None:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model.base_model(inputs_embeds=inputs, use_cache=False)
     truth = sum(one.untyped_storage().nbytes() for one in kept.values())
-    said = memory.activations(found, Settings(device="cpu", micro_batch_tokens=256, max_length=128))
-    assert 2 / 3 < said / truth < 3 / 2
+    each = activations_of(found.model, recomputed=False, chunk_elements=1, item=4)
+    assert 2 / 3 < 256 * (each.position + 128 * each.pair) / truth < 3 / 2
 
 
-def test_settings_have_their_effect_on_what_is_needed(saved: Mapping[str, Path]) -> None:
-    found = outlined(saved["llama"])
+def test_settings_have_their_effect_on_what_is_needed() -> None:
+    deep = families()["llama"]
+    deep.num_hidden_layers = 12
+    found = made(deep, held=None, files="", template=None)
     assert found.anatomy is not None
 
     def total(**changes: Any) -> int:
         assert found.anatomy is not None
         return memory.serving(found, found.anatomy, Settings(**SMALL | changes))[-1].bytes
 
-    def learning(rank: int = 0, **changes: Any) -> int:
-        return memory.learning(found, Settings(**SMALL | changes), rank=rank)[-1].bytes
+    def learning(rank: int = 0, free: int = 2**40, **changes: Any) -> int:
+        return memory.learning(found, Settings(**SMALL | changes), rank=rank, free=lambda _: free)[-1].bytes
 
     usual = total()
     assert total(dtype="bfloat16") < usual
@@ -155,6 +159,7 @@ def test_settings_have_their_effect_on_what_is_needed(saved: Mapping[str, Path])
     assert learning(kl_beta=0.1) == learning() + found.parameters * 4
     assert learning(activation_checkpointing=True) < learning()
     assert learning(micro_batch_tokens=128) < learning()
+    assert learning(free=2**20) < learning() == learning(micro_batch_tokens=16_384)
     assert learning(rank=4) < learning()
 
 

@@ -83,7 +83,15 @@ def test_every_value_is_an_option() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"prompts": 0}, {"group": 1}, {"warmup_share": 2.0}, {"seed": 2000}, {"max_new": 4}, {"grader_timeout": 0.0}],
+    [
+        {"prompts": 0},
+        {"group": 1},
+        {"micro_batch_positions": -1},
+        {"warmup_share": 2.0},
+        {"seed": 2000},
+        {"max_new": 4},
+        {"grader_timeout": 0.0},
+    ],
 )
 def test_a_value_out_of_range_is_named(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(change))):
