@@ -79,6 +79,7 @@ class Summary:
         table.add_row("grades", f"{self.grades_by_clients} by clients, {self.grades_by_server} by server-side graders")
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.skipped.items())) or "none"
         table.add_row("learned from", f"{self.learned} answers, each once; skipped: {reasons}")
-        table.add_row("latent steps", f"{self.latent_length} {WHERE[self.latent_placement]}")
+        where = f"{self.latent_length} {WHERE[self.latent_placement]}" if self.latent_length else "none"
+        table.add_row("latent steps", where)
         table.add_row("seconds", f"{self.seconds:.0f}")
         return table
