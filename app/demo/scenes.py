@@ -96,7 +96,7 @@ TOY: Final = Scene(
     claims=Claims(gain=0.20),
 )
 
-LATENT_STEPS: Final = 0  # of the real model: it never met a mixture, and learns sums sooner by tokens alone (docs/log.md)
+LATENT_STEPS: Final = 0  # it never met a mixture, and nobody has shown yet that latents pay on it (docs/log.md)
 
 REAL: Final = Scene(
     command="lepo demo --real",
