@@ -131,7 +131,7 @@ REAL: Final = Scene(
     ),
     latent_length=LATENT_STEPS,
     placement="preamble",
-    learn_s=1080.0,
+    learn_s=1320.0,
     settle_s=240.0,
     users=3,
     choices=8,
