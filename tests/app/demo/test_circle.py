@@ -71,9 +71,9 @@ def test_the_toy_in_little(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 def test_the_real_one_in_little_with_a_random_model(
     tmp_path: Path, random_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It learns nothing, and says so."""
+    """It learns nothing, and says so; with latent steps, which sit in a preamble."""
     directory = tmp_path / "demo-real"
-    code = run_demo(replace(short(REAL, directory, 8.0), model=str(random_model)))
+    code = run_demo(replace(short(REAL, directory, 8.0), model=str(random_model), latent_length=4))
     shown = capsys.readouterr().out
     found = figures(directory)
     assert code == 1
@@ -83,7 +83,7 @@ def test_the_real_one_in_little_with_a_random_model(
     assert found["answers"] > 2 * 24
     assert min(found["grades_by_clients"], found["grades_by_server"]) > 0
     assert "Not shown: accuracy rose by " in shown
-    assert f"{REAL.latent_length} in a preamble to every answer" in shown
+    assert "4 in a preamble to every answer" in shown
     assert REAL.title in shown
 
 
