@@ -1,22 +1,42 @@
 """Which rollouts go through the model together: micro-batches of similar length within a memory budget.
 
-Leaves out packing several rollouts into one row: it needs block masks that not every stock model takes.
+Rollouts of one prompt may share a row (`training.shared_prompts`); packing different prompts into one row is left out.
 """
 
 from collections.abc import Sequence
 
 import torch
 
+from training.rollout import Rollout
+from training.shared_prompts import Sharing, row_length, rows_of
 
-def micro_batches(lengths: Sequence[int], positions: int) -> list[list[int]]:
-    """Bucket by length: every micro-batch is at most `positions` padded positions, or one rollout longer than that.
+
+def batches_of(rollouts: Sequence[Rollout], positions: int, sharing: Sharing | None) -> list[list[int]]:
+    """Bucket rollouts, those that share a row together.
 
     Args:
-        lengths: executed positions of each rollout.
+        rollouts: any number.
+        positions: most padded positions of a micro-batch, > 0.
+        sharing: what the model can share.
+
+    Returns:
+        Indices of the rollouts of every micro-batch; `replay` with the same `positions` makes the same rows of them.
+
+    """
+    rows = rows_of(rollouts, sharing, positions)
+    lengths = [row_length([rollouts[index] for index in row]) for row in rows]
+    return [[index for row in bucket for index in rows[row]] for bucket in micro_batches(lengths, positions)]
+
+
+def micro_batches(lengths: Sequence[int], positions: int) -> list[list[int]]:
+    """Bucket by length: every micro-batch is at most `positions` padded positions, or one row longer than that.
+
+    Args:
+        lengths: positions of each row.
         positions: largest rows * longest, > 0.
 
     Returns:
-        Indices, the longest rollouts first, so that what does not fit in memory fails at once.
+        Indices, the longest rows first, so that what does not fit in memory fails at once.
 
     """
     buckets: list[list[int]] = []

@@ -22,10 +22,11 @@ import torch
 from torch import Tensor
 
 from training.batches import micro_batches
-from training.executed import Executed, collate, executed_length
+from training.executed import Executed, collate
 from training.head import CausalLM
 from training.rollout import Rollout
 from training.scoring import Reader, score
+from training.shared_prompts import executed_length
 
 _ROWS = 256  # positions whose whole distribution exists at once
 

@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from training.batches import micro_batches
-from training.executed import executed_length
+from training.batches import batches_of
 from training.head import CausalLM
 from training.kl import k3, kept_kl
 from training.objective import ObjectiveConfig, importance
@@ -76,7 +75,7 @@ def measure(
 
     """
     found: dict[int, Divergence] = {}
-    for bucket in micro_batches([executed_length(rollout) for rollout in rollouts], how.positions):
+    for bucket in batches_of(rollouts, how.positions, model.sharing):
         if check is not None:
             check()
         chosen = [rollouts[index] for index in bucket]
@@ -100,7 +99,7 @@ def explored(rollout: Rollout) -> bool:
 @torch.no_grad()
 def _measured(model: CausalLM, rollouts: Sequence[Rollout], how: Measuring) -> list[Divergence]:
     """Measure one micro-batch."""
-    replayed = replay(model, rollouts, how.replay, target=how.target)
+    replayed = replay(model, rollouts, how.replay, target=how.target, positions=how.positions)
     token_BT, latent_BL = step_nats(replayed)
     below_B = -torch.ones(len(rollouts))
     weight_BT, weight_BL = importance(replayed, below_B, how.objective)

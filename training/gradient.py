@@ -40,6 +40,7 @@ class Loss:
     objective: ObjectiveConfig
     distill: DistillConfig
     target: Target | None  # whose sampling learns; None: each rollout's own
+    positions: int = 0  # of a micro-batch: rollouts of one prompt share rows of at most so many; 0: none does
 
 
 class Gradient:
@@ -125,7 +126,9 @@ class Gradient:
     def _of_policy(self, step: Step, bucket: list[int], start: Sequence[Tensor] | None) -> tuple[Tensor, Tally]:
         """Go forward and backward through one micro-batch, or a part of one."""
         rollouts = [step.rollouts[index] for index in bucket]
-        replayed = replay(self._policy, rollouts, self._loss.replay, self._reference, self._loss.target)
+        replayed = replay(
+            self._policy, rollouts, self._loss.replay, self._reference, self._loss.target, self._loss.positions
+        )
         start_BT = None
         if start is not None:
             start_BT = pad_sequence([start[step.places[index]] for index in bucket], batch_first=True)

@@ -10,12 +10,14 @@ Axes: B rows, S positions, N chosen positions, D hidden size, V vocabulary.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from training.shared_prompts import Layout, Sharing, sharing_of
 
 _MULTIPLIERS = ("logit_scale", "lm_head_multiplier", "output_multiplier")  # Cohere, Falcon-H1, Muse
 _CANARY_LENGTH = 8
@@ -33,6 +35,7 @@ class CausalLM:
     model: PreTrainedModel
     scale: float = 1.0  # multiplies the logits
     softcap: float | None = None  # c * tanh(logits / c), after the scale; None: no cap
+    sharing: Sharing | None = None  # how rollouts of one prompt share a row; None: this model cannot
 
     @property
     def embedding(self) -> nn.Embedding:
@@ -54,16 +57,25 @@ class CausalLM:
         """V, rows of the output layer."""
         return int(self.output_layer.weight.shape[0])
 
-    def hidden(self, inputs_BSD: Tensor) -> Tensor:
+    def hidden(self, inputs_RSD: Tensor, layout: Layout | None = None) -> Tensor:
         """Run the backbone over right-padded rows under causal attention; gives the final hidden states.
 
-        No mask is passed: padding stands after everything a row attends to, and positions count from 0 in every row.
+        Args:
+            inputs_RSD: [R, S, D].
+            layout: of rows that several rollouts share; None: padding stands after everything a row attends to, and
+                positions count from 0 in every row, so no mask is passed.
 
         Returns:
-            [B, S, D].
+            [R, S, D].
 
         """
-        output = self.model.base_model(inputs_embeds=inputs_BSD, use_cache=False)
+        if layout is None:
+            output = self.model.base_model(inputs_embeds=inputs_RSD, use_cache=False)
+        else:
+            seen_R1SS, position_RS = layout.seen_R1SS, layout.position_RS
+            output = self.model.base_model(
+                inputs_embeds=inputs_RSD, attention_mask=seen_R1SS, position_ids=position_RS, use_cache=False
+            )
         return cast("Tensor", output.last_hidden_state)
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
@@ -115,7 +127,27 @@ def take_apart(model: PreTrainedModel) -> CausalLM:
             f"{best.scale}, softcap {best.softcap}, off by {miss:.2g} of the largest logit): "
             "add its rule to training/head.py"
         )
-    return best
+    return replace(best, sharing=_proven(best, inputs_BSD[0]))
+
+
+def _proven(model: CausalLM, inputs_SD: Tensor) -> Sharing | None:
+    """Give how prompts are shared if two rollouts that share one are, on a canary, what they are apart; else None."""
+    sharing = sharing_of(model.model)
+    if sharing is None:
+        return None
+    half, quarter = _CANARY_LENGTH // 2, _CANARY_LENGTH // 4
+    part_1S = torch.tensor([0] * half + [1] * quarter + [2] * quarter, device=model.device)[None]
+    position_S = torch.arange(_CANARY_LENGTH, device=model.device)
+    position_S = torch.where(part_1S[0] == 2, position_S - quarter, position_S)
+    other_S = (part_1S[0] != 1).nonzero().squeeze(1)
+    try:
+        together_SD = model.hidden(inputs_SD[None], Layout.of(part_1S, position_S[None]))[0]
+    except (RuntimeError, TypeError, ValueError):  # it takes no such mask, and says so in its own way
+        return None
+    apart_SD = model.hidden(inputs_SD[None, : half + quarter])[0]
+    other_SD = model.hidden(inputs_SD[None, other_S])[0]
+    miss = max(_miss(together_SD[: half + quarter], apart_SD), _miss(together_SD[other_S], other_SD))
+    return sharing if miss <= _TOLERANCE.get(together_SD.dtype, _HALF_TOLERANCE) else None
 
 
 def _output_layer(model: PreTrainedModel) -> nn.Linear:

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.batches import micro_batches
-from training.executed import executed_length
+from training.batches import batches_of
 from training.head import CausalLM
 from training.kl import k3, kept_kl
 from training.replay import ReplayConfig, Replayed, replay
@@ -39,8 +38,8 @@ def spread(total: int, wanted: int) -> list[int]:
 @torch.no_grad()
 def look(model: CausalLM, rollouts: Sequence[Rollout], config: ReplayConfig, positions: int) -> list[Replayed]:
     """Score rollouts as they are now; the same arguments give the same layout."""
-    buckets = micro_batches([executed_length(rollout) for rollout in rollouts], positions)
-    return [replay(model, [rollouts[index] for index in bucket], config) for bucket in buckets]
+    buckets = batches_of(rollouts, positions, model.sharing)
+    return [replay(model, [rollouts[index] for index in bucket], config, positions=positions) for bucket in buckets]
 
 
 def movement(before: Sequence[Replayed], after: Sequence[Replayed]) -> Movement:

@@ -9,8 +9,8 @@ What was recorded comes along on the same footing: the log-probabilities of the 
 compared with those of the target, the sampling whose policy learns. Leaves out the objective (`training.objective`),
 what a step weighs that another policy drew (`training.importance`) and choosing batches (`training.update`).
 
-Axes: B rollouts, L latent steps (longest), K candidates (widest), T answer tokens (longest), S executed positions,
-D hidden size.
+Axes: B rollouts, L latent steps (longest), K candidates (widest), T answer tokens (longest), R rows, S executed
+positions, D hidden size.
 """
 
 from collections.abc import Sequence
@@ -25,6 +25,7 @@ from training.head import CausalLM
 from training.rollout import Rollout
 from training.sampling import Target
 from training.scoring import Reader, Scores, score
+from training.shared_prompts import rows_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ def replay(
     config: ReplayConfig | None = None,
     reference: CausalLM | None = None,
     target: Target | None = None,
+    positions: int = 0,
 ) -> Replayed:
     """Run rollouts through the model once more and score each executed step.
 
@@ -90,20 +92,22 @@ def replay(
             head is at hand a chunk at a time anyway: unlike an estimate from the sampled token it is never negative,
             means the same on latent and token steps, and costs one more head product.
         target: whose sampling is scored, and compared with what was recorded; None: each rollout's own.
+        positions: of a micro-batch: rollouts of one prompt share rows of at most so many; 0: each has its own.
 
     Raises:
         ValueError: a rollout cannot be learned from; see `training.executed.collate`.
 
     """
     config = config or ReplayConfig()
-    batch = collate(rollouts, model.device, target)
-    hidden_BSD = model.hidden(_inputs(model, batch, config.embedding_gradient))
-    frozen_BSD = None if reference is None else _frozen_hidden(reference, batch)
+    both = model.sharing if reference is None or reference.sharing else None
+    batch = collate(rollouts, model.device, target, rows_of(rollouts, both, positions))
+    hidden_RSD = model.hidden(_inputs(model, batch, config.embedding_gradient), batch.layout)
+    frozen_RSD = None if reference is None else _frozen_hidden(reference, batch)
 
     def scored(steps: Steps, temperature_N: Tensor | None) -> Scores:
         where = (steps.row_N, steps.predictor_N)
-        frozen = None if reference is None or frozen_BSD is None else Reader(reference, frozen_BSD[where])
-        return score(Reader(model, hidden_BSD[where]), steps.ids_NK, temperature_N, config.chunk_elements, frozen)
+        frozen = None if reference is None or frozen_RSD is None else Reader(reference, frozen_RSD[where])
+        return score(Reader(model, hidden_RSD[where]), steps.ids_NK, temperature_N, config.chunk_elements, frozen)
 
     at_one = config.latent_temperature == "one"
     latents = scored(batch.latents, None if at_one else batch.latents.temperature_N)
@@ -113,7 +117,7 @@ def replay(
     with torch.no_grad():
         where = (batch.latents.row_N, batch.latents.predictor_N)
         current = score(
-            Reader(model, hidden_BSD[where]), batch.latents.ids_NK, batch.latents.temperature_N, config.chunk_elements
+            Reader(model, hidden_RSD[where]), batch.latents.ids_NK, batch.latents.temperature_N, config.chunk_elements
         )
     return padded(batch, latents, tokens, current)
 
@@ -128,31 +132,35 @@ def padded(batch: Executed, latents: Scores, tokens: Scores, current: Scores | N
         current: of latent steps at the target's temperature, where that is another one.
 
     """
-    rows, current_NK = batch.rows, (current or latents).logprobs_NK.detach()
+    rollouts, current_NK = batch.rollouts, (current or latents).logprobs_NK.detach()
     return Replayed(
-        latent_logprobs_BLK=batch.latents.padded(latents.logprobs_NK, rows),
-        latent_weights_BLK=batch.latents.padded(batch.latent_weights_NK, rows),
-        latent_kl_BL=batch.latents.padded(latents.kl_N, rows),
-        latent_entropy_BL=batch.latents.padded(latents.entropy_N, rows),
-        latent_mask_BL=batch.latents.padded(torch.ones_like(batch.latents.row_N, dtype=torch.bool), rows, fill=False),
-        latent_current_BLK=batch.latents.padded(current_NK, rows),
-        latent_recorded_BLK=batch.latents.padded(batch.latent_recorded_NK, rows, fill=float("-inf")),
-        token_logprobs_BT=batch.tokens.padded(tokens.logprobs_NK.squeeze(1), rows),
-        recorded_logprobs_BT=batch.tokens.padded(batch.token_recorded_N, rows, fill=float("nan")),
-        token_kl_BT=batch.tokens.padded(tokens.kl_N, rows),
-        token_entropy_BT=batch.tokens.padded(tokens.entropy_N, rows),
-        token_mask_BT=batch.tokens.padded(torch.ones_like(batch.tokens.row_N, dtype=torch.bool), rows, fill=False),
+        latent_logprobs_BLK=batch.latents.padded(latents.logprobs_NK, rollouts),
+        latent_weights_BLK=batch.latents.padded(batch.latent_weights_NK, rollouts),
+        latent_kl_BL=batch.latents.padded(latents.kl_N, rollouts),
+        latent_entropy_BL=batch.latents.padded(latents.entropy_N, rollouts),
+        latent_mask_BL=batch.latents.padded(
+            torch.ones_like(batch.latents.rollout_N, dtype=torch.bool), rollouts, fill=False
+        ),
+        latent_current_BLK=batch.latents.padded(current_NK, rollouts),
+        latent_recorded_BLK=batch.latents.padded(batch.latent_recorded_NK, rollouts, fill=float("-inf")),
+        token_logprobs_BT=batch.tokens.padded(tokens.logprobs_NK.squeeze(1), rollouts),
+        recorded_logprobs_BT=batch.tokens.padded(batch.token_recorded_N, rollouts, fill=float("nan")),
+        token_kl_BT=batch.tokens.padded(tokens.kl_N, rollouts),
+        token_entropy_BT=batch.tokens.padded(tokens.entropy_N, rollouts),
+        token_mask_BT=batch.tokens.padded(
+            torch.ones_like(batch.tokens.rollout_N, dtype=torch.bool), rollouts, fill=False
+        ),
         tau_B=batch.tau_B,
         draws_B=batch.draws_B,
     )
 
 
 def _inputs(model: CausalLM, batch: Executed, embedding_gradient: bool) -> Tensor:
-    """Embed what was executed, [B, S, D]: constants unless the lookups are to learn."""
+    """Embed what was executed, [R, S, D]: constants unless the lookups are to learn."""
     with torch.set_grad_enabled(embedding_gradient and torch.is_grad_enabled()):
         return batch.inputs(model.embedding)
 
 
 @torch.no_grad()
 def _frozen_hidden(reference: CausalLM, batch: Executed) -> Tensor:
-    return reference.hidden(batch.inputs(reference.embedding))
+    return reference.hidden(batch.inputs(reference.embedding), batch.layout)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.batches import micro_batches, minibatches
-from training.executed import executed_length
+from training.batches import batches_of, minibatches
 from training.objective import ObjectiveConfig, step_weights
 from training.rollout import Rollout
+from training.shared_prompts import Sharing, row_length, rows_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,6 +47,7 @@ def steps_of(
     objective: ObjectiveConfig,
     passes: Passes,
     positions: int,
+    sharing: Sharing | None = None,
 ) -> Iterator[Step]:
     """Lay out the steps of a batch.
 
@@ -56,6 +57,7 @@ def steps_of(
         objective: says what a step weighs, and whether rollouts without an advantage are run.
         passes: how often.
         positions: largest micro-batch, padded positions, > 0.
+        sharing: how rollouts of one prompt share a row.
 
     """
     for epoch in range(passes.epochs):
@@ -66,16 +68,18 @@ def steps_of(
             pulls = [
                 index for index in range(len(part)) if lengths[index] and (objective.beta or advantages_B[index] != 0)
             ]
-            buckets = micro_batches([executed_length(chosen[index]) for index in pulls], positions)
+            buckets = batches_of([chosen[index] for index in pulls], positions, sharing)
             indices = [[pulls[index] for index in bucket] for bucket in buckets]
             yield Step(chosen, advantages_B, step_weights(lengths, objective), indices, part)
 
 
-def padding_share(steps: Sequence[Step]) -> float:
+def padding_share(steps: Sequence[Step], positions: int, sharing: Sharing | None = None) -> float:
     """Share of all padded positions that hold nothing, in [0, 1)."""
     held, padded = 0, 0
     for step in steps:
         for bucket in step.buckets:
-            lengths = [executed_length(step.rollouts[index]) for index in bucket]
+            rollouts = [step.rollouts[index] for index in bucket]
+            rows = rows_of(rollouts, sharing, positions)
+            lengths = [row_length([rollouts[index] for index in row]) for row in rows]
             held, padded = held + sum(lengths), padded + len(lengths) * max(lengths)
     return 1.0 - held / padded if padded else 0.0

@@ -23,12 +23,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from training.backends import settle
-from training.batches import micro_batches
+from training.batches import batches_of, micro_batches
 from training.distill import Correction, DistillConfig, DistillReport, targets
 from training.distill import Target as DistillTarget
 from training.distill import report as distill_report
 from training.divergence import Divergence, Measuring, measure
-from training.executed import executed_length
 from training.footprint import Plan, activations_of, bytes_of, held_by, planned
 from training.gradient import Gradient, Loss
 from training.head import CausalLM, take_apart
@@ -43,6 +42,7 @@ from training.rollout import Rollout
 from training.room import Free, give_back, usable_bytes
 from training.sampling import Target
 from training.sharded import whole
+from training.shared_prompts import Sharing, executed_length
 from training.steps import Passes, Step, padding_share, steps_of
 from training.traces import TraceStats, describe
 from training.watch import Cancelled, Progress, Watch
@@ -326,12 +326,12 @@ class Learner:
         probed = [drawn[index] for index in spread(len(drawn), config.probe_rollouts)]
         before = self._look(self._shown, probed, positions)
         passes = Passes(config.epochs, config.minibatches, config.seed + self.updates * config.epochs)
-        steps = list(steps_of(rollouts, advantages, config.objective, passes, positions))
+        steps = list(steps_of(rollouts, advantages, config.objective, passes, positions, self._sharing))
         start = self._start(rollouts, positions) if len(steps) > 1 else None
         taught = self._taught(corrections, positions)
         watch.total = sum(len(self._ranks.dealt(step.buckets)) for step in steps)
         rate = config.optimizer.rate(self.updates)
-        loss = Loss(config.replay, config.objective, config.distill, config.target)
+        loss = Loss(config.replay, config.objective, config.distill, config.target, positions)
         gradient = Gradient(self._causal, self._reference, loss, self._optimizer, self._ranks, watch.ask)
         taken = [
             self._step(step, rate, start, gradient, watch, taught if number == 0 else None)
@@ -359,7 +359,7 @@ class Learner:
             micro_batches=sum(len(step.buckets) for step in steps),
             micro_batch_positions=positions,
             halved=gradient.halved,
-            padding_share=padding_share(steps),
+            padding_share=padding_share(steps, positions, self._sharing),
             merge_loss=lost,
             merge_kl=self._apart(probed, after, positions) if stepped else 0.0,
         )
@@ -369,6 +369,11 @@ class Learner:
         aims = targets(self._causal, corrections, self.config.distill, positions)
         buckets = micro_batches([executed_length(one.rollout) for one in corrections], positions)
         return _Taught(corrections, aims, buckets)
+
+    @property
+    def _sharing(self) -> Sharing | None:
+        """How rollouts share rows: what learns and, where there is one, its reference must both be able to."""
+        return None if self._reference is not None and self._reference.sharing is None else self._causal.sharing
 
     def _look(self, model: CausalLM, probed: Sequence[Rollout], positions: int) -> list[Replayed]:
         return look(model, probed, self.config.replay, positions)
@@ -387,8 +392,9 @@ class Learner:
     def _start(self, rollouts: Sequence[Rollout], positions: int) -> list[Tensor]:
         """Score every rollout's tokens before the first step, [T] each: what the ratios are taken against."""
         config, found = self.config, {}
-        for bucket in micro_batches([executed_length(rollout) for rollout in rollouts], positions):
-            replayed = replay(self._causal, [rollouts[index] for index in bucket], config.replay, target=config.target)
+        for bucket in batches_of(rollouts, positions, self._sharing):
+            chosen = [rollouts[index] for index in bucket]
+            replayed = replay(self._causal, chosen, config.replay, target=config.target, positions=positions)
             for row, index in enumerate(bucket):
                 found[index] = replayed.token_logprobs_BT[row, : rollouts[index].answer_length]
         return [found[index] for index in range(len(rollouts))]

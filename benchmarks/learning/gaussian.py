@@ -61,15 +61,15 @@ def loss(
     mean_ND = (kept_NK.softmax(-1)[:, None] @ table(latents.ids_NK).detach()).squeeze(1)
     density_N = -(executed_ND - mean_ND).square().sum(-1) / (2 * sigma_of(table, spread) ** 2)
     token_N = _at(logprobs_BSV, tokens).squeeze(1)
-    total: Tensor = (pull_B[latents.row_N] * density_N).sum() + (pull_B[tokens.row_N] * token_N).sum()
+    total: Tensor = (pull_B[latents.rollout_N] * density_N).sum() + (pull_B[tokens.rollout_N] * token_N).sum()
     return -total
 
 
 def _logits(model: PreTrainedModel, batch: Executed, table: nn.Embedding, executed_ND: Tensor) -> Tensor:
     """Logits of every position, float32 [B, S, V]; inputs are constants, as for every method."""
     with torch.no_grad():
-        inputs_BSD = table(batch.input_ids_BS)
-        inputs_BSD[batch.latents.row_N, batch.latents.predictor_N + 1] = executed_ND
+        inputs_BSD = table(batch.input_ids_RS)
+        inputs_BSD[batch.latents.row_N, batch.latents.position_N] = executed_ND
     logits_BSV: Tensor = model(inputs_embeds=inputs_BSD, use_cache=False).logits
     return logits_BSV.float()
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from benchmarks.update.load import Load, advantages_of
-from training.batches import micro_batches
-from training.executed import Steps, collate, executed_length
+from training.batches import batches_of
+from training.executed import Steps, collate
 from training.head import take_apart
 from training.objective import ObjectiveConfig, objective, step_weights
 from training.replay import ReplayConfig, Replayed, padded, replay
@@ -32,8 +32,8 @@ def ours(model: PreTrainedModel, rollouts: Sequence[Rollout], load: Load) -> flo
     causal, config = take_apart(model), ReplayConfig(chunk_elements=load.chunk_elements)
     advantages_B, weights_B = _weights(rollouts)
     total = 0.0
-    for bucket in micro_batches([executed_length(rollout) for rollout in rollouts], load.positions):
-        replayed = replay(causal, [rollouts[index] for index in bucket], config)
+    for bucket in batches_of(rollouts, load.positions, causal.sharing):
+        replayed = replay(causal, [rollouts[index] for index in bucket], config, positions=load.positions)
         loss, _ = objective(replayed, advantages_B[bucket], weights_B[bucket], OBJECTIVE)
         loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())

@@ -19,12 +19,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from training.executed import executed_length
 from training.head import take_apart
 from training.objective import ObjectiveConfig, objective, step_weights
 from training.replay import replay
 from training.rollout import Rollout
 from training.sampling import Sampling
+from training.shared_prompts import executed_length
 
 from .rollouts import backward, gradients, norm, relative_difference
 

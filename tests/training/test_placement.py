@@ -8,13 +8,14 @@ import torch
 from transformers import LlamaConfig, PreTrainedTokenizerBase
 
 from training.chat import render_chat
-from training.executed import collate, executed_length
+from training.executed import collate
 from training.head import take_apart
 from training.placement import ANSWER, Placement, declare_placement, own_placement, placement_of
 from training.policy import Policy
 from training.replay import replay
 from training.sample import sample
 from training.sampling import Sampling
+from training.shared_prompts import executed_length
 
 PREAMBLE = Placement("preamble", (7, 11), (5, 13, 9))
 THINKS = (
@@ -111,8 +112,8 @@ def test_what_was_given_is_executed_and_not_learned(policy: Policy, prompt_ids: 
     batch = collate([rollout], torch.device("cpu"))
     begin = len(prompt_ids) + 2 + 3 + 3
     assert rollout.begin == begin
-    assert executed_length(rollout) == batch.input_ids_BS.shape[1] == begin + rollout.answer_length - 1
-    row = batch.input_ids_BS[0].tolist()
+    assert executed_length(rollout) == batch.input_ids_RS.shape[1] == begin + rollout.answer_length - 1
+    row = batch.input_ids_RS[0].tolist()
     assert row[:begin] == [*prompt_ids, 7, 11, 0, 0, 0, 5, 13, 9]
     assert batch.latents.predictor_N.tolist() == [len(prompt_ids) + 1 + step for step in range(3)]
     assert batch.tokens.predictor_N.tolist() == [begin - 1 + step for step in range(rollout.answer_length)]
