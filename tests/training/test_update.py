@@ -431,7 +431,7 @@ def test_micro_batches_are_sized_by_the_free_memory_and_change_no_step() -> None
         moments = {name: one for name, one in learner.state().items() if name.startswith("exp_avg.")}
         runs.append((report, moments))
     (whole, expected), (cut, moments) = runs
-    assert (whole.micro_batches, cut.micro_batches) == (1, 5)
+    assert (whole.micro_batches, cut.micro_batches) == (1, 4)  # rollouts of one prompt share rows of up to 64
     assert cut.loss == pytest.approx(whole.loss, rel=1e-5)
     assert relative_difference(moments, expected) < 1e-4
     number = Learner(tiny(), UpdateConfig(health=FREE, micro_batch_positions=100), free=lambda _: 0)
