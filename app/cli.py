@@ -21,7 +21,7 @@ COMMANDS: Final = {
     ),
     "train": ("worker.offline.train_command:command", "Learn from a file of problems, without a server."),
     "export": ("worker.offline.export_command:command", "Write problems of a generated family to a file."),
-    "sweep": ("worker.sweep_command:command", "Remove what is too old to keep."),
+    "sweep": ("worker.commands:sweep", "Remove what is too old to keep."),
     "data": ("app.commands.data:command", "Export what is stored, and delete a user's data."),
     "migrate": ("app.commands.migrate:command", "Bring the database to this release's schema."),
     "keys": ("app.commands.keys:command", "Create, list and revoke API keys."),

@@ -3,17 +3,23 @@
 A message carries nothing: whether there is something to learn, to grade or to sweep stands in Postgres, so a lost,
 doubled or late message costs at most one interval. A hint has no expiry, since that would compare beat's clock with the
 worker's: there is one of its kind at most, and reading it late is looking once. That is why acknowledgement, results
-and retries of Celery are left unused. Leaves out what the tasks do (`worker.learn`, `worker.grade`, `worker.sweep`) and
-how they are bound to a process (`worker.tasks`).
+and retries of Celery are left unused. Beat loads no torch: the tasks are bound, and what they do is imported, only in a
+worker. Leaves out what that is (`worker.learn`, `worker.grade`, `worker.retention`).
 """
 
-from typing import Any, Final
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
 
 from celery import Celery
 from celery.beat import Scheduler
 from kombu.entity import Queue
 
+from app.errors import Unavailable
 from app.settings import Settings
+
+if TYPE_CHECKING:
+    from worker.resident import Context
 
 LEARN: Final = "lepo.learn"
 GRADE: Final = "lepo.grade"
@@ -23,6 +29,8 @@ QUEUES: Final = {LEARN: "lepo-learn", GRADE: "lepo-grade", SWEEP: "lepo-sweep"}
 _HEALTH_CHECK_S = 10  # an idle connection is pinged this often, so that a Redis that went away is noticed
 _SOCKET_S = 15.0  # a Redis that accepts and never answers is an error after this long
 _RETRY_MOST_S = 2.0  # longest pause between two attempts to reach Redis
+
+log = logging.getLogger(__name__)
 
 
 class HintScheduler(Scheduler):  # type: ignore[misc]  # celery has no types
@@ -81,6 +89,32 @@ def build(settings: Settings, redis_url: str) -> Celery:
         enable_utc=True,
     )
     return celery
+
+
+def register(celery: Celery, context: "Context") -> None:
+    """Bind the tasks to this process, which is a worker."""
+    from worker.grade import grade
+    from worker.learn import learn
+    from worker.retention import sweep
+
+    celery.task(name=LEARN)(task_of(learn, context))
+    celery.task(name=GRADE)(task_of(grade, context))
+    celery.task(name=SWEEP)(task_of(sweep, context))
+
+
+def task_of(work: Callable[["Context"], object], context: "Context") -> Callable[[], None]:
+    """Make a task of work: an error is Celery's to log, and a database that is away is a line in the log.
+
+    Either way the next hint tries again; what an error means for a job is on the job's row.
+    """
+
+    def task() -> None:
+        try:
+            work(context)
+        except Unavailable as error:
+            log.warning("not now: %s", error)
+
+    return task
 
 
 def queue(task: str, channel: Any = None) -> Any:

@@ -1,9 +1,12 @@
-"""The doors `lepo worker` and `lepo beat`: read the settings, then become that process.
+"""The commands of this room: `lepo worker` and `lepo beat` become that process, `lepo sweep` sweeps once.
 
-Nothing heavy is imported before a command runs, so their `--help` is quick, and beat never loads torch.
+Nothing heavy is imported before a command runs, so their `--help` is quick, and beat never loads torch. Leaves out the
+commands that need no service (`worker.offline`).
 """
 
+import json
 import logging
+from contextlib import closing
 from typing import Any, Final
 
 import click
@@ -46,12 +49,10 @@ def worker(tasks: tuple[str, ...]) -> None:
     from app.stack.addresses import database_address, redis_address
     from app.store.budgets import WORKER as PATIENCE
     from app.store.connect import open_store
-    from worker.alarm import arm
-    from worker.celery_app import QUEUES, build
-    from worker.context import Context
-    from worker.resident import Resident
-    from worker.tasks import register
+    from worker.celery_app import QUEUES, build, register
+    from worker.resident import Context, Resident
     from worker.trial import TrialClock
+    from worker.watchdog import arm
 
     log_plainly()
     settings = read_settings()
@@ -88,6 +89,34 @@ def beat() -> None:
     settings = read_settings()
     log.info("ringing every %g s to learn and every %g s to grade", settings.learn_interval, settings.grade_interval)
     build(settings, redis_address(settings)).Beat(**BEAT).run()
+
+
+@click.command("sweep", short_help="Remove what is too old to keep.")
+@click.option("--dry-run", is_flag=True, help="Count the rows that would go, and remove nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def sweep(*, dry_run: bool, as_json: bool) -> None:
+    """Remove rows and files whose time is over (LEPO_KEEP_*, LEPO_DISK_QUOTA), as the worker does every hour.
+
+    Works in batches, beside a running service.
+    """
+    from app.settings import read_settings
+    from app.stack.addresses import database_address
+    from app.store.connect import open_store
+    from app.store.retention import sweep as sweep_rows
+
+    settings = read_settings()
+    with closing(open_store(database_address(settings), pool=1)) as store:
+        counts = sweep_rows(store, settings, dry_run=dry_run)
+        if not dry_run:
+            from worker.retention import sweep_files
+
+            counts |= sweep_files(store, settings)
+    if as_json:
+        click.echo(json.dumps({"dry_run": dry_run, "removed": counts}))
+        return
+    for what, count in counts.items():
+        click.echo(f"{count:>9}  {what}")
+    click.echo("Nothing was removed." if dry_run or not counts else f"{sum(counts.values())} removed.")
 
 
 def log_plainly() -> None:

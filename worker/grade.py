@@ -18,7 +18,7 @@ from app.store.grading import Taken, fail_the_rest, settle, take, try_again
 from training.graders.grader import Grader
 from training.graders.parse import parse_grader
 from training.graders.verdict import Failed, Graded, Verdict
-from worker.context import Context
+from worker.resident import Context
 
 MOST_ATTEMPTS: Final = 3  # runs of a failing grader before its failure is final
 MOST_LOST: Final = 6  # times an answer is taken at all: beyond it, grading it is what ends its workers

@@ -23,9 +23,9 @@ from app.store import events, jobs, learning, policy_life
 from app.store.budgets import PROMPT
 from app.store.connect import Store
 from training.health import UpdateRejected
+from worker.claim import Assignment, lease_of
 from worker.faults import INFRASTRUCTURE, Refused, end_of, environmental
 from worker.watchdog import Watchdog
-from worker.work import Assignment, lease_of
 
 ACTOR: Final = "worker"  # of what jobs do to policies
 MOST_FAILURES: Final = 5  # jobs in a row that may fail of an error that is no shortage, before learning is frozen

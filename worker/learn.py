@@ -7,26 +7,21 @@ policy with its grades accounted for or neither. Leaves out how each step is don
 
 import logging
 from dataclasses import asdict
-from typing import Final
 
 from app.settings import Settings
 from training.health import UpdateCancelled
 from training.update import Learner, UpdateReport
-from worker.batch import Batch, write_trackers
-from worker.context import Context
-from worker.evaluation import Scores
-from worker.examine import ask_incumbent, compare_with, decide, examine, questions
+from worker.batch import Batch, gather, write_trackers
+from worker.claim import Assignment, begin
 from worker.faults import Refused
-from worker.gather import gather
+from worker.gate.comparison import ask_incumbent, compare_with, decision_of, examine_candidate, questions
+from worker.gate.evaluation import Scores
 from worker.job import RunningJob, end_lost_jobs, heartbeat, overrun
 from worker.publish import VERDICTS, Candidate, Decision, publish_files, ring, settle
 from worker.recorders import Destinations, RecorderUnavailable
-from worker.retention import prune
-from worker.update_config import update_config
+from worker.resident import Context, update_config
+from worker.retention import CHECKPOINTS, prune
 from worker.watchdog import Watchdog
-from worker.work import Assignment, begin
-
-CHECKPOINTS: Final = "checkpoints"  # directory under LEPO_VAR_DIR
 
 log = logging.getLogger(__name__)
 
@@ -91,9 +86,9 @@ def improve(context: Context, assignment: Assignment, job: RunningJob) -> str:
     report = update(job, learner, batch)
 
     job.enter("gate")
-    result = examine(context, job, assignment, policy, comparison, before, report)
+    result = examine_candidate(context, job, assignment, policy, comparison, before, report)
     after = None if comparison is None else result.of(comparison.look.candidate)
-    decision = decide(result, settings)
+    decision = decision_of(result, settings)
 
     job.enter("publish")
     if decision.fate == "refuse" and not settings.keep_refused:

@@ -28,10 +28,10 @@ from training.advantage import Tracker
 from training.checkpoint import checkpoint_dir, publish, sweep
 from training.policy import Policy, fingerprint
 from worker.batch import write_trackers
-from worker.evaluation import Scores, detail_of
+from worker.claim import Assignment
+from worker.gate.evaluation import Scores, detail_of
 from worker.job import ACTOR, RunningJob, plain
 from worker.retention import make_room
-from worker.work import Assignment
 
 CHANNEL: Final = "lepo:policy"  # Redis channel of the hint; its message is the version
 SETTLE_PATIENCE_S: Final = 60.0  # for how long a finished update waits for a database that is away
@@ -152,7 +152,7 @@ def settle(
     """
 
     def write(session: Session) -> bool:
-        decide(session, job, assignment, candidate, trackers, decision)
+        write_decision(session, job, assignment, candidate, trackers, decision)
         return True
 
     def written(session: Session) -> bool | None:
@@ -164,14 +164,14 @@ def settle(
 
 def committed(session: Session, job: RunningJob, candidate: Candidate) -> bool:
     """Whether a try before this one got through, though nobody heard of it."""
-    learning.lock(session)  # what `decide` locks first: a try that Postgres has not given up yet is waited for
+    learning.lock(session)  # what `write_decision` locks first: a try that Postgres has not given up yet is waited for
     row = jobs.get_job(session, job.job_id)
     if row.status == "running" or row.fence != job.fence or row.result_checkpoint_id is None:
         return False
     return checkpoints.get_checkpoint(session, row.result_checkpoint_id).digest == candidate.digest
 
 
-def decide(
+def write_decision(
     session: Session,
     job: RunningJob,
     assignment: Assignment,

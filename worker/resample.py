@@ -19,14 +19,13 @@ from app.engine.engine import Engine
 from app.engine.request import Finished, Request
 from app.settings import Settings
 from app.store.claims import Claimed
-from app.store.key_quota import Group, choose
 from training.advantage import Graded
 from training.graders.grader import Grader
 from training.graders.parse import parse_grader
 from training.graders.verdict import Graded as Mark
 from training.policy import Policy
 from worker.grade import counts
-from worker.samples import Sample
+from worker.samples import Sample, within_shares
 
 MOST_SEED = 2**62  # seeds are drawn below
 
@@ -86,14 +85,6 @@ def resample(
     left = {one.interaction_id for one in kept}
     waiting = [one.interaction_id for one in samples if one.interaction_id not in left]
     return Resampled(kept, waiting, len(groups), sum(map(len, groups.values())))
-
-
-def within_shares(samples: Sequence[Sample], share: float) -> list[Sample]:
-    """Keep as many groups of each key as its share allows."""
-    sizes = Counter((one.graded.group or str(one.interaction_id), one.key) for one in samples)
-    groups = [Group(name, key, size) for (name, key), size in sizes.items()]
-    chosen = {one.name for one in choose(groups, len(samples), share)}
-    return [one for one in samples if (one.graded.group or str(one.interaction_id)) in chosen]
 
 
 def usable_grader(one: Claimed, settings: Settings) -> Grader | None:

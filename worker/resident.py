@@ -1,14 +1,17 @@
-"""The policy that learns, resident in the worker from update to update.
+"""What a worker process holds: the policy that learns, resident from update to update, and the context of its tasks.
 
 While the serving version is the one it made, it goes on with the weights and the optimizer it has; otherwise (a fresh
 process, a rollback, a rejected candidate, another device) it starts again from the checkpoint's directory, which holds
 the optimizer's state too. With adapters a twin learns and the policy follows (`training.lora`): they go on from the
 first weights they were made on, or, where those are gone or the version has none, begin anew on the version's own.
-Leaves out which version serves (`app.store.promotions`).
+Leaves out which version serves (`app.store.policy_life`) and what settings mean (`app.settings`, `training.update`).
 """
 
 import logging
-from dataclasses import dataclass, replace
+import os
+import socket
+import threading
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -17,10 +20,18 @@ from transformers import PreTrainedModel
 from app.models.host import free
 from app.models.learning import words
 from app.settings import Settings
+from app.store.connect import Store
 from training.checkpoint import MANIFEST, load_training_state, verify
+from training.distill import DistillConfig
+from training.health import HealthConfig
 from training.lora import ADAPTER, Adapted, LoraSettings, made_of
+from training.objective import ObjectiveConfig
+from training.optimizer import OptimizerConfig
 from training.policy import Policy, load_policy
+from training.replay import ReplayConfig
+from training.sampling import Target
 from training.update import Learner, UpdateConfig
+from worker.watchdog import Alarm, silent
 
 log = logging.getLogger(__name__)
 
@@ -154,6 +165,19 @@ class Resident:
         return self._reference.model
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Context:
+    """Made once per process, by the command that becomes the worker."""
+
+    settings: Settings
+    store: Store  # three connections or more: the job's, the heartbeat's, the report of an overrun
+    redis_url: str  # `redis://...` or `redis+socket://...`, for the hint after a promotion
+    resident: Resident
+    stopping: threading.Event = field(default_factory=threading.Event)  # set when the process was asked to end
+    alarm: Alarm = silent  # ends this process where it hangs and cannot say so
+    name: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}")  # stands on its jobs
+
+
 def adapted(path: str) -> bool:
     """Whether a version was learned by adapters."""
     return (Path(path) / ADAPTER).is_dir()
@@ -162,3 +186,55 @@ def adapted(path: str) -> bool:
 def published(path: str) -> bool:
     """Whether a path is a directory that `training.checkpoint.publish` wrote; a base model from elsewhere is none."""
     return (Path(path) / MANIFEST).is_file()
+
+
+def update_config(settings: Settings, rate_scale: float = 1.0) -> UpdateConfig:
+    """Put together how one update is run.
+
+    Args:
+        settings: the service's, with the job's own.
+        rate_scale: factor on the learning rate, the back-off after refusals, in (0, 1].
+
+    Raises:
+        ValueError: settings contradict each other.
+
+    """
+    return UpdateConfig(
+        optimizer=OptimizerConfig(
+            learning_rate=settings.learning_rate * rate_scale,
+            beta1=settings.adam_beta1,
+            beta2=settings.adam_beta2,
+            weight_decay=settings.weight_decay,
+            warmup_updates=settings.warmup_updates,
+            decay_updates=settings.decay_updates,
+            max_grad_norm=settings.max_grad_norm,
+        ),
+        objective=ObjectiveConfig(
+            beta=settings.kl_beta,
+            clip_low=settings.clip_low,
+            clip_high=settings.clip_high,
+            normalization=settings.normalization,
+            max_steps=settings.max_completion_tokens,
+            latent_gradient=settings.latent_gradient,
+            negative_latent_floor=settings.negative_latent_floor,
+            off_policy=settings.off_policy,
+            max_weight=settings.max_weight,
+            dual_clip=settings.dual_clip,
+            latent_off_policy=settings.latent_off_policy,
+        ),
+        replay=ReplayConfig(latent_temperature=settings.latent_temperature),
+        distill=DistillConfig(weight=settings.correction_weight, trust=settings.correction_trust),
+        health=HealthConfig(
+            max_kl=settings.max_kl,
+            min_entropy=settings.min_entropy,
+            explosion_norm=settings.max_gradient_norm,
+            min_mean_tokens=settings.min_mean_tokens,
+            max_mean_tokens=settings.max_mean_tokens,
+        ),
+        target=Target(settings.temperature or 1.0, settings.top_k, settings.top_p),
+        epochs=settings.epochs,
+        minibatches=settings.minibatches,
+        micro_batch_positions=settings.micro_batch_tokens,
+        activation_checkpointing=settings.activation_checkpointing,
+        undo=False,  # what an update failed on is dropped with its learner (`worker.learn.carry_out`)
+    )

@@ -1,15 +1,21 @@
-"""Which checkpoint directories stay on disk, and the removal of the others: by count, by age of state, by quota.
+"""What need not stay: checkpoint directories by count, state and quota, grown logs, and a sweep over all of it.
+
+Any worker may sweep, and two at once harm nothing. Files are swept by a worker that sees them: one without the
+directory of checkpoints leaves them to others.
 
 What serves or loads is never touched: the serving policy, the one it replaced, policies that wait for a decision, the
 base, and whatever a process reads just now (`training.in_use`). Rows stay for good: what was learned from what must be
 answerable after the weights are gone. A directory is first written off in its row, then renamed, then removed; whatever
 a kill leaves in between is found by name and removed later, as are directories that have no row and no live publisher.
+
+Leaves out the rules for rows (`app.store.retention`).
 """
 
 import logging
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,10 +29,14 @@ from app.settings import Settings
 from app.store import jobs, learning, policy_life
 from app.store.checkpoints import next_version
 from app.store.connect import Store
+from app.store.retention import sweep as sweep_rows
 from app.store.tables import Checkpoint
-from training.checkpoint import MANIFEST, checkpoint_dir, sweep
+from training.checkpoint import MANIFEST, checkpoint_dir
+from training.checkpoint import sweep as sweep_unfinished
 from training.in_use import alone
+from worker.resident import Context
 
+CHECKPOINTS: Final = "checkpoints"  # directory under LEPO_VAR_DIR
 GOING: Final = ".removed-"  # begins the name of a directory that is being removed
 FIRST_TO_GO: Final = ("refused", "rolled_back", "retired")  # for the quota, in this order
 
@@ -39,6 +49,26 @@ class QuotaReached(Unavailable):
     """A checkpoint would not fit into LEPO_DISK_QUOTA, and nothing more may go."""
 
     default_code = "disk_quota"
+
+
+def sweep(context: Context) -> dict[str, int]:
+    """Sweep for no longer than the time between two looks for work; the rest goes next time. Returns what went."""
+    until = time.monotonic() + context.settings.learn_interval
+    counts = sweep_rows(
+        context.store, context.settings, until=lambda: context.stopping.is_set() or time.monotonic() > until
+    )
+    counts |= sweep_files(context.store, context.settings)
+    if counts:
+        log.info("swept: %s", counts)
+    return counts
+
+
+def sweep_files(store: Store, settings: Settings) -> dict[str, int]:
+    """Remove checkpoints beyond their number and quota, and begin grown logs anew; returns what went."""
+    parent = settings.var_dir / CHECKPOINTS
+    gone = len([*prune(store, settings, parent), *make_room(store, settings, parent)]) if parent.is_dir() else 0
+    logs: list[Path] = begin_anew(settings.var_dir / "logs", settings.keep_log_bytes)
+    return {name: count for name, count in (("checkpoints", gone), ("logs", len(logs))) if count}
 
 
 def expired(states: Mapping[int, str], keep: int, keep_refused: int, protected: Collection[int]) -> list[int]:
@@ -177,7 +207,7 @@ def clear(store: Store, parent_dir: Path) -> list[Path]:
     """
     if not parent_dir.is_dir():
         return []
-    removed = sweep(parent_dir)
+    removed = sweep_unfinished(parent_dir)
     going = sorted(parent_dir.glob(f"{GOING}*"))
     with store.session() as session:
         following = next_version(session)

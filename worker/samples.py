@@ -5,6 +5,7 @@ wrong with the world around it (a full disk, a frozen service) never costs an an
 claimed (`app.store.learnable`) and what a sample is worth (`worker.batch`).
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -14,10 +15,11 @@ import torch
 
 from app.store.claims import Claimed, Skipped
 from app.store.grades import Reward
+from app.store.key_quota import Group, choose
 from training.advantage import Graded, Mode
 from training.codec import decode
 from training.rollout import Rollout
-from worker.evaluation_set import EvaluationSet
+from worker.gate.evaluation_set import EvaluationSet
 
 Reason = Literal[
     "unreadable",  # its rollout is of a codec this release does not read, damaged, or of another model
@@ -86,7 +88,7 @@ def filter_samples(
     rollouts: dict[UUID, Rollout] = {}
     skipped: dict[UUID, Skipped] = {}
     for one in claimed:
-        read = examine(one, rules, heldout)
+        read = read_rollout(one, rules, heldout)
         if not isinstance(read, Rollout):
             skipped[one.interaction.id] = Skipped(read)
             continue
@@ -98,7 +100,7 @@ def filter_samples(
     return Filtered(samples, rollouts, skipped)
 
 
-def examine(one: Claimed, rules: Rules, heldout: EvaluationSet | None) -> Rollout | Reason:
+def read_rollout(one: Claimed, rules: Rules, heldout: EvaluationSet | None) -> Rollout | Reason:
     """Read one rollout, or say why it is not learned from."""
     try:
         rollout = decode(one.payload)
@@ -144,3 +146,11 @@ def tracker_key(one: Claimed) -> str:
     task = str((row.client_metadata or {}).get("task", ""))
     judge = "client" if one.grader_keys or row.grader is None else str(row.grader.get("type", ""))
     return "/".join((row.api_key_id or NO_KEY, task[:100], judge))
+
+
+def within_shares(samples: Sequence[Sample], share: float) -> list[Sample]:
+    """Keep as many groups of each key as its share allows."""
+    sizes = Counter((one.graded.group or str(one.interaction_id), one.key) for one in samples)
+    groups = [Group(name, key, size) for (name, key), size in sizes.items()]
+    chosen = {one.name for one in choose(groups, len(samples), share)}
+    return [one for one in samples if (one.graded.group or str(one.interaction_id)) in chosen]

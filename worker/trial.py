@@ -43,14 +43,14 @@ def look(store: Store, settings: Settings, redis_url: str) -> list[str]:
     done = []
     for trial, evidence in found:
         verdict = trials.verdict(trial, evidence, settings)
-        if verdict is not None and carry_out(store, settings, trial, evidence, verdict):
+        if verdict is not None and act_on(store, settings, trial, evidence, verdict):
             log.info("version %d: %s", trial.version, verdict.words)
             ring(redis_url, trial.version)
             done.append(verdict.words)
     return done
 
 
-def carry_out(store: Store, settings: Settings, trial: Trial, evidence: Evidence, verdict: Verdict) -> bool:
+def act_on(store: Store, settings: Settings, trial: Trial, evidence: Evidence, verdict: Verdict) -> bool:
     """Make a move, if the trial is what it was; says whether it was made."""
     try:
         with store.session() as session:

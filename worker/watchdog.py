@@ -3,16 +3,23 @@
 Threads of their own, because the thread that learns may be the one that hangs, and one for each duty, because a
 heartbeat can hang in the database too. Each `enter`, `check` and `asked_to_end` of the learning thread is a step; so is
 CPU time, for a single operation on a large model may be long. A job that makes no step for `stall_s` has no heartbeat
-any more, and the process ends; a phase that makes steps for ever ends at `limit_s`. Should these threads be dead
-themselves, for want of memory, the alarm ends the process a little later (`worker.alarm`).
+any more, and the process ends; a phase that makes steps for ever ends at `limit_s`.
+
+The alarm is the watchdog's last resort, for a process without memory may have no thread left to watch it: under Python
+a thread whose first allocation fails is gone without a word, and whoever started it waits for ever
+(python/cpython#140746). The kernel rings it a little after the bounds above, C code that allocates nothing writes to
+stderr where every thread stands, and SIGALRM ends the process. There is one per process. Linux keeps the first process
+of a container alive whatever rings, so that must be an init (`init: true` in compose).
 
 What a heartbeat writes and where an overrun is reported are the caller's. Leaves out who starts the process again: the
 supervisor (`lepo up`, compose).
 """
 
+import faulthandler
 import logging
 import math
 import os
+import signal
 import sys
 import threading
 import time
@@ -23,7 +30,6 @@ from types import TracebackType
 from typing import Final, Self
 
 from app.errors import Cancelled, Fenced, Unavailable
-from worker.alarm import Alarm, silent
 from worker.faults import Stopped
 
 EXIT_CODE: Final = 75  # EX_TEMPFAIL: start me again
@@ -32,7 +38,25 @@ LAST_WORDS_S: Final = 15.0  # how long the report of an overrun may take before 
 GRACE_S: Final = 15.0  # how much later the alarm rings than the guard's bounds
 BUSY: Final = 0.1  # of a core: who uses as much CPU time as this over `stall_s` works
 
+Alarm = Callable[[float], object]  # lets it ring in so many seconds, and not before; 0: not at all
+
 log = logging.getLogger(__name__)
+
+
+def arm() -> Alarm:
+    """Make SIGALRM end this process, and give what sets the alarm; to be called once, in the main thread."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    faulthandler.register(signal.SIGALRM, all_threads=True, chain=True)
+    return ring_in
+
+
+def ring_in(seconds: float) -> None:
+    """Set the alarm anew; a call into the kernel and no more, from any thread."""
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def silent(seconds: float) -> None:
+    """Stand in for the alarm in a process that is not ours to end."""
 
 
 class Watchdog:

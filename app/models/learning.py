@@ -40,7 +40,7 @@ def learning_of(settings: Settings) -> Learning:
         rank=settings.lora_rank,
         recomputed=settings.activation_checkpointing,
         reference=settings.kl_beta > 0,
-        undo=False,  # a worker drops what an update failed on (`worker.update_config`)
+        undo=False,  # a worker drops what an update failed on (`worker.resident`)
         several=settings.epochs * settings.minibatches > 1,
         longest=settings.max_length,
         positions=settings.micro_batch_tokens,

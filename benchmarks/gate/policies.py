@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from worker.evaluation import EvaluationPlan, Scores
-from worker.evaluation_set import EvaluationSet, Question, evaluation_set
+from worker.gate.evaluation import EvaluationPlan, Scores
+from worker.gate.evaluation_set import EvaluationSet, Question, evaluation_set
 
 Floats = NDArray[np.float64]
 
@@ -45,7 +45,7 @@ class Lineage:
         self.levels[version] = min(max(self.levels[parent] + change, 0.005), 0.995)
 
     def ask(self, version: int, plan: EvaluationPlan) -> Scores:
-        """Answer a plan, as `worker.gate` asks."""
+        """Answer a plan, as `worker.gate.look` asks."""
         places = self._places or {key: place for place, key in enumerate(self.questions.questions)}
         self._places = places
         place_I = np.array([places[item.question] for item in plan.items])

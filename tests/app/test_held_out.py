@@ -14,7 +14,7 @@ from app.held_out import require_held_out
 from app.settings import Settings
 from training.tasks.gym import GymSource, make_problems
 from training.tasks.splits import Split
-from worker.evaluation_set import read_evaluation_set
+from worker.gate.evaluation_set import read_evaluation_set
 
 GRADER = {"type": "string_check", "operation": "eq", "reference": "5"}
 LINE = json.dumps({"prompt": "2 + 3", "grader": GRADER})

@@ -11,7 +11,7 @@ from benchmarks.gate.policies import lineage_of
 from benchmarks.gate.trial import CanaryRun, Course, canary, completions, course
 from benchmarks.report import judged
 from training.sequential import differences_of
-from worker.evaluation import make_plan
+from worker.gate.evaluation import make_plan
 
 
 def test_a_policy_is_as_good_as_it_is_said_to_be_and_as_noisy_as_the_demos() -> None:

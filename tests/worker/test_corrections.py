@@ -17,10 +17,9 @@ from training.distill import likelihoods
 from training.head import take_apart
 from training.replay import replay
 from training.rollout import Rollout
-from worker.corrections import answer_ids, regressions
-from worker.examine import questions
+from worker.corrections import answer_ids, regressions, think_anew
+from worker.gate.comparison import questions
 from worker.learn import learn
-from worker.thoughts import think_anew
 
 RIGHT = "b2"
 ALWAYS_RIGHT = {"type": "string_check", "reference": "no byte soup is this", "operation": "ne"}

@@ -193,7 +193,7 @@ from app.settings import Settings
 from app.store.connect import open_store
 from worker.grade import grade
 from worker.resident import Resident
-from worker.context import Context
+from worker.resident import Context
 
 settings = Settings(grader_timeout=60)
 grade(Context(settings, open_store(sys.argv[1]), "redis+socket:///nowhere", Resident(settings)))

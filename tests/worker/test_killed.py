@@ -24,11 +24,9 @@ from tests.worker.world import World
 from training.checkpoint import verify
 from training.policy import fingerprint
 from worker import watchdog
-from worker.alarm import arm
-from worker.context import Context
 from worker.learn import learn
-from worker.resident import Resident
-from worker.watchdog import EXIT_CODE
+from worker.resident import Context, Resident
+from worker.watchdog import EXIT_CODE, arm
 
 GATE = 424_242  # advisory lock that holds the learner
 HOLD = f"""

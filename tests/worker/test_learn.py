@@ -26,15 +26,15 @@ from training.lora import made_of
 from training.policy import fingerprint, load_policy
 from training.update import Learner
 from worker.batch import Batch
-from worker.evaluation import Scores, conditions_of, make_plan, read_scores
-from worker.evaluation_set import read_evaluation_set
-from worker.examine import questions
+from worker.claim import begin
+from worker.gate.comparison import questions
+from worker.gate.evaluation import Scores, conditions_of, make_plan, read_scores
+from worker.gate.evaluation_set import read_evaluation_set
 from worker.job import MOST_FAILURES, RunningJob, end_lost_jobs, heartbeat
 from worker.learn import carry_out, learn, update
 from worker.publish import record_scores
-from worker.update_config import update_config
+from worker.resident import update_config
 from worker.watchdog import Watchdog
-from worker.work import begin
 
 NEVER_RIGHT = {"type": "string_check", "reference": "no byte soup is this", "operation": "eq"}
 ALWAYS_RIGHT = {"type": "string_check", "reference": "no byte soup is this", "operation": "ne"}

@@ -16,8 +16,7 @@ from training.checkpoint import MANIFEST, BadCheckpoint, load_tensors, publish, 
 from training.health import UpdateRejected
 from training.policy import fingerprint
 from training.rollout import Rollout
-from worker.resident import Resident, Source
-from worker.update_config import update_config
+from worker.resident import Resident, Source, update_config
 
 ADVANTAGES = [1.0, -1.0, 0.5, -0.5]
 

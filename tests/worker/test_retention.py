@@ -23,14 +23,13 @@ from tests.conftest import Answers
 from tests.worker.world import World
 from training.checkpoint import MANIFEST, checkpoint_dir
 from training.policy import Policy
+from worker import commands
+from worker.claim import begin
 from worker.faults import INFRASTRUCTURE, end_of, environmental
 from worker.job import RunningJob
 from worker.publish import bytes_of, publish_files
-from worker.retention import QuotaReached, begin_anew, clear, expired, make_room, prune, taken, too_many
-from worker.sweep import sweep
-from worker.sweep_command import command
+from worker.retention import QuotaReached, begin_anew, clear, expired, make_room, prune, sweep, taken, too_many
 from worker.watchdog import Watchdog
-from worker.work import begin
 
 SIZE = 1000  # bytes of a made-up checkpoint
 
@@ -295,7 +294,7 @@ def test_the_command_counts_or_removes(answers: Answers, store: Store, database_
     env = {"LEPO_DATABASE_URL": database_url, "LEPO_VAR_DIR": str(tmp_path), "LEPO_KEEP_UNGRADED_DAYS": "8"}
 
     def run(*args: str) -> str:
-        done = CliRunner().invoke(command, args, env=env, catch_exceptions=False)
+        done = CliRunner().invoke(commands.sweep, args, env=env, catch_exceptions=False)
         assert done.exit_code == 0, done.output
         return done.output
 

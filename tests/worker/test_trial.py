@@ -24,8 +24,8 @@ from app.store.policy_life import Event
 from app.store.tables import Checkpoint, Claim, Grade, Interaction, Transition
 from tests.conftest import answer
 from worker import trial
-from worker.examine import decide
-from worker.gate import no_questions
+from worker.gate.comparison import decision_of
+from worker.gate.look import no_questions
 from worker.trial import TrialClock, look
 
 NOWHERE = "redis+socket:///nowhere"
@@ -126,7 +126,7 @@ def bench(store: Store, base_checkpoint: Checkpoint) -> Bench:
 )
 def test_a_candidate_that_passes_the_gate_goes_where_the_shares_say(canary: float, shadow: float, fate: str) -> None:
     settings = Settings(canary_share=canary, shadow_share=shadow, gate_no_signal="promote")
-    assert decide(no_questions(settings), settings).fate == fate
+    assert decision_of(no_questions(settings), settings).fate == fate
 
 
 def test_a_worse_canary_is_rolled_back_and_its_figures_stand_on_the_move(bench: Bench) -> None:
@@ -355,13 +355,13 @@ def test_what_is_pinned_stays_and_a_frozen_trial_goes_on(bench: Bench) -> None:
 
 def in_between(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
     """Let something happen after a verdict and before its move."""
-    carry_out = trial.carry_out
+    act_on = trial.act_on
 
     def late(*given: Any) -> bool:
         act()
-        return carry_out(*given)
+        return act_on(*given)
 
-    monkeypatch.setattr(trial, "carry_out", late)
+    monkeypatch.setattr(trial, "act_on", late)
 
 
 def test_an_operators_rollback_in_between_stands(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,7 +132,7 @@ def run(program: str) -> "subprocess.CompletedProcess[str]":
     head = """
         import threading, time
         from worker import watchdog
-        from worker.alarm import arm
+        from worker.watchdog import arm
         from worker.watchdog import Watchdog
 
         watchdog.START_S = watchdog.LAST_WORDS_S = watchdog.GRACE_S = 0.3

@@ -30,8 +30,7 @@ from training.checkpoint import publish, verify
 from training.codec import CODEC_VERSION, encode
 from training.policy import Policy, load_policy
 from training.sampling import Sampling
-from worker.context import Context
-from worker.resident import Resident
+from worker.resident import Context, Resident
 
 SPECIAL = ["<pad>", "<eos>"]
 CREATED = "2026-01-01T00:00:00+00:00"

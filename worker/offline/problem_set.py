@@ -12,7 +12,7 @@ from typing import Final
 
 from app.errors import BadRequest
 from training.tasks.problem import Problem
-from worker.evaluation_set import normal
+from worker.gate.evaluation_set import normal
 
 VALIDATION_SHARE: Final = 0.1  # of the data, where no validation file is given
 VALIDATION_MOST: Final = 200  # problems split off at most

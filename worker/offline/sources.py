@@ -20,7 +20,7 @@ from training.tasks.jsonl import read_problems
 from training.tasks.layouts import LAYOUTS, Layout, read_dataset, split_files
 from training.tasks.problem import Problem
 from training.tasks.splits import Split
-from worker.evaluation_set import normal
+from worker.gate.evaluation_set import normal
 from worker.offline.exported import read_exported
 
 SHOWN = 3  # problems of an overlap that the message quotes

@@ -3,7 +3,7 @@
 What is asked is a plan: items, each a question with a seed. Two policies that answer one plan meet the same questions
 and the same noise, so their scores pair up. A plan is made anew for every look of the gate, with new seeds, and goes
 round all questions before it asks one again; scores are kept with the version (`evaluations`). Leaves out the decision
-(`worker.gate`).
+(`worker.gate.look`).
 """
 
 import random
@@ -21,7 +21,7 @@ from training.graders.verdict import Graded
 from training.placement import ANSWER, Placement
 from training.policy import Policy
 from training.sampling import Sampling
-from worker.evaluation_set import EvaluationSet, Question
+from worker.gate.evaluation_set import EvaluationSet, Question
 
 RIGHT: Final = 0.5  # an outcome from here on counts as a right answer
 _SEED_BITS: Final = 48

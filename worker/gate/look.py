@@ -16,8 +16,8 @@ from app.settings import Settings
 from training.gate import Judgement, judge
 from training.levels import Measured, Round, difficulty, measure
 from training.placement import ANSWER, Placement
-from worker.evaluation import EvaluationPlan, Scores, conditions_of, make_plan, read_scores
-from worker.evaluation_set import EvaluationSet
+from worker.gate.evaluation import EvaluationPlan, Scores, conditions_of, make_plan, read_scores
+from worker.gate.evaluation_set import EvaluationSet
 
 Decision = Literal["pass", "refuse", "hold"]
 Ask = Callable[[int, EvaluationPlan], Scores]  # version and what to ask it

@@ -1,6 +1,6 @@
 """The gate's look at one job's candidate: whom it is compared with, how each is asked, and what comes of it.
 
-Leaves out how a look goes (`worker.gate`) and what a decision leads to (`worker.publish`).
+Leaves out how a look goes (`worker.gate.look`) and what a decision leads to (`worker.publish`).
 """
 
 from collections.abc import Mapping
@@ -15,15 +15,14 @@ from app.store import checkpoints, evaluations, lineage
 from app.trials import after_gate
 from training.policy import Policy
 from training.update import UpdateReport
-from worker.context import Context
+from worker.claim import Assignment, source_of
 from worker.corrections import regressions
-from worker.evaluation import EvaluationPlan, Scores, evaluate
-from worker.evaluation_set import EvaluationSet, read_evaluation_set
-from worker.gate import Ask, GateResult, Look, Vitals, no_questions, recorded_of
+from worker.gate.evaluation import EvaluationPlan, Scores, evaluate
+from worker.gate.evaluation_set import EvaluationSet, read_evaluation_set
+from worker.gate.look import Ask, GateResult, Look, Vitals, no_questions, recorded_of
 from worker.job import RunningJob
 from worker.publish import Decision, record_scores
-from worker.resident import Source
-from worker.work import Assignment, source_of
+from worker.resident import Context, Source
 
 ROWS: Final = 400  # newest evaluations of a lineage that a look builds on, besides those of the base
 
@@ -78,7 +77,7 @@ def ask_incumbent(job: RunningJob, comparison: Comparison, policy: Policy) -> Sc
     return evaluate(policy, look.questions, look.first, look.settings, lambda _: job.watchdog.check())
 
 
-def examine(
+def examine_candidate(
     context: Context,
     job: RunningJob,
     assignment: Assignment,
@@ -125,7 +124,7 @@ def asking(context: Context, job: RunningJob, policy: Policy, comparison: Compar
     return ask
 
 
-def decide(result: GateResult, settings: Settings) -> Decision:
+def decision_of(result: GateResult, settings: Settings) -> Decision:
     """Say what is to become of the candidate."""
     if result.decision == "refuse":
         return Decision("refuse", result.words, result.figures, result.better)

@@ -5,7 +5,7 @@ Beside them the gate may ask regression prompts, which were learned from: what w
 Made from a dataset of reasoning-gym, or read from JSONL, one `{"prompt": ...}` or `{"messages": [...]}` with a
 `"grader"` per line; a prompt is what a user says, so it goes through the chat template like a message. Whether a prompt
 is sealed follows from its text, so it stays sealed or open when lines are added. Leaves out the asking
-(`worker.evaluation`) and the judging (`worker.gate`).
+(`worker.gate.evaluation`) and the judging (`worker.gate.look`).
 """
 
 import hashlib

@@ -7,7 +7,7 @@ import pytest
 
 from app.settings import Settings
 from tests.worker.world import World, write_heldout
-from worker.evaluation import (
+from worker.gate.evaluation import (
     EvaluationPlan,
     Item,
     Scores,
@@ -19,7 +19,7 @@ from worker.evaluation import (
     read_scores,
     sampling_of,
 )
-from worker.evaluation_set import EvaluationSet, Question, read_evaluation_set
+from worker.gate.evaluation_set import EvaluationSet, Question, read_evaluation_set
 
 NE = {"type": "string_check", "reference": "no byte soup is this", "operation": "ne"}
 BROKEN = {"type": "math", "reference": "\\frac{1}{"}

@@ -18,8 +18,7 @@ from app.store import checkpoints, claims, events, jobs, learnable, learning, po
 from app.store.claims import Claimed
 from app.store.learnable import Outlook
 from app.store.tables import Checkpoint, Job
-from worker.context import Context
-from worker.resident import Source
+from worker.resident import Context, Source
 
 
 @dataclass(frozen=True, slots=True, eq=False)

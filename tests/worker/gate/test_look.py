@@ -8,9 +8,9 @@ import pytest
 
 from app.settings import Settings
 from benchmarks.gate.policies import Lineage, lineage_of
-from worker.evaluation import EvaluationPlan, Scores, detail_of
-from worker.evaluation_set import Question, evaluation_set
-from worker.gate import GateResult, Look, Vitals, no_questions, recorded_of, rounds_of
+from worker.gate.evaluation import EvaluationPlan, Scores, detail_of
+from worker.gate.evaluation_set import Question, evaluation_set
+from worker.gate.look import GateResult, Look, Vitals, no_questions, recorded_of, rounds_of
 
 
 def gate_of(**wishes: Any) -> Settings:
