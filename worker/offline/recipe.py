@@ -52,7 +52,9 @@ class Recipe:
     placement: str = _about("Where latent steps sit; auto: as the model was trained, else so that answers are whole.")
     lead_in: str = _about("Text before the latent steps of a preamble.")
     lead_out: str = _about("Text after them; empty: the end of the assistant's turn and a new one.")
+    latent_warmup: float = _about("Share of the updates over which L grows from 0 and tau from tau_start, 0 to 1.")
     tau: float = _about("Temperature of the latent steps.")
+    tau_start: float = _about("Where tau begins while L grows; small: mixtures that are nearly tokens.")
     draws: int = _about("Gumbel-softmax samples whose mean a latent step is, 1 to 64.")
     temperature: float = _about("Temperature of the policy.")
     top_k: int = _about("Candidates kept per step.")
@@ -85,14 +87,30 @@ class Recipe:
         for name, bound in lowest.items():
             if getattr(self, name) < bound:
                 raise ValueError(f"{name} must be {bound} or more, got {getattr(self, name)}")
-        if not 0 <= self.warmup_share <= 1:
-            raise ValueError(f"warmup_share must be in [0, 1], got {self.warmup_share}")
+        for name in ("warmup_share", "latent_warmup"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+        if not self.tau_start > 0:
+            raise ValueError(f"tau_start must be above 0, got {self.tau_start}")
         if self.seed > 1000:
             raise ValueError(f"seed must be 1000 or less, got {self.seed}")
         if self.max_new <= self.latent_length:
             raise ValueError(f"max_new must be above latent_length {self.latent_length}, got {self.max_new}")
         if self.grader_timeout <= 0:
             raise ValueError(f"grader_timeout must be above 0, got {self.grader_timeout}")
+
+    def at(self, update: int, updates: int) -> "Recipe":
+        """Give what an update (0-based) of so many in all is answered by, while latent steps are still growing.
+
+        A model that never met a mixture meets few and nearly one-hot ones first: the number of steps and tau rise
+        together, and both are the recipe's own once the warm-up is over.
+        """
+        over = self.latent_warmup * updates
+        if update >= over:
+            return self
+        share = update / over
+        tau = self.tau_start + share * (self.tau - self.tau_start)
+        return replace(self, latent_length=int(share * (self.latent_length + 1)), tau=tau)
 
 
 PAPER = Recipe(
@@ -115,7 +133,9 @@ PAPER = Recipe(
     placement="answer",
     lead_in="",
     lead_out="",
+    latent_warmup=0.0,
     tau=0.5,
+    tau_start=0.1,
     draws=1,
     temperature=1.0,
     top_k=30,

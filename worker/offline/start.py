@@ -56,6 +56,19 @@ def begin(asked: Asked, directory: Path, around: Around) -> Training:
     with told_once(around.ranks):
         if around.ranks.leads:
             run_directory.begin({**asdict(asked), "lessons": problem_set.digest})
+    return assembled(asked, problem_set, policy, run_directory, around)
+
+
+def assembled(
+    asked: Asked, problem_set: ProblemSet, policy: Policy, run_directory: RunDirectory, around: Around
+) -> Training:
+    """Put a run together that has taken no update.
+
+    Raises:
+        BadRequest: the model cannot be learned from as the recipe wants.
+
+    """
+    updates = updates_of(asked.recipe, problem_set)
     with told_once(around.ranks):
         twin = twin_of(asked, policy, around.ranks)
         learner = learner_of(asked, policy if twin is None else twin, updates, around)

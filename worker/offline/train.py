@@ -75,7 +75,7 @@ class Training:
                 self._validate_and_save()
                 if self.place.step >= self.updates:
                     return "done"
-                self._update()
+                self.update()
         except (Stopped, UpdateCancelled):
             self._save()
             return "stopped"
@@ -126,8 +126,10 @@ class Training:
         )
         return reached
 
-    def _update(self) -> None:
-        recipe, step = self.recipe, self.place.step
+    def update(self) -> None:
+        """Take one update: answer, grade, compare, learn."""
+        step = self.place.step
+        recipe = self.recipe.at(step, self.updates)
         part = self.around.ranks.span(recipe.prompts)
         problems = batch(self.problem_set.train, recipe.prompts, step, recipe.seed)[part]
         seeds = noise_seeds(recipe.prompts, step, recipe.seed)[part]

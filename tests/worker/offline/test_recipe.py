@@ -96,3 +96,17 @@ def test_every_value_is_an_option() -> None:
 def test_a_value_out_of_range_is_named(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(change))):
         replace(SMALL, **change)
+
+
+def test_latent_steps_may_grow_from_none_and_tau_with_them() -> None:
+    recipe = replace(SMALL, latent_length=4, tau=0.5, tau_start=0.1, latent_warmup=0.5)
+    grown = [recipe.at(update, 20) for update in range(20)]
+    assert [one.latent_length for one in grown] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4] + [4] * 10
+    assert [round(one.tau, 2) for one in grown[::5]] == [0.1, 0.3, 0.5, 0.5]
+    assert replace(recipe, latent_warmup=0.0).at(0, 20).latent_length == 4
+
+
+@pytest.mark.parametrize("change", [{"latent_warmup": 1.5}, {"tau_start": 0.0}])
+def test_a_warm_up_out_of_range_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(change))):
+        replace(SMALL, **change)
