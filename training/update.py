@@ -79,7 +79,7 @@ class UpdateConfig:
     micro_batch_positions: int = 0  # padded positions per forward, > 0; 0: what the free memory holds, 16,384 at most
     epochs: int = 1  # passes over the batch, > 0
     minibatches: int = 1  # optimizer steps per pass, > 0
-    probe_rollouts: int = 64  # rollouts scored before and after the update for its KL and entropy, > 0
+    probe_rollouts: int = 32  # rollouts scored before and after the update for its KL and entropy, > 0
     activation_checkpointing: bool = False  # recompute layers in the backward pass: less memory, a third more time
     undo: bool = True  # whether an update that fails is taken back; False: whoever holds the learner drops it then
     seed: int = 0  # names the shuffle into minibatches
