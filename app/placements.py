@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from app.settings import Settings
+from training.models.policy import Policy
 from training.placement import Placement, PlacementName, declared_placement, own_placement, placement_of
-from training.policy import Policy
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,8 +1,9 @@
 """What the live grades of a trial show by now, and what should be done about it: pure judgement, nothing is changed.
 
 Every value is a response's mean reward; the values of two policies become differences, and the differences a test that
-stays valid however often it is looked at (`training.sequential`). Used by the worker, which acts (`worker.trial`), and
-by the route that shows an operator how a trial stands. Leaves out where values come from (`app.store.trials`).
+stays valid however often it is looked at (`training.statistics.sequential`). Used by the worker, which acts
+(`worker.trial`), and by the route that shows an operator how a trial stands. Leaves out where values come from
+(`app.store.trials`).
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from sqlalchemy.orm import Session
 from app.settings import Settings
 from app.store import trials
 from app.store.trials import Rules, Trial, Value
-from training.sequential import ConfidenceSequence, Decision, decide, differences_of
+from training.statistics.sequential import ConfidenceSequence, Decision, decide, differences_of
 
 Stage = Literal["shadow", "canary", "promote"]
 Step = Literal["canary", "promote", "refuse", "roll_back", "expire", "watched_back"]

@@ -20,7 +20,7 @@ from app.store.tables import Interaction, StoredRollout
 from benchmarks.client import Streamed
 from benchmarks.timing import significant
 from training.codec import decode
-from training.head import CausalLM
+from training.models.head import CausalLM
 from training.replay import replay
 from training.rollout import Rollout
 

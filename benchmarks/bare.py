@@ -16,7 +16,7 @@ from app.decoder.length import Lengths
 from app.decoder.masks import Masks
 from app.engine.lane import quicker
 from app.engine.rows import Rows
-from training.policy import Policy
+from training.models.policy import Policy
 
 
 class BareForward:

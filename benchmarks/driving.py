@@ -12,7 +12,7 @@ from app.engine.config import EngineConfig
 from app.engine.engine import Engine
 from app.engine.request import Crashed, Delta, Event, Finished, Request, Sink
 from benchmarks.load import Ask, requests
-from training.policy import Policy
+from training.models.policy import Policy
 
 _PATIENCE_S = 600.0  # a whole load takes no longer
 

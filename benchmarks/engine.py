@@ -67,7 +67,7 @@ def measure(names: Sequence[str], *, threads: int, quick: bool, device: str, dty
 
     from benchmarks.cores import apart
     from benchmarks.timing import machine, tell
-    from training.policy import placed
+    from training.models.policy import placed
 
     torch.set_num_threads(1)  # what is timed has a thread of its own
     facts = apart(threads, machine)

@@ -71,7 +71,7 @@ def measure(shape: Shape, load: Load, *, threads: int, device: str, dtype: str) 
     from benchmarks.serving import serving
     from benchmarks.shapes import build_policy
     from benchmarks.timing import machine, tell
-    from training.policy import placed
+    from training.models.policy import placed
 
     torch.set_num_threads(1)  # the engine's thread has the cores
     facts = machine()

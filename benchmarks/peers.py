@@ -27,7 +27,7 @@ from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from benchmarks.load import TEMPERATURE, TOP_K, TOP_P, Ask
 from benchmarks.timing import seconds
-from training.policy import Policy
+from training.models.policy import Policy
 
 CACHES = ("dynamic", "static")
 PAGE = 32  # positions per page; on a CPU the paged mask is as wide as the pages in use, so small pages are quick

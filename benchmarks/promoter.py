@@ -28,9 +28,9 @@ from benchmarks.load import equal_asks
 from benchmarks.serving import Served
 from benchmarks.shapes import Shape
 from benchmarks.timing import percentiles, significant
-from training.checkpoint import checkpoint_dir, publish, verify
-from training.head import CausalLM, take_apart
-from training.policy import Policy, load_policy
+from training.models.checkpoint import checkpoint_dir, publish, verify
+from training.models.head import CausalLM, take_apart
+from training.models.policy import Policy, load_policy
 from training.rollout import Rollout
 
 PATIENCE_S = 60.0  # for one swap

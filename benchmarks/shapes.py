@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-    from training.policy import Policy
+    from training.models.policy import Policy
 
 SPECIALS = ("<|endoftext|>", "<|turn|>")  # the first is the name that Qwen2's tokenizer class expects
 CHAT_TEMPLATE = "{% for message in messages %}<|turn|>{{ message['content'] }}{% endfor %}<|turn|>"
@@ -57,7 +57,7 @@ SHAPES = {
 
 def build_policy(shape: Shape, *, seed: int, version: int, dtype: "torch.dtype", device: str) -> "Policy":
     """Make the model on its device; the same seed and device give the same weights."""
-    from training.policy import Policy
+    from training.models.policy import Policy
 
     return Policy(build_model(shape, seed, dtype, device), build_tokenizer(shape), version, frozenset({0}))
 

@@ -18,7 +18,7 @@ from benchmarks.load import Ask, equal_asks, ragged_asks, requests
 from benchmarks.peers import continuous_batching, faster_cache, generate, generate_in_batches
 from benchmarks.shapes import Shape
 from benchmarks.timing import Run, Series, ratio, seconds, side_by_side, significant
-from training.policy import Policy
+from training.models.policy import Policy
 
 Tell = Callable[[str], None]
 WARM_UP_SEED = 10_000  # beyond the number of any repeat

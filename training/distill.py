@@ -21,9 +21,9 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from training.batches import micro_batches
 from training.executed import Executed, collate
-from training.head import CausalLM
+from training.models.head import CausalLM
+from training.optimization.batches import micro_batches
 from training.rollout import Rollout
 from training.scoring import Reader, score
 from training.shared_prompts import executed_length

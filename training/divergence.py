@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from training.batches import batches_of
-from training.head import CausalLM
 from training.kl import k3, kept_kl
+from training.models.head import CausalLM
 from training.objective import ObjectiveConfig, importance
+from training.optimization.batches import batches_of
 from training.replay import ReplayConfig, Replayed, replay
 from training.rollout import Rollout
 from training.sampling import Target

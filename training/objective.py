@@ -38,7 +38,6 @@ from training.importance import (
     token_weights,
 )
 from training.kl import MAX_LOG_RATIO, k3, kept_kl
-from training.ranks import Ranks
 from training.replay import Replayed
 
 Normalization = Literal["grpo", "bnpo", "dr_grpo"]
@@ -143,9 +142,9 @@ class Tally:
     def __add__(self, other: "Tally") -> "Tally":
         return Tally(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
 
-    def over(self, ranks: Ranks) -> "Tally":
-        """Return the sums over all processes."""
-        return Tally(*ranks.total(torch.stack([getattr(self, field.name) for field in fields(self)])))
+    def stacked(self) -> Tensor:
+        """Return the sums as one tensor, in the order of the fields."""
+        return torch.stack([getattr(self, field.name) for field in fields(self)])
 
     @classmethod
     def empty(cls) -> "Tally":

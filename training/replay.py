@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from training.executed import Executed, Steps, collate
-from training.head import CausalLM
+from training.models.head import CausalLM
 from training.rollout import Rollout
 from training.sampling import Target
 from training.scoring import Reader, Scores, score

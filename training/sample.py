@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from training.latent import Drawn, averaged_weights, controls_for, draw, mix
+from training.controls import controls_for
+from training.draw import Drawn, averaged_weights, draw
+from training.latent import mix
+from training.models.policy import Policy, embedding
 from training.placement import ANSWER, Placement
-from training.policy import Policy, embedding
 from training.rollout import Rollout, StopReason, trimmed
 from training.sampling import Sampling
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from training.head import CausalLM
+from training.models.head import CausalLM
 
 
 class Scores(NamedTuple):

@@ -6,8 +6,8 @@ position sees what it would in a row of its own: the same function, up to the ro
 prompt's positions is then the sum over its answers. What is saved is the prompt, once per further rollout; what it
 costs are pairs of positions that attention computes and masks.
 
-`training.head` proves on a canary that a model takes such rows. Leaves out how rows are filled (`training.executed`)
-and which of them go through together (`training.batches`).
+`training.models.head` proves on a canary that a model takes such rows. Leaves out how rows are filled
+(`training.executed`) and which of them go through together (`training.optimization.batches`).
 
 Axes: R rows, S positions.
 """

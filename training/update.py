@@ -10,8 +10,8 @@ clipped against the policy at the start of the update.
 What is looked at and judged is what will serve: where another model follows the one that learns (adapters, merged and
 rounded), it is that one.
 
-Leaves out how a gradient comes about (`training.gradient`), baselines (`training.advantage`), the held-out gate,
-publishing, and time: deadlines come in through `cancelled`.
+Leaves out how a gradient comes about (`training.optimization.gradient`), baselines (`training.advantage`), the held-out
+gate, publishing, and time: deadlines come in through `cancelled`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,34 +22,34 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from training.backends import settle
-from training.batches import batches_of, micro_batches
 from training.distill import Correction, DistillConfig, DistillReport, targets
 from training.distill import Target as DistillTarget
 from training.distill import report as distill_report
+from training.distributed.ranks import ALONE, Ranks
+from training.distributed.sharded import whole
 from training.divergence import Divergence, Measuring, measure
-from training.footprint import Plan, activations_of, bytes_of, held_by, planned
-from training.gradient import Gradient, Loss
-from training.head import CausalLM, take_apart
-from training.health import HealthConfig, UpdateCancelled, check_gradient, check_length, check_policy
+from training.memory.footprint import Plan, activations_of, bytes_of, held_by, planned
+from training.memory.recompute import checkpointed_layers, recomputing
+from training.memory.room import Free, give_back, usable_bytes
+from training.models.backends import settle
+from training.models.head import CausalLM, take_apart
 from training.objective import ObjectiveConfig, ObjectiveMetrics, Tally
-from training.optimizer import MasterOptimizer, OptimizerConfig
-from training.probe import look, movement, spread
-from training.ranks import ALONE, Ranks
-from training.recompute import checkpointed_layers, recomputing
+from training.optimization.batches import batches_of, micro_batches
+from training.optimization.gradient import Gradient, Loss
+from training.optimization.health import HealthConfig, UpdateCancelled, check_gradient, check_length, check_policy
+from training.optimization.optimizer import MasterOptimizer, OptimizerConfig
+from training.optimization.probe import look, movement, spread
+from training.optimization.steps import Passes, Step, padding_share, steps_of
+from training.optimization.watch import Cancelled, Progress, Watch
 from training.replay import ReplayConfig, Replayed, replay
 from training.rollout import Rollout
-from training.room import Free, give_back, usable_bytes
 from training.sampling import Target
-from training.sharded import whole
 from training.shared_prompts import Sharing, executed_length
-from training.steps import Passes, Step, padding_share, steps_of
 from training.traces import TraceStats, describe
-from training.watch import Cancelled, Progress, Watch
 
 
 class Follower(Protocol):
-    """What serves in the place of the model that learns, and follows it (`training.lora.Adapted`)."""
+    """What serves in the place of the model that learns, and follows it (`training.models.lora.Adapted`)."""
 
     @property
     def served(self) -> PreTrainedModel:
@@ -99,7 +99,7 @@ class UpdateReport:
     loss: float  # mean over optimizer steps
     gradient_norm: float  # before clipping, the largest of the steps
     learning_rate: float
-    kl: float  # nats per step, KL(policy before || after), see `training.probe`; of what serves, as is the entropy
+    kl: float  # nats per step, KL(policy before || after), see `optimization.probe`; of what serves, as is the entropy
     entropy_before: float  # nats, mean over answer tokens
     entropy_after: float  # nats
     objective: ObjectiveMetrics  # over the rollouts that had an advantage (all of them with beta > 0)
@@ -144,7 +144,7 @@ class Learner:
             free: says how many bytes a device has left; micro-batches are sized by it.
 
         Raises:
-            ValueError: beta > 0 without a reference, or a model that `training.head.take_apart` refuses.
+            ValueError: beta > 0 without a reference, or a model that `training.models.head.take_apart` refuses.
 
         """
         self.config = config or UpdateConfig()
@@ -422,7 +422,7 @@ class Learner:
             if taught is not None and self.config.distill.weight:
                 buckets = taught.buckets
                 distilled = sum(gradient.add_corrections(taught.corrections, taught.aims, one) for one in buckets)
-        loss, tally = self._ranks.total(loss), tally.over(self._ranks)
+        loss, tally = self._ranks.total(loss), Tally(*self._ranks.total(tally.stacked()))
         self._optimizer.share()
         norm = self._optimizer.clip()
         check_gradient(float(loss), norm, self.config.health)

@@ -26,8 +26,8 @@ from app.store.tables import Checkpoint
 from app.store.tracker import Belief, read_beliefs, write_beliefs
 from training.advantage import Mode, Tracker, choose_baseline
 from training.distill import Correction
+from training.models.policy import Policy
 from training.objective import divides_advantages
-from training.policy import Policy
 from training.rollout import Rollout
 from training.update import Learner
 from worker.claim import Assignment

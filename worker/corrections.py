@@ -28,12 +28,12 @@ from app.engine.request import Finished, Request
 from app.settings import Settings
 from app.store import lineage
 from app.store.claims import Claimed
-from training.chat import render_chat
 from training.distill import Correction, corrected, likelihoods
-from training.footprint import MOST_POSITIONS
 from training.graders.parse import parse_grader
-from training.head import take_apart
-from training.policy import Policy
+from training.memory.footprint import MOST_POSITIONS
+from training.models.chat import render_chat
+from training.models.head import take_apart
+from training.models.policy import Policy
 from training.rollout import Rollout
 from worker.gate.evaluation_set import Question, texts_of
 from worker.resample import MOST_SEED, answered

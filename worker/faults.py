@@ -21,8 +21,8 @@ from sqlalchemy.exc import StatementError
 from app.errors import Cancelled, Conflict, Unavailable
 from app.store.claims import Settlement
 from app.store.jobs import Fault, Outcome
-from training.health import UpdateRejected
-from training.room import says_short_of_memory
+from training.memory.room import says_short_of_memory
+from training.optimization.health import UpdateRejected
 
 
 class Stopped(Exception):

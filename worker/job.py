@@ -22,7 +22,7 @@ from app.settings import Settings
 from app.store import events, jobs, learning, policy_life
 from app.store.budgets import PROMPT
 from app.store.connect import Store
-from training.health import UpdateRejected
+from training.optimization.health import UpdateRejected
 from worker.claim import Assignment, lease_of
 from worker.faults import INFRASTRUCTURE, Refused, end_of, environmental
 from worker.watchdog import Watchdog

@@ -9,7 +9,7 @@ import logging
 from dataclasses import asdict
 
 from app.settings import Settings
-from training.health import UpdateCancelled
+from training.optimization.health import UpdateCancelled
 from training.update import Learner, UpdateReport
 from worker.batch import Batch, gather, write_trackers
 from worker.claim import Assignment, begin

@@ -3,8 +3,8 @@
 The transaction holds everything that must be true together: the checkpoint's row, its scores, what becomes of it, the
 trackers, the claims, the job's end. Killed before it, there are files without a row, which the next publisher of that
 version removes; killed after it, everything is there and servers find it by themselves. Where the database is away just
-then, it is tried again for a while. Leaves out how files are made whole (`training.checkpoint`) and which files go
-(`worker.retention`).
+then, it is tried again for a while. Leaves out how files are made whole (`training.models.checkpoint`) and which files
+go (`worker.retention`).
 """
 
 import logging
@@ -25,8 +25,8 @@ from app.store import checkpoints, evaluations, jobs, learning, policy_life
 from app.store.retry import write_for_sure
 from app.store.tables import Checkpoint
 from training.advantage import Tracker
-from training.checkpoint import checkpoint_dir, publish, sweep
-from training.policy import Policy, fingerprint
+from training.models.checkpoint import checkpoint_dir, publish, sweep
+from training.models.policy import Policy, fingerprint
 from worker.batch import write_trackers
 from worker.claim import Assignment
 from worker.gate.evaluation import Scores, detail_of

@@ -23,7 +23,7 @@ from training.advantage import Graded
 from training.graders.grader import Grader
 from training.graders.parse import parse_grader
 from training.graders.verdict import Graded as Mark
-from training.policy import Policy
+from training.models.policy import Policy
 from worker.grade import counts
 from worker.samples import Sample, within_shares
 

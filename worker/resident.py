@@ -2,8 +2,8 @@
 
 While the serving version is the one it made, it goes on with the weights and the optimizer it has; otherwise (a fresh
 process, a rollback, a rejected candidate, another device) it starts again from the checkpoint's directory, which holds
-the optimizer's state too. With adapters a twin learns and the policy follows (`training.lora`): they go on from the
-first weights they were made on, or, where those are gone or the version has none, begin anew on the version's own.
+the optimizer's state too. With adapters a twin learns and the policy follows (`training.models.lora`): they go on from
+the first weights they were made on, or, where those are gone or the version has none, begin anew on the version's own.
 Leaves out which version serves (`app.store.policy_life`) and what settings mean (`app.settings`, `training.update`).
 """
 
@@ -21,13 +21,13 @@ from app.models.host import free
 from app.models.learning import words
 from app.settings import Settings
 from app.store.connect import Store
-from training.checkpoint import MANIFEST, load_training_state, verify
 from training.distill import DistillConfig
-from training.health import HealthConfig
-from training.lora import ADAPTER, Adapted, LoraSettings, made_of
+from training.models.checkpoint import MANIFEST, load_training_state, verify
+from training.models.lora import ADAPTER, Adapted, LoraSettings, made_of
+from training.models.policy import Policy, load_policy
 from training.objective import ObjectiveConfig
-from training.optimizer import OptimizerConfig
-from training.policy import Policy, load_policy
+from training.optimization.health import HealthConfig
+from training.optimization.optimizer import OptimizerConfig
 from training.replay import ReplayConfig
 from training.sampling import Target
 from training.update import Learner, UpdateConfig
@@ -184,7 +184,7 @@ def adapted(path: str) -> bool:
 
 
 def published(path: str) -> bool:
-    """Whether a path is a directory that `training.checkpoint.publish` wrote; a base model from elsewhere is none."""
+    """Whether a path is a directory that `checkpoint.publish` wrote; a base model from elsewhere is none."""
     return (Path(path) / MANIFEST).is_file()
 
 

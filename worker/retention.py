@@ -4,9 +4,10 @@ Any worker may sweep, and two at once harm nothing. Files are swept by a worker 
 directory of checkpoints leaves them to others.
 
 What serves or loads is never touched: the serving policy, the one it replaced, policies that wait for a decision, the
-base, and whatever a process reads just now (`training.in_use`). Rows stay for good: what was learned from what must be
-answerable after the weights are gone. A directory is first written off in its row, then renamed, then removed; whatever
-a kill leaves in between is found by name and removed later, as are directories that have no row and no live publisher.
+base, and whatever a process reads just now (`training.models.in_use`). Rows stay for good: what was learned from what
+must be answerable after the weights are gone. A directory is first written off in its row, then renamed, then removed;
+whatever a kill leaves in between is found by name and removed later, as are directories that have no row and no live
+publisher.
 
 Leaves out the rules for rows (`app.store.retention`).
 """
@@ -31,9 +32,9 @@ from app.store.checkpoints import next_version
 from app.store.connect import Store
 from app.store.retention import sweep as sweep_rows
 from app.store.tables import Checkpoint
-from training.checkpoint import MANIFEST, checkpoint_dir
-from training.checkpoint import sweep as sweep_unfinished
-from training.in_use import alone
+from training.models.checkpoint import MANIFEST, checkpoint_dir
+from training.models.checkpoint import sweep as sweep_unfinished
+from training.models.in_use import alone
 from worker.resident import Context
 
 CHECKPOINTS: Final = "checkpoints"  # directory under LEPO_VAR_DIR

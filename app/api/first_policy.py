@@ -19,8 +19,8 @@ from app.store.checkpoints import by_version, next_version
 from app.store.connect import Store
 from app.store.policy_life import promote, serving
 from app.store.tables import Checkpoint
-from training.checkpoint import checkpoint_dir, publish, read_manifest, verify
-from training.policy import Policy, load_policy
+from training.models.checkpoint import checkpoint_dir, publish, read_manifest, verify
+from training.models.policy import Policy, load_policy
 
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 ACTOR: Final = "serve"

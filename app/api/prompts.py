@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from app.api.ask import Prompt
 from app.errors import BadRequest
-from training.chat import render_chat
+from training.models.chat import render_chat
 
 T = TypeVar("T")
 

@@ -14,8 +14,8 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from app.decoder.cache import LayerShape, PlaneShape
 from app.decoder.masks import FULL, SLIDING
-from training.policy import Policy, embedding
-from training.rope import ropes
+from training.models.policy import Policy, embedding
+from training.models.rope import ropes
 
 
 class UnsupportedModel(ValueError):

@@ -21,7 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from app.decoder.anatomy import Anatomy
-from training.policy import Policy
+from training.models.policy import Policy
 
 Kernel = Callable[..., Tensor]  # `flash_attn.flash_attn_with_kvcache`
 

@@ -14,7 +14,7 @@ from app.demo.tally import Tally
 from app.demo.users import GRADER_DEADLINE_S
 from training.graders.parse import parse_grader
 from training.graders.verdict import Graded
-from training.intervals import wilson
+from training.statistics.intervals import wilson
 from training.tasks.problem import Problem
 
 AT_ONCE = 16

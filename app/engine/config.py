@@ -1,6 +1,6 @@
 """The engine's own settings: sizes, bounds and how new weights take over.
 
-Leaves out what belongs to one request (`app.engine.request`) and what belongs to the model (`training.policy`).
+Leaves out what belongs to one request (`app.engine.request`) and what belongs to the model (`training.models.policy`).
 """
 
 from dataclasses import dataclass

@@ -33,8 +33,8 @@ from app.engine.swap import Swapper, SwapReport
 from app.engine.text import decoder, pieces
 from app.engine.ticket import Ticket
 from app.engine.waiting import Waiting
-from training.latent import prepare
-from training.policy import Policy
+from training.draw import prepare
+from training.models.policy import Policy
 
 _LOG = logging.getLogger(__name__)
 _JOIN_S = 30.0  # seconds beyond the drain that `close` waits for a turn to end

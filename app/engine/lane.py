@@ -34,7 +34,7 @@ from app.engine.prefix import BLOCK, PrefixCache
 from app.engine.request import FinishReason
 from app.engine.rows import Rows, Seed, Trace
 from app.engine.ticket import Ticket
-from training.policy import Policy
+from training.models.policy import Policy
 
 STAGED = 8  # prompts computed together at most
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}

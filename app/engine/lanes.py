@@ -13,7 +13,7 @@ from app.engine.config import EngineConfig
 from app.engine.lane import Lane, VersionStats
 from app.engine.ticket import Ticket
 from app.engine.waiting import Waiting
-from training.policy import Policy
+from training.models.policy import Policy
 
 
 class Lanes:

@@ -18,7 +18,7 @@ from app.decoder.length import Lengths
 from app.decoder.masks import Masks
 from app.engine.prefix import PrefixCache
 from app.engine.ticket import Ticket
-from training.policy import Policy, embedding
+from training.models.policy import Policy, embedding
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,10 @@ from app.decoder.cache import KVPool, SlotCache
 from app.decoder.flash import wants_lengths
 from app.decoder.masks import Mask, Masks, StepMasks
 from app.engine.bias import Bias
-from training.latent import Controls, Drawn, averaged_weights, chosen, controls_for, draw, mix
-from training.policy import Policy, embedding
+from training.controls import Controls, controls_for
+from training.draw import Drawn, averaged_weights, draw
+from training.latent import chosen, mix
+from training.models.policy import Policy, embedding
 from training.rollout import trimmed
 from training.sampling import Sampling
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from app.engine.request import EngineClosed, TokenInfo
-from training.head import CausalLM, take_apart
-from training.policy import Policy
+from training.models.head import CausalLM, take_apart
+from training.models.policy import Policy
 
 _CHUNK = 128  # positions whose logits are held at once
 

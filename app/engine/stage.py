@@ -16,9 +16,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from app.decoder.anatomy import Anatomy, probe_ids
-from training.checkpoint import Manifest, load_tensors, read_manifest, verify
-from training.in_use import reading
-from training.policy import Policy, digest
+from training.models.checkpoint import Manifest, load_tensors, read_manifest, verify
+from training.models.in_use import reading
+from training.models.policy import Policy, digest
 
 
 class StageFailed(RuntimeError):

@@ -26,7 +26,7 @@ from app.engine.lane import Lane
 from app.engine.lanes import Lanes
 from app.engine.request import EngineClosed
 from app.engine.stage import StageFailed, Weights
-from training.policy import fingerprint
+from training.models.policy import fingerprint
 
 VOID: Final = -1  # version of a lane whose weights are being written
 

@@ -2,7 +2,7 @@
 
 Linux says what is available in `/proc/meminfo`; a container's bound stands in its control group or one above it, of
 version 2 or 1; a process may have a bound of its own (ulimit -v). Where nothing is said, nothing bounds. What a group
-holds of files read can be dropped, and counts as free. Leaves out accelerators (`training.room`).
+holds of files read can be dropped, and counts as free. Leaves out accelerators (`training.memory.room`).
 """
 
 import os
@@ -14,7 +14,7 @@ from typing import Final
 
 import torch
 
-from training.room import usable_bytes
+from training.memory.room import usable_bytes
 
 ROOT: Final = Path("/")
 _GROUPS: Final = Path("sys/fs/cgroup")

@@ -1,7 +1,7 @@
 """What learning will take of memory, from a model's outline and the settings, before anything is loaded.
 
 What is held is counted and activations are estimated by the functions that a learner itself plans with
-(`training.footprint`). Leaves out what serving takes (`app.models.memory`) and what is free (`app.models.host`).
+(`training.memory.footprint`). Leaves out what serving takes (`app.models.memory`) and what is free (`app.models.host`).
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from app.models.outline import Outline
 from app.settings import Settings
-from training.footprint import Learned, Plan, activations_of, held_by, planned
+from training.memory.footprint import Learned, Plan, activations_of, held_by, planned
 from training.replay import ReplayConfig
 
 USUAL_RANK: Final = 16  # of adapters, where nobody names one

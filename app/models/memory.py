@@ -16,7 +16,7 @@ from app.models.host import free
 from app.models.learning import USUAL_RANK, learning_of, plan_of
 from app.models.outline import Outline
 from app.settings import Settings
-from training.room import Free
+from training.memory.room import Free
 
 _FLOAT = 4  # bytes of a float32
 

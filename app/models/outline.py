@@ -20,11 +20,11 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from app.decoder.anatomy import Anatomy, UnsupportedModel, examine
-from training.gguf import GgufFile, is_gguf
-from training.lora import experts_of
-from training.policy import Policy, attention_of, causal_config, require_causal, require_latent_seam, resolved
-from training.quantised import dequantised, method_of
-from training.rope import ropes
+from training.models.gguf import GgufFile, is_gguf
+from training.models.lora import experts_of
+from training.models.policy import Policy, attention_of, causal_config, require_causal, require_latent_seam, resolved
+from training.models.quantised import dequantised, method_of
+from training.models.rope import ropes
 
 _SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # of what safetensors hold, where they hold plain weights
 
@@ -57,7 +57,7 @@ class Outline:
 
     @property
     def adapted(self) -> list[nn.Linear]:
-        """Linear layers that adapters go on: all but the head (`training.lora`)."""
+        """Linear layers that adapters go on: all but the head (`training.models.lora`)."""
         return [module for module in self.model.base_model.modules() if isinstance(module, nn.Linear)]
 
     @property

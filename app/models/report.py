@@ -8,7 +8,7 @@ from app.models.learning import USUAL_RANK, adapters, reached
 from app.models.memory import Need, everything
 from app.models.outline import Outline, outline
 from app.settings import Settings
-from training.lora import adaptable
+from training.models.lora import adaptable
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def _engine(found: Outline, settings: Settings) -> Verdict:
 
 
 def _replay(found: Outline) -> Verdict:
-    """Judge whether body and head come apart (`training.head.take_apart`)."""
+    """Judge whether body and head come apart (`training.models.head.take_apart`)."""
     if found.model.get_output_embeddings() is None or found.model.base_model is found.model:
         return Verdict("replay", works=False, words="it has no separate output layer, so it cannot be learned from")
     return Verdict("replay", works=True, words="all weights learn; its head is proven when it is loaded")

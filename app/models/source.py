@@ -1,4 +1,4 @@
-"""From the name of a model to what `training.policy.load_policy` opens: a directory, a GGUF file, or a hub name."""
+"""From the name of a model to what `load_policy` opens: a directory, a GGUF file, or a hub name."""
 
 import importlib.util
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Checkpoints as rows: which weights exist, from what they came, how they did.
 
-Leaves out the files (`training.checkpoint`) and which one is served (`app.store.policy_life`).
+Leaves out the files (`training.models.checkpoint`) and which one is served (`app.store.policy_life`).
 """
 
 from uuid import UUID

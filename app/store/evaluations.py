@@ -1,6 +1,6 @@
 """Evaluations: how many held-out prompts a checkpoint answered right.
 
-Leaves out asking and judging (`worker`, `training.gate`).
+Leaves out asking and judging (`worker`, `training.statistics.gate`).
 """
 
 from uuid import UUID

@@ -20,7 +20,7 @@ from app.stack.redis import client_url
 from app.store import checkpoints
 from benchmarks.chaos.learner import Fault, stays
 from benchmarks.chaos.world import World, descendants, stopped
-from training.checkpoint import MANIFEST, checkpoint_dir
+from training.models.checkpoint import MANIFEST, checkpoint_dir
 
 WEIGHTS: Final = "model.safetensors"
 REDIS_AWAY_S: Final = 5.0
@@ -156,7 +156,7 @@ def broken_checkpoint(here: World) -> int:
     import torch
     from safetensors.torch import load_file, save_file
 
-    from training.checkpoint import Manifest, _names, _sealed, _write_manifest
+    from training.models.checkpoint import Manifest, _names, _sealed, _write_manifest
 
     parent = Path(here.one("SELECT path FROM checkpoints WHERE state = 'serving'"))
     with here.store.session() as session:

@@ -1,7 +1,8 @@
 """Trials of the gate and of the canary's test: simulated policies in, what became of them out.
 
 What decides is the product's own code: `worker.gate.look.Look` with the service's default settings, and
-`training.sequential`. Leaves out how policies answer (`policies`) and what the figures must reach (`command`).
+`training.statistics.sequential`. Leaves out how policies answer (`policies`) and what the figures must reach
+(`command`).
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import numpy as np
 
 from app.settings import Settings
 from benchmarks.gate.policies import lineage_of
-from training.sequential import Decision, differences_of, first_crossing, first_decision
+from training.statistics.sequential import Decision, differences_of, first_crossing, first_decision
 from worker.gate.look import Look, Recorded
 
 

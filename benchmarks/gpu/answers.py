@@ -21,8 +21,8 @@ from benchmarks.gpu.runner import Note
 from benchmarks.gpu.setup import Setup, engine_of, policy_of
 from benchmarks.load import equal_asks, requests
 from benchmarks.shapes import SHAPES
-from training.head import take_apart
-from training.policy import Policy
+from training.models.head import take_apart
+from training.models.policy import Policy
 from training.replay import ReplayConfig, replay
 from training.rollout import Rollout
 from training.sample import sample

@@ -18,7 +18,7 @@ from app.decoder.fused import attended_by_one, kernels_on
 from benchmarks.gpu.runner import Note
 from benchmarks.gpu.setup import Setup, milliseconds
 from benchmarks.timing import machine, significant
-from training.backends import settle
+from training.models.backends import settle
 
 
 def check(note: Note, setup: Setup) -> None:

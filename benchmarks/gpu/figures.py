@@ -22,8 +22,8 @@ from benchmarks.load import equal_asks, requests
 from benchmarks.shapes import SHAPES, Shape
 from benchmarks.speed import Steps, latent_over_token
 from benchmarks.timing import Series, percentiles, seconds, significant
-from training.checkpoint import load_tensors, publish, verify
-from training.policy import Policy, fingerprint
+from training.models.checkpoint import load_tensors, publish, verify
+from training.models.policy import Policy, fingerprint
 from training.rollout import Rollout
 from training.update import Learner, UpdateConfig
 

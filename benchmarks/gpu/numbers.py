@@ -13,7 +13,9 @@ from torch import Tensor
 from benchmarks.gpu.runner import Note
 from benchmarks.gpu.setup import Setup
 from training.candidates import top_candidates
-from training.latent import averaged_weights, chosen, controls_for, draw, draw_by_parts
+from training.controls import controls_for
+from training.draw import averaged_weights, draw, draw_by_parts
+from training.latent import chosen
 from training.noise import gumbel, step_key, stream
 from training.sampling import Sampling
 

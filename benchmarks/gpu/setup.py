@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from app.engine.config import EngineConfig, Packing
 from app.engine.engine import Engine
 from benchmarks.shapes import SHAPES, Shape, build_model, build_tokenizer
-from training.policy import Policy
+from training.models.policy import Policy
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from transformers import (
 
 from app.engine.request import Request
 from benchmarks.gpu.setup import tokenizer_of
-from training.policy import Policy
+from training.models.policy import Policy
 from training.rollout import Rollout
 from training.sampling import Sampling
 

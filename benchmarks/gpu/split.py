@@ -26,7 +26,8 @@ from benchmarks.gpu.setup import Setup, engine_of, milliseconds, policy_of
 from benchmarks.load import equal_asks, requests
 from benchmarks.shapes import SHAPES
 from benchmarks.timing import significant
-from training.latent import averaged_weights, draw, mix
+from training.draw import averaged_weights, draw
+from training.latent import mix
 
 _TURNS = 30  # timed by the host's clock
 _PROFILED = 4  # steps under the profiler

@@ -18,8 +18,8 @@ from benchmarks.gpu import small
 from benchmarks.gpu.answers import replay_gap
 from benchmarks.gpu.runner import Note
 from benchmarks.gpu.setup import Setup, engine_of
-from training.checkpoint import publish, verify
-from training.policy import Policy, fingerprint, load_policy
+from training.models.checkpoint import publish, verify
+from training.models.policy import Policy, fingerprint, load_policy
 from training.rollout import Rollout
 from training.sampling import Sampling
 

@@ -13,9 +13,9 @@ import torch
 from benchmarks.gpu import small
 from benchmarks.gpu.runner import Note
 from benchmarks.gpu.setup import Setup
+from training.models.policy import Policy
 from training.objective import ObjectiveConfig
-from training.optimizer import OptimizerConfig
-from training.policy import Policy
+from training.optimization.optimizer import OptimizerConfig
 from training.replay import ReplayConfig
 from training.rollout import Rollout
 from training.sample import sample

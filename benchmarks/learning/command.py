@@ -133,7 +133,7 @@ def work(job: Job, file: Path) -> None:
 
     from benchmarks.learning.loop import run
     from training.bench_model.location import WEIGHTS
-    from training.policy import load_policy
+    from training.models.policy import load_policy
 
     policy, base = (load_policy(WEIGHTS, version=0, dtype=torch.float32, device="cpu") for _ in range(2))
     result = run(policy, base, job.candidate, job.seed, job.budget)

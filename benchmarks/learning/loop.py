@@ -22,12 +22,12 @@ from training.bench_model.problems import bench_problems
 from training.demo_model.measurement import GRADING_SECONDS, batches_of_one_length
 from training.graders.parse import parse_grader
 from training.graders.verdict import Graded
-from training.head import take_apart
 from training.loop import Round, one_round
+from training.models.head import take_apart
+from training.models.policy import Policy
 from training.noise import choice_seed
 from training.objective import ObjectiveConfig, objective, step_weights
-from training.optimizer import MasterOptimizer, OptimizerConfig
-from training.policy import Policy
+from training.optimization.optimizer import MasterOptimizer, OptimizerConfig
 from training.replay import replay
 from training.sampling import Sampling
 from training.tasks.families import FAMILIES

@@ -15,9 +15,11 @@ from transformers import DynamicCache
 
 from benchmarks.learning.gaussian import noise_like, sigma_of
 from benchmarks.learning.methods import Method
-from training.latent import Controls, Drawn, averaged_weights, controls_for, draw, mix, read_out, support
+from training.controls import Controls, controls_for
+from training.draw import Drawn, averaged_weights, draw, read_out
+from training.latent import mix, support
+from training.models.policy import Policy, embedding
 from training.noise import gumbel, step_key
-from training.policy import Policy, embedding
 from training.rollout import Rollout, trimmed
 from training.sampling import Sampling
 

@@ -19,9 +19,9 @@ from benchmarks.learning.methods import Method
 from benchmarks.offpolicy.conditions import Condition, Plan
 from training.advantage import group_advantages
 from training.divergence import Divergence
-from training.health import UpdateRejected
-from training.optimizer import OptimizerConfig
-from training.policy import Policy, load_policy
+from training.models.policy import Policy, load_policy
+from training.optimization.health import UpdateRejected
+from training.optimization.optimizer import OptimizerConfig
 from training.rollout import Rollout
 from training.sampling import Sampling, Target
 from training.tasks.families import generate

@@ -47,7 +47,7 @@ def measure(preset: str, *, threads: int, device: str, dtype: str) -> dict[str, 
 
     from benchmarks.timing import Series, machine, ratio, significant, tell
     from benchmarks.update.load import LOADS
-    from training.policy import placed
+    from training.models.policy import placed
 
     try:
         where = placed(device)

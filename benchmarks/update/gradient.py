@@ -15,10 +15,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from benchmarks.update.load import Load, advantages_of
-from training.batches import batches_of
 from training.executed import Steps, collate
-from training.head import take_apart
+from training.models.head import take_apart
 from training.objective import ObjectiveConfig, objective, step_weights
+from training.optimization.batches import batches_of
 from training.replay import ReplayConfig, Replayed, padded, replay
 from training.rollout import Rollout
 from training.scoring import Scores

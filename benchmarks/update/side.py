@@ -32,7 +32,7 @@ def command(
     from benchmarks.shapes import build_model
     from benchmarks.update.gradient import WAYS
     from benchmarks.update.load import LOADS, rollouts_of
-    from training.recompute import checkpointed_layers, recomputing
+    from training.memory.recompute import checkpointed_layers, recomputing
 
     torch.set_num_threads(threads)
     load = LOADS[preset]

@@ -18,8 +18,8 @@ from transformers import (
 )
 
 from tests.tiny import SHAPE, VOCABULARY
-from training.checkpoint import publish
-from training.policy import Policy, eos_ids, load_policy
+from training.models.checkpoint import publish
+from training.models.policy import Policy, eos_ids, load_policy
 
 TEXT = ("What is 2 + 3? The answer is 5.", "Work out 17 - 9 step by step.", "You are a careful calculator: ä ö € 漢字.")
 MIXED = ["full_attention", "sliding_attention"]

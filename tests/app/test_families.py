@@ -18,11 +18,11 @@ from app.engine.engine import Engine
 from app.engine.request import Finished, Request, RequestTooLong
 from tests.app.engine.conftest import running
 from tests.app.families import ROOM, families, save
-from training.checkpoint import publish
-from training.health import HealthConfig
-from training.lora import Adapted, LoraSettings
-from training.optimizer import OptimizerConfig
-from training.policy import Policy, load_policy
+from training.models.checkpoint import publish
+from training.models.lora import Adapted, LoraSettings
+from training.models.policy import Policy, load_policy
+from training.optimization.health import HealthConfig
+from training.optimization.optimizer import OptimizerConfig
 from training.sample import sample
 from training.sampling import Sampling
 from training.update import Learner, UpdateConfig

@@ -14,8 +14,8 @@ from app.engine.request import FinishReason, Request
 from app.errors import BadRequest
 from tests.app.families import save
 from tests.tiny import SHAPE, VOCABULARY
-from training.checkpoint import publish
-from training.policy import load_policy
+from training.models.checkpoint import publish
+from training.models.policy import load_policy
 from training.sample import sample
 from training.sampling import Sampling
 

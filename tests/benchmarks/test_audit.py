@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.audit import TOLERANCE, errors
 from benchmarks.shapes import SHAPES, build_policy
-from training.head import CausalLM, take_apart
+from training.models.head import CausalLM, take_apart
 from training.rollout import Rollout
 from training.sample import sample
 from training.sampling import Sampling

@@ -10,7 +10,7 @@ from benchmarks.gate.command import BOUNDS, Plan, canary_figures, gate_figures, 
 from benchmarks.gate.policies import lineage_of
 from benchmarks.gate.trial import CanaryRun, Course, canary, completions, course
 from benchmarks.report import judged
-from training.sequential import differences_of
+from training.statistics.sequential import differences_of
 from worker.gate.evaluation import make_plan
 
 

@@ -39,7 +39,7 @@ from benchmarks.online.page import write_page
 from benchmarks.online.picture import draw
 from benchmarks.online.trial import Plan, hostile_users, key_id
 from tests.worker.world import World, even, make_model, make_world
-from training.policy import load_policy
+from training.models.policy import load_policy
 from training.tasks.families import generate
 from training.tasks.problem import Problem
 from training.tasks.splits import Split

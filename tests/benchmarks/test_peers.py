@@ -10,7 +10,7 @@ from benchmarks.driving import answer, engine_for, steps_per_second
 from benchmarks.load import TEMPERATURE, TOP_K, TOP_P, Ask, ragged_asks, requests
 from benchmarks.peers import CACHES, continuous_batching, generate, generate_in_batches, left_padded
 from benchmarks.shapes import SHAPES, build_policy
-from training.policy import Policy
+from training.models.policy import Policy
 
 MICRO = SHAPES["micro"]
 Peer = Callable[[Policy, Sequence[Ask]], list[list[int]]]

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from tests.tiny import SHAPE, VOCABULARY
-from training.policy import Policy, load_policy
+from training.models.policy import Policy, load_policy
 
 ORACLE = Path(__file__).parents[1] / "oracle"
 FAMILIES = ("qwen2", "qwen3", "llama")

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from training.checkpoint import publish
-from training.policy import Policy, load_policy
+from training.models.checkpoint import publish
+from training.models.policy import Policy, load_policy
 
 
 def main(model_dir: Path, root: Path) -> int:

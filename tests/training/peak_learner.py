@@ -17,9 +17,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from benchmarks.shapes import Shape
 from benchmarks.update.gradient import ours
 from benchmarks.update.load import Load, rollouts_of
-from training.footprint import activations_of
-from training.recompute import checkpointed_layers, recomputing
-from training.room import give_back
+from training.memory.footprint import activations_of
+from training.memory.recompute import checkpointed_layers, recomputing
+from training.memory.room import give_back
 
 from .rollouts import SHAPE
 

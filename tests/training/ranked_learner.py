@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 
-from training.health import UpdateCancelled
-from training.lora import Adapted, LoraSettings
-from training.ranks import ALONE, Ranks, joined
-from training.sharded import Sharded
+from training.distributed.ranks import ALONE, Ranks, joined
+from training.distributed.sharded import Sharded
+from training.models.lora import Adapted, LoraSettings
+from training.optimization.health import UpdateCancelled
 from training.update import Learner
 
 from .rollouts import mixed_batch, tiny

@@ -26,7 +26,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from training.policy import Policy
+from training.models.policy import Policy
 from training.rollout import Rollout
 from training.sample import sample
 from training.sampling import Sampling

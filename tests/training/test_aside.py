@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from training.aside import Aside, homes
+from training.memory.aside import Aside, homes
 
 GPU, OTHER, HOST = torch.device("cuda:0"), torch.device("cuda:1"), torch.device("cpu")
 

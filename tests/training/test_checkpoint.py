@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from training.checkpoint import (
+from training.models.checkpoint import (
     MANIFEST,
     BadCheckpoint,
     checkpoint_dir,
@@ -24,7 +24,7 @@ from training.checkpoint import (
     sweep,
     verify,
 )
-from training.policy import Policy, embedding, fingerprint, load_policy
+from training.models.policy import Policy, embedding, fingerprint, load_policy
 from training.sample import sample
 from training.sampling import Sampling
 

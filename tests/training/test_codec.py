@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from training.codec import CODEC_VERSION, decode, encode
+from training.models.policy import Policy
 from training.placement import PlacementName
-from training.policy import Policy
 from training.rollout import Rollout, StopReason
 from training.sample import sample
 from training.sampling import Sampling

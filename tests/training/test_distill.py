@@ -7,9 +7,9 @@ import torch
 
 from tests.training.rollouts import EOS, backward, gradients, mixed_batch, moved, relative_difference, tiny
 from training.distill import Correction, DistillConfig, corrected, distill, targets
-from training.head import take_apart
-from training.health import HealthConfig
-from training.optimizer import OptimizerConfig
+from training.models.head import take_apart
+from training.optimization.health import HealthConfig
+from training.optimization.optimizer import OptimizerConfig
 from training.rollout import Rollout
 from training.update import Learner, UpdateConfig
 
@@ -117,7 +117,7 @@ def test_the_weight_scales_the_term_and_zero_leaves_rewards_alone() -> None:
 
 
 def test_a_refused_update_by_corrections_leaves_the_weights_alone() -> None:
-    from training.health import UpdateRejected
+    from training.optimization.health import UpdateRejected
 
     model = moved(tiny(), 0.01)
     before = [one.detach().clone() for one in model.parameters()]

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from training.divergence import Divergence, Measuring, explored, measure
-from training.head import take_apart
-from training.health import UpdateCancelled
+from training.models.head import take_apart
 from training.objective import ObjectiveConfig
+from training.optimization.health import UpdateCancelled
 from training.rollout import Rollout
 from training.sampling import Sampling, Target
 from training.update import Learner, UpdateConfig

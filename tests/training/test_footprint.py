@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from training.footprint import (
+from training.memory.footprint import (
     LEAST_POSITIONS,
     MOST_POSITIONS,
     Activations,

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from training.gate import Judgement, judge, reach
-from training.levels import Measured, Round, measure
+from training.statistics.gate import Judgement, judge, reach
+from training.statistics.levels import Measured, Round, measure
 
 MARGIN = 0.05
 

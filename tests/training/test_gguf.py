@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerF
 
 from tests.ggufs import write_gguf
 from tests.tiny import SHAPE
-from training.checkpoint import publish, verify
-from training.policy import Policy, fingerprint, load_policy
+from training.models.checkpoint import publish, verify
+from training.models.policy import Policy, fingerprint, load_policy
 from training.sample import sample
 from training.sampling import Sampling
 

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from training.distill import corrected
-from training.health import HealthConfig
-from training.lora import Adapted, LoraSettings
+from training.distributed.ranks import Ranks
+from training.models.lora import Adapted, LoraSettings
 from training.objective import ObjectiveConfig
-from training.optimizer import OptimizerConfig
-from training.ranks import Ranks
+from training.optimization.health import HealthConfig
+from training.optimization.optimizer import OptimizerConfig
 from training.update import Learner, UpdateConfig, UpdateReport
 
 from .rollouts import mixed_batch, relative_difference, tiny

@@ -14,7 +14,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from training.head import take_apart
+from training.models.head import take_apart
 
 from .rollouts import SHAPE, tiny
 

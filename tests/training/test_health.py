@@ -7,7 +7,14 @@ from typing import Any
 
 import pytest
 
-from training.health import HealthConfig, UpdateRejected, UpdateStopped, check_gradient, check_length, check_policy
+from training.optimization.health import (
+    HealthConfig,
+    UpdateRejected,
+    UpdateStopped,
+    check_gradient,
+    check_length,
+    check_policy,
+)
 
 BOUNDS = HealthConfig(max_kl=0.1, min_entropy=0.05, explosion_norm=100.0, min_mean_tokens=2.0, max_mean_tokens=50.0)
 NAN, INF = math.nan, math.inf

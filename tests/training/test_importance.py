@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 
-from training.head import take_apart
 from training.importance import (
     LatentOffPolicy,
     density_defined,
@@ -18,6 +17,7 @@ from training.importance import (
     rollout_weights,
     token_weights,
 )
+from training.models.head import take_apart
 from training.replay import Replayed, replay
 from training.rollout import Rollout
 from training.sampling import Sampling, Target

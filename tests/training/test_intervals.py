@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from training.intervals import bootstrap_interval
+from training.statistics.intervals import bootstrap_interval
 
 
 def test_the_interval_is_the_known_one_for_a_normal_mean() -> None:

@@ -9,18 +9,9 @@ from torch import Tensor, nn
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from training.candidates import top_candidates
-from training.latent import (
-    Controls,
-    Drawn,
-    averaged_weights,
-    chosen,
-    controls_for,
-    draw,
-    mix,
-    mixture_weights,
-    perturb,
-    support,
-)
+from training.controls import Controls, controls_for
+from training.draw import Drawn, averaged_weights, draw
+from training.latent import chosen, mix, mixture_weights, perturb, support
 from training.noise import GOLDEN, _mix, gumbel, step_key, stream
 from training.sampling import MOST_DRAWS, Sampling
 

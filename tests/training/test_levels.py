@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.levels import Levels, Measured, Round, difficulty, measure
+from training.statistics.levels import Levels, Measured, Round, difficulty, measure
 
 
 def measured(*rounds: Round) -> list[Measured]:

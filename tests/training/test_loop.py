@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from training.advantage import group_advantages
-from training.head import take_apart
 from training.loop import Group, compared, one_round
-from training.policy import Policy
+from training.models.head import take_apart
+from training.models.policy import Policy
 from training.replay import replay
 from training.rollout import Rollout
 from training.sample import sample

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
-from training.health import HealthConfig, UpdateRejected
-from training.lora import ADAPTER, Adapted, LoraSettings
-from training.optimizer import OptimizerConfig
+from training.models.lora import ADAPTER, Adapted, LoraSettings
+from training.optimization.health import HealthConfig, UpdateRejected
+from training.optimization.optimizer import OptimizerConfig
 from training.update import Learner, UpdateConfig
 
 from .rollouts import MODELS, mixed_batch, tiny
@@ -244,6 +244,6 @@ def test_a_refused_update_leaves_what_serves_bit_for_bit() -> None:
 def test_parts_of_a_layer_are_merged_as_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     adapted, _ = learned(dtype=torch.bfloat16)
     whole = weights(adapted.served)
-    monkeypatch.setattr("training.lora._ROWS_ELEMENTS", 100)
+    monkeypatch.setattr("training.models.lora._ROWS_ELEMENTS", 100)
     adapted.merge()
     assert all(torch.equal(one, whole[name]) for name, one in weights(adapted.served).items())

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from training.head import take_apart
 from training.importance import LatentOffPolicy, OffPolicy
 from training.kl import k3
+from training.models.head import take_apart
 from training.objective import ObjectiveConfig, ObjectiveMetrics, divides_advantages, objective, step_weights
 from training.replay import ReplayConfig, replay
 from training.rollout import Rollout

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from training import one_pass
-from training.latent import Drawn, controls_for, draw, draw_by_parts, prepare
+from training.controls import controls_for
+from training.draw import Drawn, draw, draw_by_parts, prepare
 from training.sampling import Sampling
 
 SETTINGS = [

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training.health import HealthConfig
-from training.optimizer import MasterOptimizer, OptimizerConfig
+from training.optimization.health import HealthConfig
+from training.optimization.optimizer import MasterOptimizer, OptimizerConfig
 from training.replay import ReplayConfig
 from training.update import Learner, UpdateConfig
 

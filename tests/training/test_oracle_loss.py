@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from training.head import take_apart
+from training.models.head import take_apart
 from training.objective import ObjectiveConfig, objective, step_weights
 from training.replay import replay
 from training.rollout import Rollout

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
-from training.latent import Controls, chosen, controls_for, mix, mixture_weights, perturb, support
+from training.controls import Controls, controls_for
+from training.latent import chosen, mix, mixture_weights, perturb, support
 from training.sampling import Sampling
 
 EXACT = 1e-6

@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, PreTrainedTokenizerBase
 
-from training.chat import render_chat
 from training.executed import collate
-from training.head import take_apart
+from training.models.chat import render_chat
+from training.models.head import take_apart
+from training.models.policy import Policy
 from training.placement import ANSWER, Placement, declare_placement, own_placement, placement_of
-from training.policy import Policy
 from training.replay import replay
 from training.sample import sample
 from training.sampling import Sampling

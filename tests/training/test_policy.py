@@ -23,9 +23,9 @@ from transformers import (
 
 from tests.tiny import SHAPE, VOCABULARY
 from tests.training.conftest import FAMILIES
-from training.chat import render_chat
-from training.head import take_apart
-from training.policy import Policy, embedding, fingerprint, load_policy, placed, require_latent_seam
+from training.models.chat import render_chat
+from training.models.head import take_apart
+from training.models.policy import Policy, embedding, fingerprint, load_policy, placed, require_latent_seam
 from training.replay import replay
 from training.sample import sample
 from training.sampling import Sampling

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from training.head import take_apart
-from training.probe import look, movement, spread
+from training.models.head import take_apart
+from training.optimization.probe import look, movement, spread
 from training.replay import ReplayConfig, replay
 from training.sampling import Sampling
 

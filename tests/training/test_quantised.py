@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GptOssConfig, PreTrainedTokenizerFast
 
 from tests.tiny import SHAPE
-from training.checkpoint import publish
-from training.policy import fingerprint, load_policy
+from training.models.checkpoint import publish
+from training.models.policy import fingerprint, load_policy
 
 FP4 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
 

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from training.health import HealthConfig
+from training.distributed.ranks import ALONE, Ranks
 from training.objective import ObjectiveConfig
-from training.optimizer import OptimizerConfig
-from training.ranks import ALONE, Ranks
+from training.optimization.health import HealthConfig
+from training.optimization.optimizer import OptimizerConfig
 from training.update import UpdateConfig
 
 ADVANTAGES = [1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 0.3]

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
-from training.head import take_apart
+from training.models.head import take_apart
 from training.replay import ReplayConfig, Replayed, replay
 from training.rollout import Rollout
 from training.sampling import Sampling

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from training.rounding import dithered
+from training.models.rounding import dithered
 
 
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.5, 0.9])

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from tests.tiny import VOCABULARY
 from tests.training.conftest import FAMILIES
-from training.latent import controls_for, mix, support
-from training.policy import Policy, embedding, load_policy
+from training.controls import controls_for
+from training.latent import mix, support
+from training.models.policy import Policy, embedding, load_policy
 from training.rollout import Rollout, trimmed
 from training.sample import sample
 from training.sampling import Sampling

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from training.sequential import (
+from training.statistics.sequential import (
     ConfidenceSequence,
     decide,
     differences_of,

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from training.batches import batches_of
-from training.head import CausalLM, take_apart
-from training.optimizer import OptimizerConfig
+from training.models.head import CausalLM, take_apart
+from training.optimization.batches import batches_of
+from training.optimization.optimizer import OptimizerConfig
 from training.replay import Replayed, replay
 from training.rollout import Rollout
 from training.sampling import Sampling

@@ -12,12 +12,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from training.advantage import group_advantages
-from training.batches import micro_batches, minibatches
-from training.footprint import LEAST_POSITIONS, MOST_POSITIONS
-from training.head import take_apart
-from training.health import HealthConfig, UpdateCancelled, UpdateRejected
+from training.memory.footprint import LEAST_POSITIONS, MOST_POSITIONS
+from training.models.head import take_apart
 from training.objective import ObjectiveConfig
-from training.optimizer import OptimizerConfig
+from training.optimization.batches import micro_batches, minibatches
+from training.optimization.health import HealthConfig, UpdateCancelled, UpdateRejected
+from training.optimization.optimizer import OptimizerConfig
 from training.replay import ReplayConfig
 from training.rollout import Rollout
 from training.sample import sample

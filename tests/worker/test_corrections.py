@@ -14,7 +14,7 @@ from app.store.grades import Entry, add_grade, retract
 from tests.worker.world import World, write_heldout
 from training.distill import corrected as distilled
 from training.distill import likelihoods
-from training.head import take_apart
+from training.models.head import take_apart
 from training.replay import replay
 from training.rollout import Rollout
 from worker.corrections import answer_ids, regressions, think_anew

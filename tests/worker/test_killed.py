@@ -21,8 +21,8 @@ from app.settings import Settings
 from app.store.connect import open_store
 from tests.worker.test_watchdog import until
 from tests.worker.world import World
-from training.checkpoint import verify
-from training.policy import fingerprint
+from training.models.checkpoint import verify
+from training.models.policy import fingerprint
 from worker import watchdog
 from worker.learn import learn
 from worker.resident import Context, Resident

@@ -21,8 +21,8 @@ from app.store.policy_life import Event
 from tests.app.store.learned import LEASE, age
 from tests.conftest import Answers
 from tests.worker.world import World
-from training.checkpoint import MANIFEST, checkpoint_dir
-from training.policy import Policy
+from training.models.checkpoint import MANIFEST, checkpoint_dir
+from training.models.policy import Policy
 from worker import commands
 from worker.claim import begin
 from worker.faults import INFRASTRUCTURE, end_of, environmental

@@ -26,9 +26,9 @@ from app.store.connect import Store
 from app.store.grades import Entry, add_grade
 from app.store.interactions import record
 from app.store.tables import Checkpoint, Claim, Interaction, Job
-from training.checkpoint import publish, verify
 from training.codec import CODEC_VERSION, encode
-from training.policy import Policy, load_policy
+from training.models.checkpoint import publish, verify
+from training.models.policy import Policy, load_policy
 from training.sampling import Sampling
 from worker.resident import Context, Resident
 

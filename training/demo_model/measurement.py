@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from training.controls import controls_for
+from training.draw import draw
 from training.graders.parse import parse_grader
 from training.graders.verdict import Graded
-from training.latent import controls_for, draw, mix
+from training.latent import mix
 from training.noise import choice_seed
 from training.sampling import Sampling
 from training.tasks.problem import Problem

@@ -13,7 +13,7 @@ from app.placements import placements_of
 from app.settings import Settings
 from app.store import checkpoints, evaluations, lineage
 from app.trials import after_gate
-from training.policy import Policy
+from training.models.policy import Policy
 from training.update import UpdateReport
 from worker.claim import Assignment, source_of
 from worker.corrections import regressions

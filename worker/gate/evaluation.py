@@ -18,8 +18,8 @@ from app.placements import placements_of
 from app.settings import Settings
 from training.graders.parse import parse_grader
 from training.graders.verdict import Graded
+from training.models.policy import Policy
 from training.placement import ANSWER, Placement
-from training.policy import Policy
 from training.sampling import Sampling
 from worker.gate.evaluation_set import EvaluationSet, Question
 

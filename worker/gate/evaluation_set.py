@@ -18,8 +18,8 @@ from typing import Any, Final
 from transformers import PreTrainedTokenizerBase
 
 from app.held_out import gym_problems
-from training.chat import render_chat
 from training.graders.parse import parse_grader
+from training.models.chat import render_chat
 
 Messages = list[dict[str, Any]]
 

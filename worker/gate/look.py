@@ -1,10 +1,10 @@
 """The gate: ask a candidate and its forebears fresh held-out questions, as many as it takes, and decide.
 
-The incumbent is asked a first part of the plan before the update, the candidate the same part after it. Where that
-does not decide, both are asked more, and so is the base where it is the base that is known too little; how a version
-is asked is the caller's. Everything that is asked is handed back, to be kept with the versions it was asked of: the
-next look builds on it. Leaves out the statistics (`training.gate`, `training.levels`), and what a decision leads to
-(the learner).
+The incumbent is asked a first part of the plan before the update, the candidate the same part after it. Where that does
+not decide, both are asked more, and so is the base where it is the base that is known too little; how a version is
+asked is the caller's. Everything that is asked is handed back, to be kept with the versions it was asked of: the next
+look builds on it. Leaves out the statistics (`training.statistics.gate`, `training.statistics.levels`), and what a
+decision leads to (the learner).
 """
 
 import time
@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal
 
 from app.settings import Settings
-from training.gate import Judgement, judge
-from training.levels import Measured, Round, difficulty, measure
 from training.placement import ANSWER, Placement
+from training.statistics.gate import Judgement, judge
+from training.statistics.levels import Measured, Round, difficulty, measure
 from worker.gate.evaluation import EvaluationPlan, Scores, conditions_of, make_plan, read_scores
 from worker.gate.evaluation_set import EvaluationSet
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
 
-from training.intervals import bootstrap_interval
+from training.models.policy import Policy
 from training.placement import placement_of
-from training.policy import Policy
+from training.statistics.intervals import bootstrap_interval
 from training.tasks.problem import Problem
 from worker.offline.answers import PlacementWish
 from worker.offline.evaluate import evaluate

@@ -145,7 +145,7 @@ def watched(device: str) -> "Iterator[Around]":
     from rich.console import Console
     from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
-    from training.ranks import ALONE
+    from training.distributed.ranks import ALONE
     from worker.offline.train import Around
 
     with Progress(TextColumn("{task.description}"), TimeElapsedColumn(), console=Console(stderr=True)) as bars:

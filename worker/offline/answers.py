@@ -14,11 +14,11 @@ from app.engine.config import EngineConfig
 from app.engine.engine import Engine
 from app.engine.request import Finished, Request
 from app.errors import BadRequest
-from training.chat import render_chat
 from training.graders.parse import parse_grader
 from training.graders.verdict import Failed, Graded, Verdict
+from training.models.chat import render_chat
+from training.models.policy import Policy
 from training.placement import Placement, own_placement, placement_of
-from training.policy import Policy
 from training.sampling import Sampling
 from training.tasks.problem import Problem
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from training.policy import Policy
+    from training.models.policy import Policy
     from training.tasks.problem import Problem
     from worker.offline.answers import Asking
     from worker.offline.evaluate import Record

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from training.policy import Policy
+from training.models.policy import Policy
 from training.tasks.problem import Problem
 from worker.offline.answers import Asking, Mark, answer, mark
 from worker.offline.scores import Marked

@@ -18,9 +18,9 @@ from app.models.memory import per_position
 from app.models.outline import Outline, outline
 from app.models.source import present_source
 from app.settings import read_settings
-from training.footprint import LEAST_POSITIONS, Plan
-from training.policy import placed
-from training.room import Free
+from training.memory.footprint import LEAST_POSITIONS, Plan
+from training.memory.room import Free
+from training.models.policy import placed
 from worker.offline.recipe import Recipe
 from worker.offline.train import Around
 

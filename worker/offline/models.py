@@ -7,7 +7,7 @@ import torch
 from app.errors import BadRequest
 from app.models.source import model_source
 from app.settings import read_settings
-from training.policy import Policy, load_policy
+from training.models.policy import Policy, load_policy
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

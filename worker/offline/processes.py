@@ -2,7 +2,7 @@
 
 Each is a session of its own, so Ctrl-C reaches only the one that started them, which hands it on once: to all of them
 or none. If one fails the others are ended, and all end when the one that started them is gone. Leaves out what they
-share (`training.ranks`).
+share (`training.distributed.ranks`).
 """
 
 import multiprocessing
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 from app.errors import BadRequest, LepoError
 
 if TYPE_CHECKING:
-    from training.ranks import Ranks
+    from training.distributed.ranks import Ranks
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 DEVICES: Final = ("auto", "cpu", "cuda")  # a process has the GPU of its number, where there are GPUs
@@ -48,7 +48,7 @@ def require_possible(device: str) -> None:
 
 def ranks_of(device: str) -> "AbstractContextManager[Ranks]":
     """Join the processes this one was started among."""
-    from training.ranks import ALONE, joined
+    from training.distributed.ranks import ALONE, joined
 
     return joined(device) if named() > 1 else nullcontext(ALONE)
 

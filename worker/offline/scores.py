@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from training.intervals import bootstrap_interval, wilson
+from training.statistics.intervals import bootstrap_interval, wilson
 from worker.offline.answers import Mark
 
 

@@ -9,11 +9,11 @@ from typing import Any
 from app.errors import BadRequest, Conflict
 from app.models.host import free
 from app.models.learning import words
-from training.checkpoint import load_training_state
-from training.lora import Adapted, LoraSettings
-from training.policy import Policy
-from training.ranks import Ranks
-from training.sharded import Sharded
+from training.distributed.ranks import Ranks
+from training.distributed.sharded import Sharded
+from training.models.checkpoint import load_training_state
+from training.models.lora import Adapted, LoraSettings
+from training.models.policy import Policy
 from training.tasks.splits import Split
 from training.update import Learner
 from worker.offline.foresight import foresee

@@ -13,16 +13,16 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal, TypeVar
 
 from app.engine.request import Finished
-from training.health import HealthConfig, UpdateCancelled, UpdateRejected
+from training.distributed.ranks import Ranks
+from training.distributed.sharded import Sharded
 from training.loop import one_round
-from training.lora import Adapted
+from training.models.lora import Adapted
+from training.models.policy import Policy
 from training.objective import ObjectiveConfig, divides_advantages
-from training.optimizer import OptimizerConfig
-from training.policy import Policy
-from training.ranks import Ranks
+from training.optimization.health import HealthConfig, UpdateCancelled, UpdateRejected
+from training.optimization.optimizer import OptimizerConfig
 from training.replay import ReplayConfig
 from training.sampling import Sampling
-from training.sharded import Sharded
 from training.tasks.problem import Problem
 from training.update import Learner, UpdateConfig
 from worker.offline.answers import Asking, Mark, answer, mark

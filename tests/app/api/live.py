@@ -28,9 +28,9 @@ from app.store.budgets import CONTROL, requests
 from app.store.connect import Store, open_store
 from app.store.keys import create_key
 from app.store.policy_life import serving
-from training.checkpoint import publish
+from training.models.checkpoint import publish
+from training.models.policy import fingerprint, load_policy
 from training.placement import declare_placement
-from training.policy import fingerprint, load_policy
 
 CONTEXT = 256
 SCOPES = {"infer": ["infer"], "grade": ["grade"], "both": ["infer", "grade"], "admin": ["admin"]}

@@ -20,7 +20,7 @@ from app.store.grades import rewards
 from app.store.interactions import get_interaction
 from app.store.policy_life import serving
 from tests.app.api.live import Live, sse
-from training.policy import load_policy
+from training.models.policy import load_policy
 from training.sampling import Sampling
 
 TEXTS = ["What is 2 + 3", "What is 40 - 7 + 12"]

@@ -12,7 +12,7 @@ from app.settings import Settings
 from app.store.budgets import CONTROL
 from app.store.connect import open_store
 from app.store.policy_life import serving
-from training.policy import Policy
+from training.models.policy import Policy
 
 SLOW_SECONDS = 1.5
 

@@ -16,7 +16,7 @@ from app.store.policy_life import promote, rollback
 from app.store.swaps import list_swaps
 from app.store.tables import Swap
 from tests.app.api.live import Live, new_checkpoint, served, wait_for
-from training.policy import fingerprint
+from training.models.policy import fingerprint
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from app.store.connect import open_store
 from app.store.migrate import downgrade
 from app.store.policy_life import serving
 from tests.app.api.live import CONTEXT, wait_for
-from training.checkpoint import verify
+from training.models.checkpoint import verify
 
 
 def environment(url: str, model_dir: Path, var_dir: Path, port: int) -> dict[str, str]:

@@ -20,7 +20,7 @@ from app.engine.engine import Engine
 from app.engine.request import Request
 from tests.app.conftest import made
 from tests.tiny import SHAPE
-from training.policy import Policy
+from training.models.policy import Policy
 from training.sample import sample
 from training.sampling import Sampling
 

@@ -20,7 +20,7 @@ from app.engine.config import EngineConfig
 from app.engine.engine import Engine
 from app.settings import Settings
 from tests.app.engine.test_reference import assert_same, cast, in_double, mixed_requests
-from training.policy import Policy
+from training.models.policy import Policy
 from training.sample import sample
 
 

@@ -18,8 +18,8 @@ from app.engine.engine import Engine
 from tests.app.decoder.test_lean import FAMILY, made, through_slots
 from tests.app.engine.test_reference import assert_same, mixed_requests
 from tests.app.engine.test_swap import Cold, request
-from training.checkpoint import publish, verify
-from training.policy import Policy, fingerprint, load_policy
+from training.models.checkpoint import publish, verify
+from training.models.policy import Policy, fingerprint, load_policy
 from training.sample import sample
 
 

@@ -19,7 +19,7 @@ from app.decoder import fused
 from app.decoder.fused import FusedDecoder
 from app.decoder.lean import rotated
 from tests.app.decoder.test_lean import FAMILY, as_policy, made, through_slots
-from training.policy import Policy
+from training.models.policy import Policy
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::RuntimeWarning")
 

@@ -24,7 +24,7 @@ from app.decoder.cache import KVPool, SlotCache
 from app.decoder.lean import LeanDecoder, can_lean, view_of
 from app.decoder.masks import Masks
 from app.decoder.packed import PackedModel
-from training.policy import Policy
+from training.models.policy import Policy
 
 SIZES: dict[str, Any] = {
     "vocab_size": 96,

@@ -13,7 +13,7 @@ from app.engine.config import EngineConfig, Packing
 from app.engine.engine import Engine
 from tests.app.engine.test_reference import in_double
 from tests.app.engine.test_swap import Cold, request
-from training.policy import Policy
+from training.models.policy import Policy
 
 IDS_BT = torch.arange(40, 60).view(2, 10)
 

@@ -7,7 +7,7 @@ from typing import Any
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
 from app.engine.request import Event
-from training.policy import Policy
+from training.models.policy import Policy
 
 
 @contextlib.contextmanager

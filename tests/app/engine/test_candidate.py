@@ -19,7 +19,7 @@ from app.engine.request import Finished, QueueFull, Request
 from app.engine.stage import StageFailed
 from app.engine.swap import Superseded
 from tests.app.engine.conftest import Listener, running
-from training.policy import Policy
+from training.models.policy import Policy
 from training.sample import sample
 from training.sampling import Sampling
 

@@ -21,7 +21,7 @@ from app.engine.ticket import Ticket
 from app.settings import Settings
 from tests.app.engine.conftest import Listener, running
 from tests.tiny import VOCABULARY
-from training.policy import Policy
+from training.models.policy import Policy
 from training.sampling import Sampling
 
 PROMPT = tuple(range(40, 60))

@@ -15,7 +15,7 @@ from app.engine.engine import Engine
 from app.engine.graphs import Bucket, Captured, StepGraphs
 from app.engine.rows import POSITION
 from tests.app.engine.test_reference import assert_same, in_double, mixed_requests
-from training.policy import Policy
+from training.models.policy import Policy
 from training.sample import sample
 
 

@@ -17,7 +17,7 @@ from tests.app.engine.recorded import RecordedGraph, emulate
 from tests.app.engine.test_reference import assert_same, in_double, mixed_requests
 from tests.app.engine.test_swap import Cold, request
 from training import one_pass
-from training.policy import Policy
+from training.models.policy import Policy
 from training.sample import sample
 
 

@@ -21,9 +21,9 @@ from app.engine.request import Event, Finished, Request
 from app.engine.rows import Trace
 from tests.app.conftest import configurations
 from tests.tiny import VOCABULARY
+from training.models.policy import Policy
 from training.noise import choice_seed
 from training.placement import ANSWER, Placement
-from training.policy import Policy
 from training.rollout import Rollout
 from training.sample import sample
 from training.sampling import Sampling

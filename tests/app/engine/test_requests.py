@@ -12,7 +12,7 @@ from app.engine.engine import Engine
 from app.engine.request import Delta, Finished, Reasoned, Request, RequestTooLong
 from app.engine.text import decoder
 from tests.app.engine.conftest import Listener
-from training.policy import Policy
+from training.models.policy import Policy
 from training.sampling import Sampling
 
 PROMPT = tuple(range(5, 25))

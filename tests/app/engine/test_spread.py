@@ -19,7 +19,7 @@ from app.engine.request import Request
 from tests.app.engine.conftest import running
 from tests.app.engine.test_reference import assert_same, in_double, mixed_requests
 from tests.app.engine.test_swap import Cold, one_by_one, request, swapped
-from training.policy import Policy, fingerprint
+from training.models.policy import Policy, fingerprint
 from training.sample import sample
 
 

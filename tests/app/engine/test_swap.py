@@ -26,8 +26,8 @@ from app.engine.stage import StageFailed
 from app.engine.swap import Superseded, SwapReport
 from tests.app.engine.conftest import Listener, running
 from tests.tiny import VOCABULARY
-from training.checkpoint import verify
-from training.policy import Policy, fingerprint
+from training.models.checkpoint import verify
+from training.models.policy import Policy, fingerprint
 from training.sample import sample
 from training.sampling import Sampling
 

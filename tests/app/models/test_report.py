@@ -31,9 +31,9 @@ from app.settings import Settings
 from tests.app.families import ROOM, families, save
 from tests.ggufs import write_gguf
 from tests.tiny import SHAPE
-from training.footprint import activations_of
-from training.lora import Adapted, LoraSettings
-from training.policy import load_policy
+from training.memory.footprint import activations_of
+from training.models.lora import Adapted, LoraSettings
+from training.models.policy import load_policy
 from training.sample import sample
 from training.sampling import Sampling
 from training.update import Learner, UpdateConfig

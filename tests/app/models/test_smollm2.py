@@ -11,10 +11,10 @@ from app.engine.request import Request
 from app.models.source import present_source
 from app.settings import read_settings
 from tests.app.engine.conftest import running
-from training.chat import render_chat
-from training.checkpoint import publish
-from training.optimizer import OptimizerConfig
-from training.policy import Policy, load_policy
+from training.models.chat import render_chat
+from training.models.checkpoint import publish
+from training.models.policy import Policy, load_policy
+from training.optimization.optimizer import OptimizerConfig
 from training.sampling import Sampling
 from training.update import Learner, UpdateConfig
 

@@ -21,10 +21,10 @@ import torch
 from app.stack.stack import Stack
 from app.store import checkpoints, policy_life
 from app.store.connect import Store, open_store
-from training.checkpoint import publish
 from training.graders.parse import parse_grader
 from training.graders.verdict import Graded
-from training.policy import fingerprint, load_policy
+from training.models.checkpoint import publish
+from training.models.policy import fingerprint, load_policy
 from training.tasks.families import generate
 from training.tasks.problem import Problem
 from training.tasks.splits import Split

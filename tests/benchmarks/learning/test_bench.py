@@ -15,7 +15,7 @@ from benchmarks.learning.picture import draw
 from benchmarks.learning.report import headline, summarised
 from benchmarks.learning.statistics import difference
 from training.bench_model.location import WEIGHTS
-from training.policy import Policy, fingerprint, load_policy
+from training.models.policy import Policy, fingerprint, load_policy
 from training.tasks.families import FAMILIES
 
 TINY = Budget(updates=2, problems=2, test=3, validation=2, look_every=2)

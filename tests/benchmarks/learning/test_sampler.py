@@ -9,11 +9,13 @@ from benchmarks.learning import gaussian
 from benchmarks.learning.methods import TRIED, Method
 from benchmarks.learning.sampler import CLAMP, answer, latent_step, sampling_of, seeded
 from training.bench_model.location import WEIGHTS
-from training.chat import render_chat
-from training.head import take_apart
-from training.latent import averaged_weights, controls_for, mix
+from training.controls import controls_for
+from training.draw import averaged_weights
+from training.latent import mix
+from training.models.chat import render_chat
+from training.models.head import take_apart
+from training.models.policy import Policy, embedding, load_policy
 from training.noise import gumbel, step_key
-from training.policy import Policy, embedding, load_policy
 from training.replay import replay
 from training.sample import sample
 

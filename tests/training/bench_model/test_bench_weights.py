@@ -8,7 +8,7 @@ from training.bench_model.measurement import ANSWER_BUDGET, TRIES
 from training.bench_model.problems import bench_problems
 from training.bench_model.teacher import THOUGHTS
 from training.demo_model.measurement import solve
-from training.policy import Policy, load_policy
+from training.models.policy import Policy, load_policy
 from training.sampling import Sampling
 from training.tasks.families import FAMILIES
 from training.tasks.splits import Split

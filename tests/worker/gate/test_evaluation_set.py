@@ -6,7 +6,7 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from tests.worker.world import make_model, write_heldout
-from training.policy import load_policy
+from training.models.policy import load_policy
 from worker.gate.evaluation_set import FEW, Question, evaluation_set, read_evaluation_set, sealed_of, texts_of
 
 GRADER = {"type": "string_check", "reference": "5", "operation": "eq"}

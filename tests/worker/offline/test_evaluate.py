@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from app.cli import build
 from app.errors import BadRequest
-from training.policy import load_policy
+from training.models.policy import load_policy
 from training.sampling import Sampling
 from training.tasks.families import generate
 from training.tasks.jsonl import write_problems

@@ -16,7 +16,7 @@ from app.errors import BadRequest
 from app.models.learning import plan_of
 from app.models.outline import made, outline
 from tests.app.families import families
-from training.ranks import ALONE, Ranks
+from training.distributed.ranks import ALONE, Ranks
 from training.tasks.jsonl import write_problems
 from training.tasks.problem import Problem
 from worker.offline.foresight import foresee, learning_by

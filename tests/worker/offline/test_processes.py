@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.checkpoint import load_tensors, load_training_state, verify
+from training.models.checkpoint import load_tensors, load_training_state, verify
 
 from .test_train import arguments, data, finish, metrics, start, wait_for
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from training.intervals import wilson
+from training.statistics.intervals import wilson
 from worker.offline.answers import Mark
 from worker.offline.scores import Marked, pass_at_k, score
 

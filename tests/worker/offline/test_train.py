@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from app.cli import build
-from training.checkpoint import load_tensors, load_training_state, verify
+from training.models.checkpoint import load_tensors, load_training_state, verify
 from training.tasks.jsonl import write_problems
 from training.tasks.problem import Problem
 

@@ -1,7 +1,7 @@
 """The optimizer steps of an update, laid out before any is taken: their rollouts, what each weighs, the micro-batches.
 
 Micro-batches only split a sum, so their size changes no gradient but by the rounding of sums. Leaves out how large one
-may be (`training.footprint`) and how its gradient is taken (`training.gradient`).
+may be (`training.memory.footprint`) and how its gradient is taken (`training.optimization.gradient`).
 
 Axes: B rollouts of one step.
 """
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.batches import batches_of, minibatches
 from training.objective import ObjectiveConfig, step_weights
+from training.optimization.batches import batches_of, minibatches
 from training.rollout import Rollout
 from training.shared_prompts import Sharing, row_length, rows_of
 

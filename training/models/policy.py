@@ -2,8 +2,8 @@
 
 The loading path is `from_pretrained` with safetensors and no remote code; nothing here is subclassed per architecture.
 What a stock model must have for latent reasoning (a causal head, `inputs_embeds`, one embedding per token) is checked
-at load, where the message can still say what to do. A GGUF file comes in by the same door (`training.gguf`). Leaves out
-publishing (`training.checkpoint`) and serving.
+at load, where the message can still say what to do. A GGUF file comes in by the same door (`training.models.gguf`).
+Leaves out publishing (`training.models.checkpoint`) and serving.
 """
 
 import hashlib
@@ -27,9 +27,9 @@ from transformers import (
 )
 from transformers.configuration_utils import PreTrainedConfig
 
-from training.gguf import GgufFile, is_gguf
-from training.in_use import reading
-from training.quantised import dequantised, plain
+from training.models.gguf import GgufFile, is_gguf
+from training.models.in_use import reading
+from training.models.quantised import dequantised, plain
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 

@@ -125,7 +125,7 @@ def take_apart(model: PreTrainedModel) -> CausalLM:
         raise ValueError(
             f"{type(model).__name__} post-processes its logits in a way that is not known here (nearest: scale "
             f"{best.scale}, softcap {best.softcap}, off by {miss:.2g} of the largest logit): "
-            "add its rule to training/head.py"
+            "add its rule to training/models/head.py"
         )
     return replace(best, sharing=_proven(best, inputs_BSD[0]))
 

@@ -1,10 +1,10 @@
 """The held-out gate: may a new policy replace the one that serves, by what both and their forebears answered.
 
 A candidate must not be worse than the incumbent, than the base, or than the best version so far (one that is shown to
-be better than the incumbent). Compared is everything that was ever asked of the lineage (`training.levels`), so
-losses that are each too small to be seen add up. Refused is who is shown to be worse; passed is who is shown to be at
-most the margin worse; in between more is asked. Once the budget is spent, who is in between passes if the estimate is
-above a part of the margin.
+be better than the incumbent). Compared is everything that was ever asked of the lineage (`training.statistics.levels`),
+so losses that are each too small to be seen add up. Refused is who is shown to be worse; passed is who is shown to be
+at most the margin worse; in between more is asked. Once the budget is spent, who is in between passes if the estimate
+is above a part of the margin.
 
 Who bears the burden of proof depends on the incumbent. While it holds its level, the candidate has the benefit of the
 doubt: what a lineage has proven is what it is likely to go on doing. Once the incumbent itself looks worse than the
@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from training.levels import Levels, Measured
+from training.statistics.levels import Levels, Measured
 
 Decision = Literal["pass", "refuse", "undecided"]
 Role = Literal["incumbent", "base", "best"]

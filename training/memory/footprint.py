@@ -2,8 +2,8 @@
 
 Weights, masters, gradients, moments and copies are counted. Activations are estimated from the shapes of stock layers:
 the high-water mark of a backward pass, rather too high than too low (the tests say by how much). Works on a model
-without weights (torch's `meta` device) as on one with them. Leaves out who is asked what is free (`training.room`,
-`app.models.host`) and how all this is told (`app.models.memory`).
+without weights (torch's `meta` device) as on one with them. Leaves out who is asked what is free
+(`training.memory.room`, `app.models.host`) and how all this is told (`app.models.memory`).
 
 Axes: D hidden size, V vocabulary.
 """
@@ -16,7 +16,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from training.lora import experts_of
+from training.models.lora import experts_of
 
 MOST_POSITIONS: Final = 16_384  # of a micro-batch that is sized by itself: more of them fill no device better
 LEAST_POSITIONS: Final = 64  # below it only single rollouts are left

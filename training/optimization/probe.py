@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.batches import batches_of
-from training.head import CausalLM
 from training.kl import k3, kept_kl
+from training.models.head import CausalLM
+from training.optimization.batches import batches_of
 from training.replay import ReplayConfig, Replayed, replay
 from training.rollout import Rollout
 

@@ -5,7 +5,7 @@ up or down by a threshold of its own: of equal changes of a tenth of the distanc
 one. So sums over many weights, which is what a layer computes, keep the change (dithering; with fresh thresholds each
 time it is known as stochastic rounding, Gupta et al., arXiv:1502.02551). The thresholds are a function of a key and of
 a number's place, so the same tensor rounds to the same bits at every time, and as a change grows a number crosses its
-threshold once. Leaves out what is rounded (`training.lora`).
+threshold once. Leaves out what is rounded (`training.models.lora`).
 """
 
 import torch

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from training.policy import Policy, fingerprint
+from training.models.policy import Policy, fingerprint
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -50,7 +50,7 @@ class Manifest:
 
     version: int  # of the policy, >= 0
     parent_version: int | None  # it was trained from; None for a first one
-    fingerprint: str  # `training.policy.fingerprint` of the parameters
+    fingerprint: str  # `training.models.policy.fingerprint` of the parameters
     created: str  # the publisher's timestamp, ISO 8601
     training: dict[str, Any]  # how it was trained: plain JSON, chosen by the caller
     files: dict[str, File]  # path under the directory, with forward slashes -> its content

@@ -1,4 +1,4 @@
-"""Intervals of shares that are counted and of means, for one look; for many looks see `training.sequential`."""
+"""Intervals of shares that are counted and of means, for one look; for many looks see `sequential`."""
 
 import math
 from collections.abc import Sequence

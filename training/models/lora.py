@@ -2,10 +2,10 @@
 
 The policy stays a stock model, so all that samples from it, measures it or publishes it is as with full fine-tuning.
 The learner gets a copy with an adapter on every linear layer but the head, and on every expert of a mixture; all else
-of it (routers too) is the policy's own storage. A model whose layers are mostly of another make is refused.
-`merge` writes W + (alpha / rank) B A into the policy, always from the first weights W: nothing accumulates. Into
-bfloat16 it is rounded by thresholds (`training.rounding`), for to the nearest most of a small change would be lost and
-the policy would not be the one that learned. Leaves out learning itself (`training.update`).
+of it (routers too) is the policy's own storage. A model whose layers are mostly of another make is refused. `merge`
+writes W + (alpha / rank) B A into the policy, always from the first weights W: nothing accumulates. Into bfloat16 it is
+rounded by thresholds (`training.models.rounding`), for to the nearest most of a small change would be lost and the
+policy would not be the one that learned. Leaves out learning itself (`training.update`).
 
 Axes: O outputs (of all experts) and I inputs of a layer.
 """
@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from training.rounding import dithered
+from training.models.rounding import dithered
 
 ADAPTER: Final = "adapter"  # directory within a checkpoint, in peft's layout
 _WEIGHTS: Final = "adapter_model.safetensors"

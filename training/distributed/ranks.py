@@ -3,7 +3,7 @@
 Alone is the rule, and costs nothing: every method is then the identity. With several, each has the whole policy to
 sample with and takes a part of the work; whatever decides (a loss, a norm, a wish to stop) is the same number on all
 of them, so that they take the same way. What is agreed here travels over the CPU (gloo), whatever the device.
-Leaves out starting processes (`worker.offline.processes`) and sharding weights (`training.sharded`).
+Leaves out starting processes (`worker.offline.processes`) and sharding weights (`training.distributed.sharded`).
 """
 
 from collections.abc import Iterator, Sequence

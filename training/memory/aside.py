@@ -1,7 +1,8 @@
 """Where copies to go back to lie: beside the originals where there is plenty of room, else in the host's memory.
 
 An update that is refused puts back weights and moments, 12 bytes a parameter. On a device that the update itself fills
-they would be what no longer fits: 36 GB for three billion parameters. Leaves out what is copied (`training.optimizer`).
+they would be what no longer fits: 36 GB for three billion parameters. Leaves out what is copied
+(`training.optimization.optimizer`).
 """
 
 from collections import Counter
@@ -10,7 +11,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from training.room import Free, free_bytes
+from training.memory.room import Free, free_bytes
 
 _SPARE = 2  # times the size of the copies that must be left for them to stay on the device
 _HOST = torch.device("cpu")

@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from training.ranks import Ranks
+from training.distributed.ranks import Ranks
 
 
 class Sharded:

@@ -6,7 +6,7 @@ between one version and the next. Items are asked once, so versions further apar
 between them and by their levels, both at once: generalised least squares over all rounds, in which the errors of one
 round are correlated as its answers say. What is known of a question's difficulty from earlier rounds is taken off
 first, so it matters little which questions a round asked. Small losses add up here, and are seen. Plain arithmetic;
-leaves out what is decided (`training.gate`).
+leaves out what is decided (`training.statistics.gate`).
 
 Axes: I items, V versions.
 """

@@ -1,9 +1,9 @@
 """AdamW on float32 masters: what a model in any dtype is trained through.
 
 A float32 model is its own master. A bfloat16 model keeps float32 copies: gradients are gathered into them after every
-micro-batch, the step is taken there, and the weights are the masters rounded. So small steps are not lost, and what
-is published is what was trained. Sharded parameters (`training.sharded`) have sharded masters and moments; parameters
-that every process holds whole have their gradients averaged.
+micro-batch, the step is taken there, and the weights are the masters rounded. So small steps are not lost, and what is
+published is what was trained. Sharded parameters (`training.distributed.sharded`) have sharded masters and moments;
+parameters that every process holds whole have their gradients averaged.
 
 A step is taken a handful of weights at a time, the largest first, and each handful gives the memory of its gradients to
 the copies that `undo` needs. So a float32 model takes 16 bytes a parameter while it learns, and 24 once it has stepped
@@ -27,10 +27,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from training.aside import Aside
-from training.footprint import Learned
-from training.ranks import ALONE, Ranks
-from training.sharded import alike, whole
+from training.distributed.ranks import ALONE, Ranks
+from training.distributed.sharded import alike, whole
+from training.memory.aside import Aside
+from training.memory.footprint import Learned
 
 _MASTER = "master"
 _MOMENTS = ("exp_avg", "exp_avg_sq")

@@ -5,7 +5,8 @@ its halves give theirs to the others alone: every weight gets every rollout's gr
 stays. Nothing is copied for it. One rollout alone that does not fit is the caller's error, as is anything else.
 
 Several processes, or devices, run one graph together, and none of them can go back alone: there the error goes on.
-Leaves out laying out micro-batches (`training.steps`) and the optimizer's step (`training.optimizer`).
+Leaves out laying out micro-batches (`training.optimization.steps`) and the optimizer's step
+(`training.optimization.optimizer`).
 
 Axes: B rollouts of a micro-batch, T answer tokens.
 """
@@ -20,14 +21,14 @@ from torch.nn.utils.rnn import pad_sequence
 
 from training.distill import Correction, DistillConfig, distill
 from training.distill import Target as DistillTarget
-from training.head import CausalLM
+from training.distributed.ranks import Ranks
+from training.memory.room import give_back, says_short_of_memory
+from training.models.head import CausalLM
 from training.objective import ObjectiveConfig, Tally, objective
-from training.optimizer import MasterOptimizer
-from training.ranks import Ranks
+from training.optimization.optimizer import MasterOptimizer
+from training.optimization.steps import Step
 from training.replay import ReplayConfig, replay
-from training.room import give_back, says_short_of_memory
 from training.sampling import Target
-from training.steps import Step
 
 T = TypeVar("T")
 

@@ -4,7 +4,7 @@ transformers rebuilds configuration, tokenizer and weights from the file's metad
 know: a scaling of positions, a window, a rule that splits text. Each of these would give a model that answers, only
 worse. So what the file says is held against what came out of it, and a difference is refused with its name; three are
 mended: the size of heads, Llama 3's scaling of positions, and the splitting of digits. Needs the extra `gguf`. Leaves
-out unpacking the blocks (`training.quantised`) and hub names: the file is here.
+out unpacking the blocks (`training.models.quantised`) and hub names: the file is here.
 """
 
 import importlib.util
@@ -26,7 +26,7 @@ from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKEN
 from transformers.integrations.gguf.reader import GgufHeader, read_gguf_metadata
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from training.rope import ropes
+from training.models.rope import ropes
 
 _NEEDED: Final = ("gguf", "accelerate")  # by transformers, to read such files
 _FREQUENCIES: Final = "rope_freqs.weight"  # divisors of the rotary frequencies: Llama 3's way to longer contexts

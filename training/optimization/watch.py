@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from training.health import UpdateCancelled
-from training.ranks import Ranks
+from training.distributed.ranks import Ranks
+from training.optimization.health import UpdateCancelled
 
 Progress = Callable[[int, int], None]  # micro-batches done, micro-batches in all
 Cancelled = Callable[[], bool]  # asked before every micro-batch, and every part of one

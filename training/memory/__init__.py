@@ -1,0 +1,1 @@
+"""What learning takes of memory: planned, freed, laid aside, recomputed."""
