@@ -1,4 +1,6 @@
-"""LEPO (arXiv:2604.17892) as code: how a latent step is drawn, and how a policy gets better. Read it in this order:
+"""LEPO (arXiv:2604.17892) as code: how a latent step is drawn, and how a policy gets better.
+
+Read it in this order:
 
     the algorithm     loop: answer, grade, compare, learn
     a step            latent: the mathematics; candidates, noise, sampling: what it takes; controls, draw, one_pass: for
