@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 REAL := $(VENV)/.installed-real
+TEST_PROCESSES ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help install test check serve demo demo-real bench clean
@@ -28,7 +29,7 @@ check: $(STAMP)  ## Lint, types and import directions
 	$(BIN)/lint-imports
 
 test: check  ## Everything that must hold: check, then all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 serve: $(STAMP)  ## The whole stack, kept running; prints its URL, keys and a first curl
 	$(BIN)/lepo up
