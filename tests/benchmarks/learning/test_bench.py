@@ -54,7 +54,7 @@ def test_every_method_has_as_many_trials_and_all_of_them_differ() -> None:
 def test_a_run_is_kept_and_not_run_again(tmp_path: Path) -> None:
     job = Job(GRPO, 1, TINY)
     (tmp_path / f"grpo-1-{key(job)}.json").write_text('{"kept": 1}')
-    assert results([job], tmp_path, "runs") == [{"kept": 1}]
+    assert results([job], tmp_path, "runs", 1) == [{"kept": 1}]
     others = [Job(replace(GRPO, rate=0.5), 1, TINY), Job(TRIED["lepo"][0], 1, TINY), Job(GRPO, 2, TINY)]
     assert len({key(one) for one in (job, *others)}) == 4
 
