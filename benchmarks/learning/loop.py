@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from benchmarks.learning import gaussian
 from benchmarks.learning.methods import Candidate, Method
-from benchmarks.learning.rival import latent_loss
+from benchmarks.learning.rival import latent_loss, one_sided_loss
 from benchmarks.learning.sampler import Answered, answer, sampling_of, seeded
 from training.bench_model.measurement import ANSWER_BUDGET
 from training.bench_model.problems import bench_problems
@@ -155,22 +155,25 @@ def _learn(
 ) -> None:
     """Take one on-policy step on the rollouts whose groups have signal."""
     method = candidate.method
-    config = ObjectiveConfig(latent_gradient=method.learns == "soft_label")
+    config = ObjectiveConfig(latent_gradient=method.learns == "soft_label", latent_scale=method.latent_scale)
     weights_B = step_weights([one.rollout.latent_length + one.rollout.answer_length for one in answers], config)
     pulls = [index for index in range(len(answers)) if advantages[index] != 0]
     if not pulls:
         return
     rollouts = [answers[index].rollout for index in pulls]
     pull = torch.tensor([advantages[index] for index in pulls], dtype=torch.float64), weights_B[torch.tensor(pulls)]
-    if method.learns == "gaussian_density":
+    if method.noise in {"gaussian", "dropout"}:
         executed = [answers[index].executed_LD for index in pulls]
-        loss = gaussian.loss(policy.model, rollouts, executed, pull, method.spread)
+        spread = method.spread if method.learns == "gaussian_density" else None
+        loss = gaussian.loss(policy.model, rollouts, executed, pull, spread)
     else:
         replayed = replay(take_apart(policy.model), rollouts)
         loss, _ = objective(replayed, *pull, config)
+        scores = [answers[index].scores_LK for index in pulls]
         if method.learns == "gumbel_density":
-            scores = [answers[index].scores_LK for index in pulls]
             loss = loss + latent_loss(replayed, scores, rollouts, *pull)
+        if method.learns == "one_sided_density":
+            loss = loss + one_sided_loss(replayed, scores, rollouts, *pull)
     optimizer.begin()
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.gather()

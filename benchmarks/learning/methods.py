@@ -13,8 +13,15 @@ from typing import Any, Literal
 from training.bench_model.teacher import THOUGHTS
 from training.placement import PlacementName
 
-LatentNoise = Literal["gumbel", "none", "clamped", "gaussian"]
-Learns = Literal["soft_label", "tokens", "gumbel_density", "gaussian_density"]
+LatentNoise = Literal[
+    "gumbel",
+    "none",  # z = pi~
+    "clamped",  # Gumbel cut to [-1.5, 3]
+    "one_sided",  # the same plus 1.5, and what is kept is the largest scores
+    "gaussian",  # on the mean embedding
+    "dropout",  # entries of the mean embedding are left out, the same ones at each step of a rollout
+]
+Learns = Literal["soft_label", "tokens", "gumbel_density", "one_sided_density", "gaussian_density"]
 ONE_HOT = 1e-6  # a tau at which a Gumbel-softmax sample is a token
 
 
@@ -24,11 +31,11 @@ class Method:
 
     name: str
     latent_length: int = THOUGHTS  # L in training and in its own inference; 0: tokens only
-    noise: LatentNoise = "gumbel"  # on latent steps; "none": z = pi~; "clamped": Gumbel cut to [-1.5, 3]
+    noise: LatentNoise = "gumbel"  # on latent steps
     learns: Learns = "tokens"  # what latent steps teach
     tau: float = 0.5  # of the mixture
     draws: int = 1  # Gumbel-softmax samples whose mean is the mixture
-    spread: float = 0.0  # of Gaussian noise, as a share of the embedding rows' root mean square
+    spread: float = 0.0  # of Gaussian noise, as a share of the embedding rows' root mean square; or dropped, in [0, 1)
     latent_top_k: int = 30  # candidates of a latent step
     latent_scale: float = 1.0  # of the soft-label term
     placement: PlacementName = "answer"  # where latent steps sit; see `training.placement`
@@ -72,6 +79,12 @@ TRIED = {
         _candidates(
             Method("soft_grpo", noise="clamped", learns="gumbel_density", latent_top_k=5), (LOW, HIGH), tau=(0.1, 0.5)
         ),
+        _candidates(
+            Method("latent_grpo", noise="one_sided", learns="one_sided_density", latent_top_k=10, tau=1.0),
+            (3e-5, LOW, HIGH, 6e-4),
+        ),
+        # Dropout-GRPO's noise (arXiv:2606.10184): a mask has no score either
+        _candidates(Method("dropout", noise="dropout"), (LOW, HIGH), spread=(0.1, 0.3)),
         _candidates(multiplex(), (3e-5, LOW, HIGH, 6e-4)),
         _candidates(Method("lepo", learns="soft_label"), (LOW, HIGH), tau=(0.5, 1.0)),
         _candidates(Method("lepo_noise_only"), (LOW, HIGH), tau=(0.5, 1.0)),
