@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from benchmarks.learning.real.cells import Plan
 
 TUNING_SEED = 1000  # of no run that is reported
-DECIDES = ("loop", "methods", "rival", "gaussian", "sampler")  # files whose text decides a run's result
+DECIDES = ("loop", "methods", "rival", "gaussian", "sampler", "step")  # files whose text decides a run's result
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,7 @@ def measure_real(base: str, preset: str, chosen: dict[str, str | None], cache: P
 def plan_of(base: str, size: RealPreset) -> "Plan":
     """Name all that a preset measures."""
     from benchmarks.learning.methods import REAL
-    from benchmarks.learning.real.cell import Budget
+    from benchmarks.learning.real.budget import Budget
     from benchmarks.learning.real.cells import Plan
     from benchmarks.learning.real.families import FAMILIES
 

@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from benchmarks.learning import gaussian
 from benchmarks.learning.methods import Candidate, Method
-from benchmarks.learning.rival import latent_loss, one_sided_loss
 from benchmarks.learning.sampler import Answered, answer, sampling_of, seeded
+from benchmarks.learning.step import take_step
 from training.bench_model.measurement import ANSWER_BUDGET
 from training.bench_model.problems import bench_problems
 from training.demo_model.measurement import GRADING_SECONDS, batches_of_one_length
@@ -25,7 +24,6 @@ from training.graders.verdict import Graded
 from training.head import take_apart
 from training.loop import Round, one_round
 from training.noise import choice_seed
-from training.objective import ObjectiveConfig, objective, step_weights
 from training.optimizer import MasterOptimizer, OptimizerConfig
 from training.policy import Policy
 from training.replay import replay
@@ -118,7 +116,7 @@ def run(policy: Policy, base: Policy, candidate: Candidate, seed: int, budget: B
             problems,
             partial(sampled, policy, method=method, sampling=sampling_of(method), tries=GROUP, seed=noise),
             lambda problem, group: [graded(policy, problem, one) for one in group],
-            partial(_learn, policy, optimizer, candidate),
+            partial(take_step, policy, optimizer, candidate),
         )
         updates.append(_described(done))
     trained_cpu, trained_wall = time.process_time() - spent, time.perf_counter() - started
@@ -144,41 +142,6 @@ def kl_to(base: Policy, policy: Policy, groups: list[list[Answered]]) -> float:
         replayed.token_kl_BT * replayed.token_mask_BT
     ).sum()
     return float(total / (replayed.latent_mask_BL.sum() + replayed.token_mask_BT.sum()))
-
-
-def _learn(
-    policy: Policy,
-    optimizer: MasterOptimizer,
-    candidate: Candidate,
-    answers: Sequence[Answered],
-    advantages: Sequence[float],
-) -> None:
-    """Take one on-policy step on the rollouts whose groups have signal."""
-    method = candidate.method
-    config = ObjectiveConfig(latent_gradient=method.learns == "soft_label", latent_scale=method.latent_scale)
-    weights_B = step_weights([one.rollout.latent_length + one.rollout.answer_length for one in answers], config)
-    pulls = [index for index in range(len(answers)) if advantages[index] != 0]
-    if not pulls:
-        return
-    rollouts = [answers[index].rollout for index in pulls]
-    pull = torch.tensor([advantages[index] for index in pulls], dtype=torch.float64), weights_B[torch.tensor(pulls)]
-    if method.noise in {"gaussian", "dropout"}:
-        executed = [answers[index].executed_LD for index in pulls]
-        spread = method.spread if method.learns == "gaussian_density" else None
-        loss = gaussian.loss(policy.model, rollouts, executed, pull, spread)
-    else:
-        replayed = replay(take_apart(policy.model), rollouts)
-        loss, _ = objective(replayed, *pull, config)
-        scores = [answers[index].scores_LK for index in pulls]
-        if method.learns == "gumbel_density":
-            loss = loss + latent_loss(replayed, scores, rollouts, *pull)
-        if method.learns == "one_sided_density":
-            loss = loss + one_sided_loss(replayed, scores, rollouts, *pull)
-    optimizer.begin()
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.gather()
-    optimizer.clip()
-    optimizer.step(candidate.rate)
 
 
 def _described(done: Round[Answered, Graded, None]) -> dict[str, float]:

@@ -102,6 +102,7 @@ REAL = {
     one.name: one
     for one in (
         Method("grpo", 0),
+        _on_real(Method("latent_grpo", noise="one_sided", learns="one_sided_density", latent_top_k=10, tau=1.0)),
         _on_real(multiplex()),
         _on_real(Method("lepo", learns="soft_label")),
         _on_real(Method("lepo_noise_only")),

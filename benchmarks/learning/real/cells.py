@@ -7,6 +7,7 @@ Leaves out one cell (`cell`) and what the results say (`report`).
 import hashlib
 import json
 import multiprocessing
+import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, fields, is_dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.learning.methods import Method
-from benchmarks.learning.real.cell import Budget, Cell, exam_of
+from benchmarks.learning.real.budget import Budget, Cell, exam_of
 from benchmarks.learning.real.families import Family
 
 REVISION: Final = 1  # of the code that decides a cell's result; raise it where results change
@@ -103,9 +104,11 @@ def work(cell: Cell, file: Path) -> None:
     """Run a cell and keep its result; a half-written file is never left."""
     from benchmarks.learning.real.cell import run
 
-    log = file.with_suffix(".log")
+    log, parent = file.with_suffix(".log"), os.getppid()
 
     def tell(line: str) -> None:
+        if os.getppid() != parent:
+            raise SystemExit("the bench was ended: so does this cell, to be run anew")
         with log.open("a", encoding="utf-8") as written:
             written.write(f"{line}\n")
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from benchmarks.learning.real.cell import exam_of
+from benchmarks.learning.real.budget import exam_of
 from benchmarks.learning.real.cells import Cache, Plan
 from benchmarks.learning.statistics import Difference, difference
 from benchmarks.report import Bound, judged
