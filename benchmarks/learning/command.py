@@ -9,7 +9,7 @@ Leaves out one run (`loop`, `real.cell`), the tables (`report`, `page`) and the 
 import hashlib
 import json
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -43,6 +43,8 @@ PRESETS = {
     "full": Preset(seeds=6, updates=80, tuning_updates=50, problems=6, test=200),
 }
 OUR_BASE = "bench"
+RESULTS = Path(__file__).parents[1] / "results"
+REAL_RESULT, SMALL_RESULT = "learning_real.json", "learning_full.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,27 +101,53 @@ def command(
     as_json: bool,
 ) -> None:
     """Train every method from the same base and compare them on test problems."""
-    from benchmarks.learning.page import markdown
-    from benchmarks.learning.picture import draw
     from benchmarks.report import finish
 
     if (base == OUR_BASE) != (preset in PRESETS):
         raise click.UsageError(f"--base {base} goes with --preset {' or '.join(presets_of(base))}")
-    if base != OUR_BASE:
-        chosen = {"methods": methods, "families": families, "seeds": seeds}
-        real = measure_real(base, preset, chosen, cache, 0 if no_run else processes)
-        finish(real, as_json=as_json, out=out)
-        return
-    if no_run or methods or families or seeds:
+    chosen = {"methods": methods, "families": families, "seeds": seeds}
+    if base == OUR_BASE and (no_run or any(chosen.values())):
         raise click.UsageError("--methods, --families, --seeds and --no-run choose cells of a real model: give --base")
-    report = measure(PRESETS[preset], preset, cache, processes)
-    text = markdown(report)
+    reports = {file: committed(file) for file in (REAL_RESULT, SMALL_RESULT)}
+    made = SMALL_RESULT if base == OUR_BASE else REAL_RESULT
+    reports[made] = report = (
+        measure(PRESETS[preset], preset, cache, processes)
+        if base == OUR_BASE
+        else measure_real(base, preset, chosen, cache, 0 if no_run else processes)
+    )
     if not as_json:
-        click.echo(text)
+        click.echo("\n".join(section_of(base)(report)))
     finish(report, as_json=as_json, out=out)
     if write_docs is not None:
-        write_docs.write_text(text, encoding="utf-8")
-        draw(write_docs.parent / "pictures" / "learning.png", report)
+        write(write_docs, reports, made)
+
+
+def section_of(base: str) -> Callable[[dict[str, Any]], list[str]]:
+    """Choose what writes a report as text."""
+    from benchmarks.learning.page import small_section
+    from benchmarks.learning.real.page import section
+
+    return small_section if base == OUR_BASE else section
+
+
+def write(page: Path, reports: Mapping[str, dict[str, Any] | None], made: str) -> None:
+    """Write the page of both reports, and draw the picture of the one that was made now."""
+    from benchmarks.learning import picture
+    from benchmarks.learning.page import markdown
+    from benchmarks.learning.real import picture as real_picture
+
+    page.write_text(markdown(reports[REAL_RESULT], reports[SMALL_RESULT]), encoding="utf-8")
+    draw, name = (real_picture.draw, "learning-real") if made == REAL_RESULT else (picture.draw, "learning")
+    report = reports[made]
+    assert report is not None, "it was made now"
+    draw(page.parent / "pictures" / f"{name}.png", report)
+
+
+def committed(file: str) -> dict[str, Any] | None:
+    """Read a committed result; None where there is none."""
+    path = RESULTS / file
+    found: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return found
 
 
 def presets_of(base: str) -> list[str]:

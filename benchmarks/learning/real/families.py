@@ -55,6 +55,9 @@ SUM: Final = "reasoning_gym:chain_sum:min_terms={0},max_terms={0},min_digits={1}
 FAMILIES: Final = MappingProxyType(
     {
         one.name: one
-        for one in (Family("chain_sum", tuple(SUM.format(terms, digits) for terms in (2, 3) for digits in (1, 2))),)
+        for one in (
+            Family("chain_sum", tuple(SUM.format(terms, digits) for terms in (2, 3) for digits in (1, 2))),
+            Family("products", ("reasoning_gym:products:min_digits=1,max_digits=2",)),
+        )
     }
 )

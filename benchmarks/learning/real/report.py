@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmarks.learning.real.budget import exam_of
 from benchmarks.learning.real.cells import Cache, Plan
-from benchmarks.learning.statistics import Difference, difference
+from benchmarks.learning.statistics import difference
 from benchmarks.report import Bound, judged
 
 BASELINE: Final = "grpo"
@@ -42,6 +42,7 @@ def summarised(plan: Plan, cache: Cache, machine: Mapping[str, Any]) -> dict[str
             "methods": {one.name: asdict(one) for one in plan.methods},
             "families": {one.name: list(one.sources) for one in plan.families},
         },
+        "cells": len(plan.cells()),
         "missing": missing,
         "methods": {
             name: {family: of_cells(name, family, families, runs, exams) for family in (*families, "mean")}
@@ -190,11 +191,3 @@ def headline(report: Mapping[str, Any]) -> dict[str, Any]:
         "best_area_high": cell["area minus grpo"]["high"],
         "best_gain_low": max(cell[f"gain in {measure} minus grpo"]["low"] for measure in MEASURES),
     }
-
-
-def spoken(gap: Mapping[str, float] | Difference) -> str:
-    """Tell what an interval says: above, below, or neither."""
-    found = gap if isinstance(gap, Mapping) else asdict(gap)
-    if found["low"] > 0:
-        return "above"
-    return "below" if found["high"] < 0 else "no difference shown"

@@ -40,7 +40,7 @@ def test_every_method_learns_and_is_measured(name: str, tmp_path: Path) -> None:
     report = summarised([{**result, "method": "grpo"}], [result], runs, setup, {"alone": True})
     gap = report["methods"]["lepo"]["test"]["mean"]["token"]["avg@8 minus grpo"]
     assert gap == {"mean": 0.0, "low": 0.0, "high": 0.0}
-    assert "| mean | lepo | latent |" in markdown(report)
+    assert "| mean | lepo | latent |" in markdown(None, report)
     draw(tmp_path / "picture.png", report)
     assert (tmp_path / "picture.png").stat().st_size > 10_000
 
