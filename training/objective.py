@@ -73,6 +73,7 @@ class ObjectiveConfig:
     normalization: Normalization = "grpo"  # weight of a step
     max_steps: int = 256  # constant length of "dr_grpo", generated positions, > 0
     latent_gradient: bool = True  # False: only token steps learn (an ablation); KL stays
+    latent_scale: float = 1.0  # of the latent term, >= 0; K: a product of K token probabilities (arXiv:2601.08808)
     negative_latent_floor: float = -20.0  # nats, < 0; -inf: unbounded, as published
     old_logprobs: OldLogprobs = "start"  # what a token's ratio is taken against
     off_policy: OffPolicy = "rollout"  # how what another policy drew is weighed
@@ -81,12 +82,11 @@ class ObjectiveConfig:
     latent_off_policy: LatentOffPolicy = "prefix"  # how a latent step's ratio or weight is taken
 
     def __post_init__(self) -> None:
-        if not self.beta >= 0:
-            raise ValueError(f"beta must be 0 or more, got {self.beta}")
+        for name in ("beta", "clip_high", "latent_scale"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if not 0 <= self.clip_low <= 1:
             raise ValueError(f"clip_low must be in [0, 1], got {self.clip_low}")
-        if not self.clip_high >= 0:
-            raise ValueError(f"clip_high must be 0 or more, got {self.clip_high}")
         if self.max_steps < 1:
             raise ValueError(f"max_steps must be 1 or more, got {self.max_steps}")
         if not self.negative_latent_floor < 0:
@@ -287,8 +287,8 @@ def _latent_loss(replayed: Replayed, advantages_B1: Tensor, importance_BL: Tenso
     negative_BLK = kept_BLK & (advantages_B1[:, :, None] < 0)
     stopped_BLK = negative_BLK & (logprobs_BLK.detach() < config.negative_latent_floor)
     terms_BLK = torch.where(kept_BLK & ~stopped_BLK, weights_BLK.to(logprobs_BLK.dtype) * logprobs_BLK, 0.0)
-    on = 1.0 if config.latent_gradient else 0.0
-    return _Latent(-(on * importance_BL * advantages_B1) * terms_BLK.sum(-1), stopped_BLK.sum(), negative_BLK.sum())
+    scale = config.latent_scale if config.latent_gradient else 0.0
+    return _Latent(-(scale * importance_BL * advantages_B1) * terms_BLK.sum(-1), stopped_BLK.sum(), negative_BLK.sum())
 
 
 def _token_loss(

@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from benchmarks.learning import gaussian
 from benchmarks.learning.methods import Candidate, Method
-from benchmarks.learning.rival import latent_loss
 from benchmarks.learning.sampler import Answered, answer, sampling_of, seeded
+from benchmarks.learning.step import take_step
 from training.bench_model.measurement import ANSWER_BUDGET
 from training.bench_model.problems import bench_problems
 from training.demo_model.measurement import GRADING_SECONDS, batches_of_one_length
@@ -26,7 +25,6 @@ from training.loop import Round, one_round
 from training.models.head import take_apart
 from training.models.policy import Policy
 from training.noise import choice_seed
-from training.objective import ObjectiveConfig, objective, step_weights
 from training.optimization.optimizer import MasterOptimizer, OptimizerConfig
 from training.replay import replay
 from training.sampling import Sampling
@@ -118,7 +116,7 @@ def run(policy: Policy, base: Policy, candidate: Candidate, seed: int, budget: B
             problems,
             partial(sampled, policy, method=method, sampling=sampling_of(method), tries=GROUP, seed=noise),
             lambda problem, group: [graded(policy, problem, one) for one in group],
-            partial(_learn, policy, optimizer, candidate),
+            partial(take_step, policy, optimizer, candidate),
         )
         updates.append(_described(done))
     trained_cpu, trained_wall = time.process_time() - spent, time.perf_counter() - started
@@ -144,38 +142,6 @@ def kl_to(base: Policy, policy: Policy, groups: list[list[Answered]]) -> float:
         replayed.token_kl_BT * replayed.token_mask_BT
     ).sum()
     return float(total / (replayed.latent_mask_BL.sum() + replayed.token_mask_BT.sum()))
-
-
-def _learn(
-    policy: Policy,
-    optimizer: MasterOptimizer,
-    candidate: Candidate,
-    answers: Sequence[Answered],
-    advantages: Sequence[float],
-) -> None:
-    """Take one on-policy step on the rollouts whose groups have signal."""
-    method = candidate.method
-    config = ObjectiveConfig(latent_gradient=method.learns == "soft_label")
-    weights_B = step_weights([one.rollout.latent_length + one.rollout.answer_length for one in answers], config)
-    pulls = [index for index in range(len(answers)) if advantages[index] != 0]
-    if not pulls:
-        return
-    rollouts = [answers[index].rollout for index in pulls]
-    pull = torch.tensor([advantages[index] for index in pulls], dtype=torch.float64), weights_B[torch.tensor(pulls)]
-    if method.learns == "gaussian_density":
-        executed = [answers[index].executed_LD for index in pulls]
-        loss = gaussian.loss(policy.model, rollouts, executed, pull, method.spread)
-    else:
-        replayed = replay(take_apart(policy.model), rollouts)
-        loss, _ = objective(replayed, *pull, config)
-        if method.learns == "gumbel_density":
-            scores = [answers[index].scores_LK for index in pulls]
-            loss = loss + latent_loss(replayed, scores, rollouts, *pull)
-    optimizer.begin()
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.gather()
-    optimizer.clip()
-    optimizer.step(candidate.rate)
 
 
 def _described(done: Round[Answered, Graded, None]) -> dict[str, float]:

@@ -1,20 +1,29 @@
-"""The report as a page of tables, in Markdown.
+"""The page of tables, in Markdown: a real model first, then the small base.
 
-Leaves out making it (`report`) and the picture (`picture`).
+Leaves out making the reports (`report`), the part on a real model (`real.page`) and the pictures (`picture`).
 """
 
 from collections.abc import Mapping
 from typing import Any
 
+from benchmarks.learning.real.page import section
 from benchmarks.learning.report import MEASURES
 
 
-def markdown(report: Mapping[str, Any]) -> str:
-    """Write the tables."""
+def markdown(real: Mapping[str, Any] | None, small: Mapping[str, Any] | None) -> str:
+    """Write the page of the reports there are."""
+    lines = ["# LEPO against its rivals", ""]
+    for part in ([] if real is None else section(real)), ([] if small is None else small_section(small)):
+        lines += [*part, ""] if part else []
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def small_section(report: Mapping[str, Any]) -> list[str]:
+    """Write the part on the small base."""
     methods = report["methods"]
     families = list(next(iter(methods.values()))["test"])
     lines = [
-        "# LEPO against its rivals",
+        "## The small base",
         "",
         _preamble(report["settings"]),
         "",
@@ -22,7 +31,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         "",
         "![Learning curves, and differences to GRPO](pictures/learning.png)",
         "",
-        "## The base, before any learning, by each method's own inference",
+        "### The base, before any learning, by each method's own inference",
         "",
         "A method may start ahead because its inference suits the base: what it learned is the next table minus this.",
         "",
@@ -34,7 +43,7 @@ def markdown(report: Mapping[str, Any]) -> str:
             for name, cells in report["base"].items()
         ),
         "",
-        "## After learning",
+        "### After learning",
         "",
         "| family | method | inference | greedy | avg@8 | pass@8 | avg@8 minus GRPO | pass@8 minus GRPO |",
         "|---|---|---|---|---|---|---|---|",
@@ -45,7 +54,7 @@ def markdown(report: Mapping[str, Any]) -> str:
                 shares = " | ".join(_percent(cell[measure]) for measure in ("greedy", *MEASURES))
                 gaps = " | ".join(_gap(cell[f"{measure} minus grpo"]) for measure in MEASURES)
                 lines.append(f"| {family} | {name} | {inference} | {shares} | {gaps} |")
-    lines += ["", "## Rollouts and cost", "", _header(), "|---" * 13 + "|"]
+    lines += ["", "### Rollouts and cost", "", _header(), "|---" * 13 + "|"]
     for name, one in methods.items():
         first, last, end = one["first"], one["last"], one["curve"][-1]
         lines.append(
@@ -57,7 +66,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         )
     lines += [
         "",
-        "## What was tried on validation",
+        "### What was tried on validation",
         "",
         "The same number of trials for each; the best of each method was run. Settings not named are the same for all.",
         "",
@@ -69,7 +78,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         f"{one['method']['spread']:g} | {_percent(one['validation'])} |"
         for one in report["tuning"]
     ]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _preamble(setup: Mapping[str, Any]) -> str:

@@ -8,7 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-COLOURS: Final = ("#7f7f7f", "#17becf", "#bcbd22", "#9467bd", "#1f77b4", "#ff7f0e", "#d62728")
+COLOURS: Final = (
+    *("#7f7f7f", "#17becf", "#bcbd22", "#9467bd", "#2ca02c", "#8c564b", "#e377c2", "#1f77b4", "#ff7f0e", "#d62728"),
+)
 
 
 def draw(path: Path, report: Mapping[str, Any]) -> None:

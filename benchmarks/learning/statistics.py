@@ -3,7 +3,7 @@
 The bootstrap is hierarchical: seeds are drawn with replacement, then problems, the same ones for both methods; so
 an interval holds the spread of training as well as that of problems. Leaves out where figures come from.
 
-Axes: S seeds, N problems.
+Axes: S seeds, N problems, R resamples.
 """
 
 from collections.abc import Sequence
@@ -42,13 +42,14 @@ def difference(one: Sequence[Tensor], other: Sequence[Tensor], seed: int = 0) ->
         raise ValueError(f"not paired: {shapes[0]} against {shapes[1]}")
     gaps = [mine_SN.double() - its_SN.double() for mine_SN, its_SN in zip(one, other, strict=True)]
     generator = torch.Generator().manual_seed(seed)
-    means = []
-    for _ in range(RESAMPLES):
-        rows_S = _drawn(gaps[0].shape[0], generator)
-        means.append(torch.stack([gap[rows_S][:, _drawn(gap.shape[1], generator)].mean() for gap in gaps]).mean())
-    low, high = torch.stack(means).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    rows_RS = _drawn(gaps[0].shape[0], generator)
+    by_problem = [gap[rows_RS].mean(1) for gap in gaps]  # [R, N] each
+    means = [of_RN.gather(1, _drawn(of_RN.shape[1], generator)).mean(1) for of_RN in by_problem]
+    means_R = torch.stack(means).mean(0)
+    low, high = means_R.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return Difference(float(torch.stack([gap.mean() for gap in gaps]).mean()), low, high)
 
 
 def _drawn(count: int, generator: torch.Generator) -> Tensor:
-    return torch.randint(count, (count,), generator=generator)
+    """Draw so many of so many with replacement, [R, count]."""
+    return torch.randint(count, (RESAMPLES, count), generator=generator)

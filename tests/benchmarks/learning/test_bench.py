@@ -40,7 +40,7 @@ def test_every_method_learns_and_is_measured(name: str, tmp_path: Path) -> None:
     report = summarised([{**result, "method": "grpo"}], [result], runs, setup, {"alone": True})
     gap = report["methods"]["lepo"]["test"]["mean"]["token"]["avg@8 minus grpo"]
     assert gap == {"mean": 0.0, "low": 0.0, "high": 0.0}
-    assert "| mean | lepo | latent |" in markdown(report)
+    assert "| mean | lepo | latent |" in markdown(None, report)
     draw(tmp_path / "picture.png", report)
     assert (tmp_path / "picture.png").stat().st_size > 10_000
 
@@ -54,7 +54,7 @@ def test_every_method_has_as_many_trials_and_all_of_them_differ() -> None:
 def test_a_run_is_kept_and_not_run_again(tmp_path: Path) -> None:
     job = Job(GRPO, 1, TINY)
     (tmp_path / f"grpo-1-{key(job)}.json").write_text('{"kept": 1}')
-    assert results([job], tmp_path, "runs") == [{"kept": 1}]
+    assert results([job], tmp_path, "runs", 1) == [{"kept": 1}]
     others = [Job(replace(GRPO, rate=0.5), 1, TINY), Job(TRIED["lepo"][0], 1, TINY), Job(GRPO, 2, TINY)]
     assert len({key(one) for one in (job, *others)}) == 4
 

@@ -16,11 +16,14 @@ from training.models.chat import render_chat
 from training.models.head import take_apart
 from training.models.policy import Policy, embedding, load_policy
 from training.noise import gumbel, step_key
+from training.objective import ObjectiveConfig, objective
+from training.placement import PlacementName, placement_of
 from training.replay import replay
 from training.sample import sample
 
 METHODS = {name: tried[0].method for name, tried in TRIED.items()}
-RECORDED = [one for one in METHODS.values() if one.noise != "gaussian"]  # as mixtures of kept ids
+RECORDED = [one for one in METHODS.values() if one.noise not in {"gaussian", "dropout"}]  # as mixtures of kept ids
+NEG_INF = float("-inf")
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +36,17 @@ def prompt(policy: Policy) -> list[int]:
     return render_chat(policy.tokenizer, [{"role": "user", "content": "Work out 47 + 6 - 8 + 9 step by step."}])
 
 
-@pytest.mark.parametrize("name", ["grpo", "lepo"])
-def test_a_batch_is_what_the_reference_sampler_draws(policy: Policy, prompt: list[int], name: str) -> None:
+@pytest.mark.parametrize("placement", ["answer", "preamble"])
+@pytest.mark.parametrize("name", ["grpo", "lepo", "multiplex"])
+def test_a_batch_is_what_the_reference_sampler_draws(
+    policy: Policy, prompt: list[int], name: str, placement: PlacementName
+) -> None:
     samplings = seeded(sampling_of(METHODS[name]), [3, 4, 5])
-    answered = answer(policy, [prompt] * 3, METHODS[name], samplings, 18)
+    answered = answer(policy, [prompt] * 3, replace(METHODS[name], placement=placement), samplings, 18)
+    placed = placement_of(placement, policy.tokenizer)
     for one, sampling in zip(answered, samplings, strict=True):
-        expected = sample(policy, prompt, sampling, sampling.latent_length + 18)
+        expected = sample(policy, prompt, sampling, sampling.latent_length + 18, placement=placed)
+        assert one.rollout.placed == expected.placed
         assert torch.equal(one.rollout.token_ids_T, expected.token_ids_T)
         assert torch.equal(one.rollout.latent_ids_LK, expected.latent_ids_LK)
         torch.testing.assert_close(one.rollout.latent_weights_LK, expected.latent_weights_LK)
@@ -71,6 +79,56 @@ def test_the_rivals_steps_are_their_formulas() -> None:
     torch.testing.assert_close(weights_BK, still.logprobs_BK.exp())
 
 
+def test_latent_grpo_keeps_the_ten_largest_of_scores_that_noise_only_raises() -> None:
+    method = METHODS["latent_grpo"]
+    sharpness_B1 = torch.tensor([[1.3], [3.0]])  # more than ten in the nucleus, and fewer
+    logits_BV = sharpness_B1 * torch.randn(2, 60, generator=torch.Generator().manual_seed(0))
+    controls = controls_for(seeded(sampling_of(method), [1, 2]), torch.device("cpu"))
+    step_B1 = torch.zeros_like(controls.stream_B1)
+    drawn, weights_BK = latent_step(method, logits_BV, controls, step_B1)
+    full_BV = logits_BV.log_softmax(-1)
+    raised_BK = drawn.scores_BK - full_BV.gather(1, drawn.ids_BK)
+    assert raised_BK.min() >= 0
+    assert raised_BK.max() <= 4.5
+    noise_BV = gumbel(step_key(controls.stream_B1, step_B1), torch.arange(60).expand(2, -1)).clamp(*CLAMP) + 1.5
+    ordered = full_BV.sort(-1, descending=True)
+    filtered_BV = ordered.values[:, :30].softmax(-1)
+    outside_BV = (filtered_BV.cumsum(-1) - filtered_BV >= 0.95) & (torch.arange(30) >= 10)
+    outside_BV = torch.cat([outside_BV, torch.ones(2, 30, dtype=torch.bool)], dim=-1)
+    allowed_BV = torch.zeros_like(outside_BV).scatter(1, ordered.indices, ~outside_BV)
+    expected = (full_BV + noise_BV).masked_fill(~allowed_BV, NEG_INF).topk(10)
+    assert torch.equal(drawn.ids_BK, expected.indices)
+    assert not torch.equal(drawn.ids_BK.sort().values, full_BV.topk(10).indices.sort().values)
+    torch.testing.assert_close(weights_BK, expected.values.softmax(-1))
+    greedy = controls_for([replace(sampling_of(method), temperature=0.0)], torch.device("cpu"))
+    _, alone_BK = latent_step(method, logits_BV[:1], greedy, step_B1[:1])
+    assert alone_BK.max() == 1.0
+
+
+def test_multiplex_learns_by_the_sum_of_its_tokens_log_probabilities(prompt: list[int]) -> None:
+    """On policy, against the log-probabilities of the three tokens of each latent step, which only the ids tell."""
+    policy = load_policy(WEIGHTS, version=0, dtype=torch.float64, device="cpu")
+    method = METHODS["multiplex"]
+    one = answer(policy, [prompt], method, seeded(sampling_of(method), [5]), 12)[0].rollout
+    counts_LK = (one.latent_weights_LK * 3).round()
+    torch.testing.assert_close(counts_LK / 3, one.latent_weights_LK)
+    assert counts_LK.sum(-1).tolist() == [3.0] * method.latent_length
+    assert counts_LK.max(-1).values.min() < 3
+    replayed = replay(take_apart(policy.model), [one])
+    config = ObjectiveConfig(latent_scale=method.latent_scale)
+    advantage, weight = torch.tensor([0.7], dtype=torch.float64), torch.tensor([0.1], dtype=torch.float64)
+    loss, _ = objective(replayed, advantage, weight, config)
+    tokens = [
+        replayed.latent_logprobs_BLK[0, step, k]
+        for step, counts in enumerate(counts_LK.int().tolist())
+        for k, count in enumerate(counts)
+        for _ in range(count)
+    ]
+    assert len(tokens) == 3 * method.latent_length
+    expected = -0.1 * 0.7 * (torch.stack(tokens).sum() + one.answer_length)  # a token's ratio is 1
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
+
+
 def test_the_method_that_averages_has_its_mixture_from_training() -> None:
     method = replace(METHODS["lepo_averaged"], draws=4)
     logits_BV = torch.randn(2, 40, generator=torch.Generator().manual_seed(0))
@@ -79,6 +137,26 @@ def test_the_method_that_averages_has_its_mixture_from_training() -> None:
     drawn, weights_BK = latent_step(method, logits_BV, controls, step_B1)
     assert torch.equal(weights_BK, averaged_weights(drawn, controls, step_B1, 4))
     assert not torch.allclose(weights_BK, drawn.weights_BK, atol=1e-2)
+
+
+def test_a_rollout_keeps_its_dropout_mask_and_only_tokens_teach(prompt: list[int]) -> None:
+    policy = load_policy(WEIGHTS, version=0, dtype=torch.float32, device="cpu")
+    method = replace(METHODS["dropout"], spread=0.3)
+    answered = answer(policy, [prompt] * 3, method, seeded(sampling_of(method), [3, 4, 5]), 12)
+    table = embedding(policy)
+    masks = []
+    for one in answered:
+        mean_LD = mix(table, one.rollout.latent_ids_LK.long(), one.rollout.latent_weights_LK).detach()
+        kept_LD = one.executed_LD != 0
+        assert (kept_LD == kept_LD[0]).all()
+        torch.testing.assert_close(one.executed_LD, torch.where(kept_LD, mean_LD / 0.7, 0.0))
+        masks.append(kept_LD[0])
+    assert 0.5 < torch.stack(masks).double().mean() < 0.9
+    assert not torch.equal(masks[0], masks[1])
+    rollouts, executed = [one.rollout for one in answered], [one.executed_LD for one in answered]
+    found = gaussian.loss(policy.model, rollouts, executed, (torch.ones(3), torch.ones(3)), None)
+    tokens = torch.cat([one.token_logprobs_T for one in rollouts]).sum()
+    assert float(found.detach()) == pytest.approx(-float(tokens), rel=1e-3)
 
 
 def test_gaussian_noise_is_executed_and_scored_by_its_density(prompt: list[int]) -> None:

@@ -1,0 +1,1 @@
+"""Tests of the method bench on a real model, made small."""
