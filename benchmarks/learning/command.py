@@ -1,8 +1,8 @@
 """`lepo bench learning`: LEPO against its rivals, same base, same rollouts, same optimizer steps, several seeds.
 
 On our small base every method first has as many trials on validation, with a seed of no run that is reported; its best
-one is used. On a real model (`--base smollm2 --preset real`) all share one learning rate, found for GRPO: three updates
-of a trial would tell less than their noise. Runs are kept as JSON files, so an interrupted bench goes on where it was.
+one is used. On a real model (`--base smollm2 --preset real`) all share one learning rate: trials of a few updates would
+tell less than their noise. Runs are kept as JSON files, so an interrupted bench goes on where it was.
 Leaves out one run (`loop`, `real.cell`), the tables (`report`, `page`) and the pictures (`picture`).
 """
 
@@ -55,11 +55,13 @@ class RealPreset:
     updates: int
     problems: int  # per update
     test: int  # per family
+    rate: float  # of Adam, for every method
 
 
 REAL_PRESETS = {
-    "real": RealPreset(seeds=3, updates=8, problems=16, test=48),
-    "real-quick": RealPreset(seeds=1, updates=1, problems=4, test=4),
+    "real": RealPreset(seeds=3, updates=8, problems=16, test=48, rate=4e-5),
+    "real-slow": RealPreset(seeds=3, updates=16, problems=16, test=48, rate=2e-5),
+    "real-quick": RealPreset(seeds=1, updates=1, problems=4, test=4, rate=4e-5),
 }
 
 
@@ -175,7 +177,7 @@ def measure_real(base: str, preset: str, chosen: dict[str, str | None], cache: P
     def say(line: str) -> None:
         click.echo(f"  {line}", err=True)
 
-    plan = plan_of(base, REAL_PRESETS[preset])
+    plan = plan_of(base, preset)
     part = selected(plan, chosen)
     kept = Cache(cache / preset, digest_of(model_source(base, read_settings().var_dir, say)))
     if processes:
@@ -184,15 +186,17 @@ def measure_real(base: str, preset: str, chosen: dict[str, str | None], cache: P
     return report
 
 
-def plan_of(base: str, size: RealPreset) -> "Plan":
+def plan_of(base: str, preset: str) -> "Plan":
     """Name all that a preset measures."""
+    size = REAL_PRESETS[preset]
     from benchmarks.learning.methods import REAL
     from benchmarks.learning.real.budget import Budget
     from benchmarks.learning.real.cells import Plan
     from benchmarks.learning.real.families import FAMILIES
 
-    budget = Budget(size.updates, size.problems, size.test)
-    return Plan(base, tuple(REAL.values()), tuple(FAMILIES.values()), tuple(range(1, size.seeds + 1)), budget)
+    budget = Budget(size.updates, size.problems, size.test, rate=size.rate)
+    seeds = tuple(range(1, size.seeds + 1))
+    return Plan(preset, base, tuple(REAL.values()), tuple(FAMILIES.values()), seeds, budget)
 
 
 def selected(plan: "Plan", chosen: dict[str, str | None]) -> "Plan":

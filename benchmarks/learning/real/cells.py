@@ -25,6 +25,7 @@ REVISION: Final = 1  # of the code that decides a cell's result; raise it where 
 class Plan:
     """What is measured in all."""
 
+    preset: str  # its name
     base: str
     methods: tuple[Method, ...]
     families: tuple[Family, ...]

@@ -6,7 +6,7 @@ Leaves out making it (`report`), its words (`verdict`) and the picture (`picture
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from benchmarks.learning.real.report import MEASURES
+from benchmarks.learning.real.report import MEASURES, wide_of
 from benchmarks.learning.real.verdict import conclusions, points, verdict
 
 Report = Mapping[str, Any]
@@ -85,10 +85,10 @@ def setup(report: Report) -> str:
     """Say what was run."""
     made = report["settings"]
     return (
-        f"Written by `lepo bench learning --base {made['base']} --preset real`: {len(made['seeds'])} seeds, each of "
-        f"{made['updates']} updates of {made['problems']} problems with {made['group']} answers of at most "
+        f"Written by `lepo bench learning --base {made['base']} --preset {made['preset']}`: "
+        f"{len(made['seeds'])} seeds, each of {made['updates']} updates of {made['problems']} problems with {made['group']} answers of at most "
         f"{made['tokens']} tokens, Adam at {made['rate']:g} for every method; {made['test']} test problems per family. "
-        "The rate was found for GRPO, and no method has a trial: a few updates would tell less than their noise. "
+        "One rate for all, and no trials of each: those of a few updates would tell less than their noise. "
         f"{placed(made)} An answer is right when its last number is. Families are of reasoning-gym, in equal parts: "
         + "; ".join(f"`{name}` ({', '.join(f'`{one}`' for one in of)})" for name, of in made["families"].items())
         + "."
@@ -107,10 +107,18 @@ def placed(made: Mapping[str, Any]) -> str:
 
 def missing(report: Report) -> list[str]:
     """Say which cells are missing."""
-    absent = report["missing"]
+    absent: dict[str, dict[str, list[int]]] = {}
+    for cell in report["missing"]:
+        seeds = absent.setdefault(cell["method"], {}).setdefault(cell["family"], [])
+        seeds += [cell["seed"]] if cell["seed"] else []
     if not absent:
         return []
-    return [f"**{len(absent)} of {report['cells']} cells are missing**: {'; '.join(absent)}.", ""]
+    told = [
+        f"`{method}` ({'; '.join(' '.join([family, *map(str, seeds)]) for family, seeds in of.items())})"
+        for method, of in absent.items()
+    ]
+    whole = f"{len(report['missing'])} of {report['cells']} cells are missing"
+    return [f"**{whole}**, by family and seed: {', '.join(told)}. What follows is of the others.", ""]
 
 
 def methods(report: Report) -> Iterator[str]:
@@ -123,7 +131,7 @@ def methods(report: Report) -> Iterator[str]:
 
 def cells(report: Report) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     """Go through families, the mean last, and methods; what is missing is left out."""
-    for family in (*report["settings"]["families"], "mean"):
+    for family in wide_of(report["families"]):
         for name, found in report["methods"].items():
             if found.get(family):
                 yield family, name, found[family]

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from benchmarks.learning.real.report import BASELINE, MEASURES
+from benchmarks.learning.real.report import BASELINE, MEASURES, wide_of
 
 COLOURS: Final = ("#7f7f7f", "#17becf", "#9467bd", "#1f77b4", "#ff7f0e", "#d62728", "#2ca02c", "#8c564b")
 
@@ -33,7 +33,7 @@ def draw(path: Path, report: Mapping[str, Any]) -> None:
 
 def curves(axes: Axes, report: Mapping[str, Any], colours: Mapping[str, str], spent: str) -> None:
     """Draw the mean over seeds and families of every method that has all families."""
-    families = report["settings"]["families"]
+    families = report["families"]
     for name, found in report["curves"].items():
         if set(found) != set(families):
             continue
@@ -45,7 +45,7 @@ def curves(axes: Axes, report: Mapping[str, Any], colours: Mapping[str, str], sp
 def differences(axes: Axes, report: Mapping[str, Any], colours: Mapping[str, str]) -> None:
     """Show each method's learned gain minus GRPO's, with its interval."""
     shown = [name for name in report["methods"] if name != BASELINE]
-    rows = [(measure, family) for measure in MEASURES for family in (*report["settings"]["families"], "mean")]
+    rows = [(measure, family) for measure in MEASURES for family in wide_of(report["families"])]
     for number, name in enumerate(shown):
         for at, (measure, family) in enumerate(rows):
             gap = (report["methods"][name].get(family) or {}).get(f"gain in {measure} minus grpo")

@@ -28,11 +28,13 @@ Exams = Mapping[tuple[str, str], Mapping[str, Any]]  # by method and family: the
 
 
 def summarised(plan: Plan, cache: Cache, machine: Mapping[str, Any]) -> dict[str, Any]:
-    """Make the report of the cells that are there."""
+    """Make the report of the cells that are there; a family without any is only named among the missing."""
     runs, exams = collected(plan, cache)
     names = [one.name for one in plan.methods if any(runs[one.name, family.name] for family in plan.families)]
-    families = [one.name for one in plan.families]
-    missing = [f"{one.family.name}, {one.method.name}, seed {one.seed}" for one in cache.missing(plan.cells())]
+    families = [one.name for one in plan.families if any(runs[method.name, one.name] for method in plan.methods)]
+    missing = [
+        {"method": one.method.name, "family": one.family.name, "seed": one.seed} for one in cache.missing(plan.cells())
+    ]
     report: dict[str, Any] = {
         "benchmark": "learning_real",
         "settings": {
@@ -41,11 +43,13 @@ def summarised(plan: Plan, cache: Cache, machine: Mapping[str, Any]) -> dict[str
             "seeds": list(plan.seeds),
             "methods": {one.name: asdict(one) for one in plan.methods},
             "families": {one.name: list(one.sources) for one in plan.families},
+            "preset": plan.preset,
         },
+        "families": families,
         "cells": len(plan.cells()),
         "missing": missing,
         "methods": {
-            name: {family: of_cells(name, family, families, runs, exams) for family in (*families, "mean")}
+            name: {family: of_cells(name, family, families, runs, exams) for family in wide_of(families)}
             for name in names
         },
         "curves": {
@@ -56,6 +60,11 @@ def summarised(plan: Plan, cache: Cache, machine: Mapping[str, Any]) -> dict[str
     }
     report |= headline(report)
     return {**report, "bounds": judged(report, BOUNDS)}
+
+
+def wide_of(families: Sequence[str]) -> list[str]:
+    """Give the families, and their mean."""
+    return [*families, "mean"]
 
 
 def collected(plan: Plan, cache: Cache) -> tuple[Results, Exams]:

@@ -27,10 +27,12 @@ def verdict(report: Mapping[str, Any]) -> str:
     else:
         said = "**That latents pay is not shown here.**"
     told = ", ".join(f"{points(gap)} in {measure}" for measure, gap in gains.items())
+    seeds = ", ".join(map(str, cell["paired seeds"]))
     return (
         f"{said} Of our methods `{best}` has the larger area under its learning curve, so that no exam chose it. On "
-        f"the mean of the families that area differs from GRPO's by {points(area)} points, and what it learned (after "
-        f"minus before, each by its own inference) from what GRPO learned by {told}."
+        f"the mean of {' and '.join(report['families'])} (seeds {seeds}) that area differs from GRPO's by "
+        f"{points(area)} points, and what it learned (after minus before, each by its own inference) from what GRPO "
+        f"learned by {told}."
     )
 
 

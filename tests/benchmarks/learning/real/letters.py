@@ -23,7 +23,7 @@ class Letters(Family):
 
 def plan(base: Path, *methods: str, seeds: tuple[int, ...] = (1, 2)) -> Plan:
     families = (Letters("one", ()), Letters("other", ()))
-    return Plan(str(base), tuple(REAL[name] for name in methods), families, seeds, replace(BUDGET))
+    return Plan("tiny", str(base), tuple(REAL[name] for name in methods), families, seeds, replace(BUDGET))
 
 
 def cache_of(directory: Path, made: Plan) -> Cache:

@@ -37,7 +37,7 @@ def test_a_part_is_chosen_by_name(base: Path) -> None:
 def test_cells_are_run_seed_by_seed_behind_the_exams_of_the_base(base: Path) -> None:
     cells = plan(base, "grpo", "lepo", "lepo_noise_only").cells()
     assert [one.seed for one in cells] == [0] * 4 + [1] * 6 + [2] * 6  # two inferences on two families
-    real = plan_of("smollm2", REAL_PRESETS["real"])
+    real = plan_of("smollm2", "real")
     assert {one.method.name for one in real.cells() if not one.of_base} == set(REAL)
 
 

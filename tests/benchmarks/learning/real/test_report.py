@@ -78,12 +78,8 @@ def test_missing_cells_are_named_and_pairs_are_of_seeds_that_both_have(made: Pla
         if (cell.method.name, cell.family.name, cell.seed) in gone:
             cache.file(cell).unlink()
     report = summarised(made, cache, {})
-    assert report["missing"] == [
-        "one, lepo_averaged, seed 1",
-        "other, lepo, seed 1",
-        "one, grpo, seed 2",
-        "other, lepo, seed 2",
-    ]
+    named = [(one["family"], one["method"], one["seed"]) for one in report["missing"]]
+    assert named == [("one", "lepo_averaged", 1), ("other", "lepo", 1), ("one", "grpo", 2), ("other", "lepo", 2)]
     lepo, averaged = report["methods"]["lepo"], report["methods"]["lepo_averaged"]
     assert (lepo["one"]["seeds"], lepo["one"]["paired seeds"]) == ([1, 2], [1])
     assert lepo["other"] is None is lepo["mean"]
@@ -92,7 +88,8 @@ def test_missing_cells_are_named_and_pairs_are_of_seeds_that_both_have(made: Pla
     assert averaged["other"]["paired seeds"] == [1, 2]
     assert "best" not in report
     text = markdown(report, None)
-    assert "**4 of 18 cells are missing**: one, lepo_averaged, seed 1;" in text
+    missing = "`lepo_averaged` (one 1), `lepo` (other 1 2), `grpo` (one 2)"
+    assert f"**4 of 18 cells are missing**, by family and seed: {missing}." in text
     assert "**Whether latents pay is not known yet**" in text
     assert "lepo_averaged, area: above GRPO on other." in text
 
@@ -101,6 +98,19 @@ def test_a_report_of_nothing_says_so(made: Plan, cache: Cache, tmp_path: Path) -
     report = summarised(made, cache, {})
     assert len(report["missing"]) == report["cells"] == 18
     assert "**18 of 18 cells are missing**" in markdown(report, None)
+    draw(tmp_path / "picture.png", report)
+
+
+def test_a_family_without_cells_is_left_out_of_the_mean(made: Plan, cache: Cache, tmp_path: Path) -> None:
+    filled(made, cache, lead=0.125, later=2)
+    for cell in made.cells():
+        if cell.family.name == "other":
+            cache.file(cell).unlink()
+    report = summarised(made, cache, {})
+    assert report["families"] == ["one"]
+    assert report["methods"]["lepo"]["mean"] == report["methods"]["lepo"]["one"]
+    assert "On the mean of one (seeds 1, 2) that area differs" in verdict(report)
+    assert "`token` (other)" in markdown(report, None)
     draw(tmp_path / "picture.png", report)
 
 
