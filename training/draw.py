@@ -93,9 +93,9 @@ def averaged_weights(drawn: Drawn, controls: Controls, step_B1: Tensor, most: in
     """Latent readout z as the mean of several Gumbel-softmax samples: the same mean as one has, with less noise.
 
     The first sample is the one that draws the token; sample j has the noise of `noise.step_key(key, -j)`, which is no
-    token's noise of the first (ids count from 0), so a row's z does not depend on what the others want. As tau falls the
-    mean becomes that of sampled tokens, as in CoT2 (arXiv:2505.23648) and Multiplex (arXiv:2601.08808); docs/learning.md
-    shows what it is worth.
+    token's noise of the first (ids count from 0), so a row's z does not depend on what the others want. As tau falls
+    the mean becomes that of sampled tokens, as in CoT2 (arXiv:2505.23648) and Multiplex (arXiv:2601.08808). What it is
+    worth is in docs/learning.md.
 
     Args:
         drawn: the step, with its first sample.

@@ -6,7 +6,7 @@ Leaves out making it (`report`), its words (`verdict`) and the picture (`picture
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from benchmarks.learning.real.report import MEASURES, wide_of
+from benchmarks.learning.real.report import MEASURES, shown_of
 from benchmarks.learning.real.verdict import conclusions, points, verdict
 
 Report = Mapping[str, Any]
@@ -86,8 +86,9 @@ def setup(report: Report) -> str:
     made = report["settings"]
     return (
         f"Written by `lepo bench learning --base {made['base']} --preset {made['preset']}`: "
-        f"{len(made['seeds'])} seeds, each of {made['updates']} updates of {made['problems']} problems with {made['group']} answers of at most "
-        f"{made['tokens']} tokens, Adam at {made['rate']:g} for every method; {made['test']} test problems per family. "
+        f"{len(made['seeds'])} seeds, each of {made['updates']} updates of {made['problems']} problems with "
+        f"{made['group']} answers of at most {made['tokens']} tokens, Adam at {made['rate']:g} for every method; "
+        f"{made['test']} test problems per family. "
         "One rate for all, and no trials of each: those of a few updates would tell less than their noise. "
         f"{placed(made)} An answer is right when its last number is. Families are of reasoning-gym, in equal parts: "
         + "; ".join(f"`{name}` ({', '.join(f'`{one}`' for one in of)})" for name, of in made["families"].items())
@@ -131,7 +132,7 @@ def methods(report: Report) -> Iterator[str]:
 
 def cells(report: Report) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     """Go through families, the mean last, and methods; what is missing is left out."""
-    for family in wide_of(report["families"]):
+    for family in shown_of(report["families"]):
         for name, found in report["methods"].items():
             if found.get(family):
                 yield family, name, found[family]

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from benchmarks.learning.real.report import BASELINE, MEASURES, wide_of
+from benchmarks.learning.real.report import BASELINE, MEASURES, shown_of
 
 COLOURS: Final = ("#7f7f7f", "#17becf", "#9467bd", "#1f77b4", "#ff7f0e", "#d62728", "#2ca02c", "#8c564b")
 
@@ -22,7 +22,7 @@ def draw(path: Path, report: Mapping[str, Any]) -> None:
     for axes, spent, label in ((by_answers, "answers", "answers"), (by_seconds, "seconds", "seconds of a core")):
         curves(axes, report, colours, spent)
         axes.set(xlabel=f"{label} learned from, per family", ylabel="right answers of the next batch")
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
         axes.grid(alpha=0.25)
     if by_answers.lines:
         by_answers.legend(frameon=False, fontsize=8)
@@ -45,7 +45,7 @@ def curves(axes: Axes, report: Mapping[str, Any], colours: Mapping[str, str], sp
 def differences(axes: Axes, report: Mapping[str, Any], colours: Mapping[str, str]) -> None:
     """Show each method's learned gain minus GRPO's, with its interval."""
     shown = [name for name in report["methods"] if name != BASELINE]
-    rows = [(measure, family) for measure in MEASURES for family in wide_of(report["families"])]
+    rows = [(measure, family) for measure in MEASURES for family in shown_of(report["families"])]
     for number, name in enumerate(shown):
         for at, (measure, family) in enumerate(rows):
             gap = (report["methods"][name].get(family) or {}).get(f"gain in {measure} minus grpo")

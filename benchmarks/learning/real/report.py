@@ -67,6 +67,11 @@ def wide_of(families: Sequence[str]) -> list[str]:
     return [*families, "mean"]
 
 
+def shown_of(families: Sequence[str]) -> list[str]:
+    """Give the families, and their mean where it is another figure than theirs."""
+    return wide_of(families) if len(families) > 1 else list(families)
+
+
 def collected(plan: Plan, cache: Cache) -> tuple[Results, Exams]:
     """Read the cells that are there."""
     runs: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = {
