@@ -119,9 +119,9 @@ REAL: Final = Scene(
             "LEPO_SLOTS": "40",  # all that the gate asks at once
             "LEPO_LEARN_INTERVAL": "0.5",
             "LEPO_GRADE_INTERVAL": "0.5",
-            "LEPO_MIN_GRADES": "64",  # eight questions, eight answers each: what one core learns in less than a minute
-            "LEPO_MAX_GRADES": "64",
-            "LEPO_LEARNING_RATE": "4e-5",
+            "LEPO_MIN_GRADES": "128",  # sixteen questions, eight answers each: with half of that updates undo each other
+            "LEPO_MAX_GRADES": "128",
+            "LEPO_LEARNING_RATE": "3e-5",
             "LEPO_WEIGHT_DECAY": "0",
             "LEPO_MICRO_BATCH_TOKENS": "1024",
             "LEPO_GATE_ANSWERS": "40",  # of each of two policies at a look; what looks find adds up
