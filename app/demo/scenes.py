@@ -119,7 +119,7 @@ REAL: Final = Scene(
             "LEPO_SLOTS": "40",  # all that the gate asks at once
             "LEPO_LEARN_INTERVAL": "0.5",
             "LEPO_GRADE_INTERVAL": "0.5",
-            "LEPO_MIN_GRADES": "128",  # sixteen questions, eight answers each: with half of that updates undo each other
+            "LEPO_MIN_GRADES": "128",  # sixteen questions, eight answers each: by half, updates undo one another
             "LEPO_MAX_GRADES": "128",
             "LEPO_LEARNING_RATE": "3e-5",
             "LEPO_WEIGHT_DECAY": "0",

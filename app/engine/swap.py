@@ -26,6 +26,7 @@ from app.engine.lane import Lane
 from app.engine.lanes import Lanes
 from app.engine.request import EngineClosed
 from app.engine.stage import StageFailed, Weights
+from training.memory.room import give_back
 from training.models.policy import fingerprint
 
 VOID: Final = -1  # version of a lane whose weights are being written
@@ -110,6 +111,7 @@ class Swapper:
         self._pending: dict[Role, Order] = {}
         self._released: set[int] = set()
         self._work: Work | None = None  # of the engine's thread
+        self._littered = False  # whether weights that were read have left gaps in the heap; of the engine's thread
 
     @property
     def holds_admission(self) -> bool:
@@ -169,6 +171,7 @@ class Swapper:
         self._begin()
         self._load()
         self._conclude(step_s)
+        self._tidy()
 
     def in_the_way(self) -> Lane | None:
         """Find the lane whose rows an urgent order has waited for long enough."""
@@ -373,6 +376,14 @@ class Swapper:
     def _over(self, order: Order) -> None:
         if self._work is not None and self._work.order is order:
             self._work = None
+            self._littered = True
+
+    def _tidy(self) -> None:
+        """Give back what a swap has read and packed anew, on a thread apart: the C library would keep it for later."""
+        device = self._lanes.serving.policy.device
+        if self._littered and self._work is None and device.type == "cpu":
+            self._apart(partial(give_back, device))
+        self._littered = self._littered and self._work is not None
 
     def _apart(self, work: Callable[[], T]) -> "Future[T]":
         """Run on a thread that ends with its work (see `Engine.start`), and wake the engine then."""

@@ -194,6 +194,23 @@ def test_rolling_back_to_a_resident_version_copies_nothing(cold: Cold, checkpoin
         assert finished.rollout.policy_version == 3
 
 
+def test_what_a_swap_leaves_in_the_heap_is_given_back_once_it_is_over(
+    cold: Cold, checkpoints: Mapping[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("app.engine.swap.give_back", lambda _: told.append(threading.current_thread().name))
+    with running(cold(3)) as engine:
+        swapped(engine, checkpoints, 4)
+        deadline = time.monotonic() + 10
+        while not told:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        swapped(engine, checkpoints, 3)  # resident: nothing is read
+        time.sleep(0.2)
+    assert len(told) == 1
+    assert told[0].startswith("engine-stage")
+
+
 def test_a_version_resident_with_other_weights_is_not_taken_for_the_checkpoint(
     policies: Mapping[str, Policy], cold: Cold, checkpoints: Mapping[int, Path]
 ) -> None:
