@@ -82,11 +82,11 @@ class ObjectiveConfig:
     latent_off_policy: LatentOffPolicy = "prefix"  # how a latent step's ratio or weight is taken
 
     def __post_init__(self) -> None:
+        if not 0 <= self.clip_low <= 1:
+            raise ValueError(f"clip_low must be in [0, 1], got {self.clip_low}")
         for name in ("beta", "clip_high", "latent_scale"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
-        if not 0 <= self.clip_low <= 1:
-            raise ValueError(f"clip_low must be in [0, 1], got {self.clip_low}")
         if self.max_steps < 1:
             raise ValueError(f"max_steps must be 1 or more, got {self.max_steps}")
         if not self.negative_latent_floor < 0:

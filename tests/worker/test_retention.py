@@ -142,7 +142,7 @@ LOADERS = {
         stage.read(directory, 1, None)
     """,
     "a process that loads it": """
-        from training import policy
+        from training.models import policy
         policy.causal_config = lambda where, revision: hold()
         (directory / "config.json").write_text("{}")
         policy.load_policy(directory, version=1, dtype=policy.torch.float32, device="cpu")
