@@ -9,7 +9,7 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
-from sympy import Eq, Expr
+from sympy import Add, Basic, Eq, Expr, Mul, Number, preorder_traversal
 
 DELIMITERS = ("$", "\\(", "\\[", "\\boxed")
 DELIMITED = re.compile(r"\$\$.+?\$\$|\$[^\n$]+\$|\\\(.+?\\\)|\\\[.+?\\\]|\\boxed\{[^{}]*\}", re.DOTALL)
@@ -32,6 +32,8 @@ def judge_math(request: dict[str, Any]) -> dict[str, Any]:
     answer = formula(request["formula"]) if request["formula"] else anywhere(request["answer"])
     if not answer:
         return {"value": 0.0, "detail": "the answer holds no mathematics that can be parsed"}
+    if isinstance(gold[0], Number) and left_to_do(answer[0]):
+        return {"value": 0.0, "detail": "a number is asked for, and the answer leaves a sum or product to work out"}
     try:
         right = verify(gold, answer, float_rounding=request["precision"], timeout_seconds=None, raise_on_error=True)
         right = right and near(gold[0], answer[0], request["precision"])
@@ -58,6 +60,22 @@ def read(text: str, *targets: LatexExtractionConfig | ExprExtractionConfig) -> l
     """Have math-verify read; empty where it finds nothing."""
     found: list[Any] = parse(text, targets, fallback_mode="no_fallback", parsing_timeout=None)
     return found
+
+
+def left_to_do(answer: Any) -> bool:
+    """Tell whether an answer leaves a sum or a product of numbers to whoever reads it, which a question may be itself.
+
+    A fraction, a power, a root and a number times a power of ten are numbers as they stand; of an equation the right
+    side is the answer.
+    """
+    said = answer.rhs if isinstance(answer, Eq) else answer
+    return isinstance(said, Basic) and any(map(_undone, preorder_traversal(said)))
+
+
+def _undone(part: Basic) -> bool:
+    if isinstance(part, Add):
+        return bool(part.is_number) and all(one.is_rational is not False for one in part.args)  # None of a float
+    return isinstance(part, Mul) and sum(isinstance(one, Number) and abs(one) != 1 for one in part.args) > 1
 
 
 def near(gold: Any, answer: Any, precision: int) -> bool:

@@ -23,7 +23,7 @@ MAX_ANSWER = 20_000  # characters judged; a longer answer gets no grade
 
 def math_version() -> str:
     """Return our version and math-verify's: either can change a verdict."""
-    return f"2+math-verify-{version('math-verify')}"
+    return f"3+math-verify-{version('math-verify')}"
 
 
 @dataclass(frozen=True, slots=True)
