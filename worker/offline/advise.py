@@ -3,7 +3,8 @@
 First every way of answering is looked at as the model is: tokens alone, and each number of latent steps at each place.
 Then tokens and the best of the latent ways learn from the same base, on the same problems with the same seeds, and are
 asked again. What decides is what they can do after learning, paired by problem. Latent steps cost time, so they are
-advised only where their interval lies above 0. Leaves out the command and the file (`app.advice`).
+advised only where their interval lies above 0. The interval is over problems: the luck of one run of learning is not in
+it, so another `seed` may say otherwise. Leaves out the command and the file (`app.advice`).
 """
 
 import gc
@@ -95,7 +96,7 @@ class Findings:
     @property
     def words(self) -> str:
         """Say what was found."""
-        when = "before learning" if self.tokens is None else f"after {len(self.tokens.rewards)} updates"
+        when = "before learning" if self.tokens is None else f"after {len(self.tokens.rewards)} updates, one run each"
         value, low, high = (100 * one for one in self.difference)
         found = f"{self.best.name} against tokens alone, {when}: {value:+.1f} points ({low:+.1f} to {high:+.1f})"
         if low > 0:
@@ -192,7 +193,8 @@ def learn(plan: Plan, way: Way, before: Look, problem_set: ProblemSet, around: A
 
     asked = Asked(plan.data, None, plan.model, replace(way.recipe(plan.recipe), updates=plan.updates))
     policy, started = opened(plan, around), time.perf_counter()
-    training = assembled(asked, problem_set, policy, RunDirectory(Path()), replace(around, record=record))
+    nowhere = RunDirectory(Path())  # updates are taken one by one, so nothing is saved
+    training = assembled(asked, problem_set, policy, nowhere, replace(around, record=record))
     for _ in range(plan.updates):
         training.update()
     seconds = (time.perf_counter() - started) / plan.updates
