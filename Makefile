@@ -29,7 +29,8 @@ check: $(STAMP)  ## Lint, types and import directions
 	$(BIN)/lint-imports
 
 test: check  ## Everything that must hold: check, then all tests
-	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile -m 'not slow and not alone'
+	$(BIN)/python -m pytest -m 'alone and not slow'
 
 serve: $(STAMP)  ## The whole stack, kept running; prints its URL, keys and a first curl
 	$(BIN)/lepo up

@@ -1,13 +1,16 @@
 """The bell: it rings again after Redis was killed, hints never pile up, and ringing it needs no torch."""
 
 import json
+import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,8 @@ import redis
 from app.settings import Settings
 from app.stack.redis import EmbeddedRedis, client_url
 from worker.celery_app import GRADE, LEARN, QUEUES, SWEEP, build
+
+pytestmark = pytest.mark.alone
 
 PROGRAM = """
 import sys, time
@@ -68,6 +73,7 @@ class Bell:
                 [*before, sys.executable, "-c", program, role, self.server.url(), str(task_seconds)],
                 stdout=log,
                 stderr=log,
+                start_new_session=True,
             )
         self.processes.append(process)
         return process
@@ -80,7 +86,8 @@ class Bell:
 
     def close(self) -> None:
         for process in self.processes:
-            process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # faketime starts a process of its own, which would stay
             process.wait()
         if self.redis is not None:
             self.kill_redis()

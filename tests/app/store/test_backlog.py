@@ -15,6 +15,8 @@ from app.store.tables import Checkpoint, Interaction
 from tests.app.store.acts import look, names, offered, plans, settings, started
 from tests.conftest import copies
 
+pytestmark = pytest.mark.alone
+
 WAITING = 100_000
 LOOK_S = 0.05
 KEYS = ("busy", "other", "third")
