@@ -12,8 +12,8 @@ import socket
 import uvicorn
 from fastapi import FastAPI
 
+from app.api.http.wire import Wire
 from app.api.server import Server
-from app.api.wire import Wire
 from app.engine.engine import Engine
 from app.settings import Settings
 

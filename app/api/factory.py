@@ -14,41 +14,25 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from app.api import (
-    admin_keys,
-    chat,
-    checkpoints,
-    completions,
-    dashboard,
-    erasure,
-    errors,
-    export,
-    graders,
-    grades,
-    health,
-    interactions,
-    jobs,
-    learning,
-    metrics,
-    models,
-    overview,
-    tokenize,
-    trials,
-)
-from app.api.auth import Door
-from app.api.heads import Heads
-from app.api.limits import Limits
-from app.api.policy_bell import listen
-from app.api.policy_watch import PolicyWatch
+from app.api.admin import checkpoints, erasure, export, jobs, keys, learning, trials
+from app.api.console import dashboard, health, interactions, overview
+from app.api.door.auth import Door
+from app.api.grading import graders, grades
+from app.api.http import errors
+from app.api.http.heads import Heads
+from app.api.http.limits import Limits
+from app.api.openai import chat, completions, models, tokenize
+from app.api.policy.bell import listen
+from app.api.policy.watch import PolicyWatch
 from app.api.server import Parts, Server
 
 log = logging.getLogger("lepo.api")
 
 ROUTERS = (
     *(chat.router, completions.router, models.router, tokenize.router, interactions.router, grades.router),
-    *(graders.router, jobs.router, checkpoints.router, trials.router, learning.router, admin_keys.router),
+    *(graders.router, jobs.router, checkpoints.router, trials.router, learning.router, keys.router),
     *(overview.router, erasure.router, export.router),
-    *(health.router, metrics.router, dashboard.router),
+    *(health.router, dashboard.router),
 )
 
 

@@ -1,4 +1,4 @@
-"""`/metrics` for Prometheus: vLLM's names where one exists (`vllm:` is `lepo:` here), and what only this server has.
+"""What is counted for Prometheus: vLLM's names where one exists (`lepo:` in place of `vllm:`), and what only we have.
 
 One registry per app. What the engine counts is read from it at each scrape; what only answering knows is observed here.
 Leaves out what stands in the store (`app.store.overview`).
@@ -7,13 +7,9 @@ Leaves out what stands in the store (`app.store.overview`).
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from fastapi import APIRouter
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
-from starlette.requests import Request
-from starlette.responses import Response
 
 from app.engine.engine import Engine
 from app.engine.lane import VersionStats
@@ -24,8 +20,6 @@ SHORT_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 LONG_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 LABELS: Final = ("model_name",)
 KINDS: Final = frozenset({"client", "user"})  # other kinds are callers' own words; each would be a series for ever
-
-router = APIRouter()
 
 
 class Metrics:
@@ -142,10 +136,3 @@ def by_version(versions: Sequence[VersionStats]) -> Iterator[Metric]:
         tokens.add_metric(named, one.tokens)
         latents.add_metric(named, one.latents)
     return iter((running, finished, tokens, latents))
-
-
-@router.get("/metrics", response_model=None, tags=["health"])
-async def metrics(request: Request) -> Response:
-    """Write every metric in Prometheus' text form."""
-    registry: CollectorRegistry = request.app.state.server.metrics.registry
-    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

@@ -83,7 +83,7 @@ def answer(settings: "Settings", traffic: "Store", control: "Store", listener: "
 
     from app.api.draining import DrainingServer
     from app.api.factory import create_app
-    from app.api.first_policy import first_policy
+    from app.api.policy.first import first_policy
     from app.api.server import Parts
     from app.engine.config import EngineConfig
     from app.engine.engine import Engine

@@ -13,14 +13,14 @@ import anyio
 from fastapi import Depends, Request
 from transformers import PreTrainedTokenizerBase
 
-from app.api.callers import Believed
-from app.api.grading_tokens import SECRET_NAME
-from app.api.mailbox import Bell
+from app.api.answering.prompts import PromptReader
+from app.api.answering.token_names import TokenNames
+from app.api.answering.trial_routing import OnTrial
+from app.api.door.callers import Believed
+from app.api.door.grading_tokens import SECRET_NAME
+from app.api.http.mailbox import Bell
+from app.api.http.transactions import Transactions
 from app.api.metrics import Metrics
-from app.api.prompts import PromptReader
-from app.api.token_names import TokenNames
-from app.api.transactions import Transactions
-from app.api.trial_routing import OnTrial
 from app.engine.engine import Engine
 from app.placements import Placements
 from app.redaction.hook import load_redactor

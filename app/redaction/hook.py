@@ -4,7 +4,7 @@
 
 It is imported and tried once at the start, where a mistake still stops the process. Later an error in it fails the
 request with 503 and nothing is stored: a text that could not be redacted is never written. Its errors are logged by
-their type alone, since their message may quote the text. Leaves out which texts there are (`app.api.record`).
+their type alone, since their message may quote the text. Leaves out which texts there are (`app.api.answering.record`).
 """
 
 import importlib

@@ -3,7 +3,7 @@
 A page is a transaction: however slow the reader and however long the export, no snapshot is held open and no
 connection is kept waiting, and a page needs the memory of a page. The last id read is where another export goes on.
 An id is a UUIDv7 of the server that answered, so the order is that of time to within servers' clocks. Leaves out
-files (`app.commands.data`) and HTTP (`app.api.export`).
+files (`app.commands.data`) and HTTP (`app.api.admin.export`).
 """
 
 import base64

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config
 
-from app.api.prompts import PromptReader
+from app.api.answering.prompts import PromptReader
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
 from app.engine.request import FinishReason, Request

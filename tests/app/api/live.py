@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig, Qwen2Config
 
 from app.api.draining import DrainingServer
 from app.api.factory import create_app
-from app.api.first_policy import first_policy
+from app.api.policy.first import first_policy
 from app.api.server import Parts
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from openai import OpenAI
 
-from app.api.generation import GenerationFields, draw_settings
+from app.api.answering.generation import GenerationFields, draw_settings
 from app.identifiers import read
 from app.settings import Settings
 from app.store.interactions import choices, get_interaction, rollout

@@ -8,12 +8,12 @@ import torch
 from openai import OpenAI
 from transformers import PreTrainedTokenizerFast
 
-from app.api.ask import Ask, Prompt
-from app.api.completion_chunks import CompletionChunks
-from app.api.completions import CompletionBody
-from app.api.echo import Echo
-from app.api.generation import Budget
-from app.api.token_names import TokenNames
+from app.api.answering.ask import Ask, Prompt
+from app.api.answering.generation import Budget
+from app.api.answering.token_names import TokenNames
+from app.api.openai.completion_chunks import CompletionChunks
+from app.api.openai.completions import CompletionBody
+from app.api.openai.echo import Echo
 from app.engine.request import TokenInfo
 from app.identifiers import read
 from app.store.grades import rewards

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from sqlalchemy import select, text
 
-from app.api.grades import GradeBody
+from app.api.grading.grades import GradeBody
 from app.store.export import page
 from app.store.interactions import rollout
 from app.store.removed import Erasure
@@ -104,7 +104,7 @@ def test_one_choice_of_a_response_is_removed(live: Live) -> None:
 
 
 def test_the_export_streams_what_the_listing_shows(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.api.export.page", lambda *a, **n: page(*a, **n, limit=2))
+    monkeypatch.setattr("app.api.admin.export.page", lambda *a, **n: page(*a, **n, limit=2))
     ids = [asked(live, user="exported") for _ in range(5)]
     live.http().post(f"/v1/interactions/{ids[1]}/grades", json={"value": 0.5, "comment": "two\nlines"})
     http = live.http("admin")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.api import first_policy
+from app.api.policy import first as first_policy
 from app.settings import Settings
 from app.store.budgets import CONTROL
 from app.store.connect import open_store

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import redis
 
-from app.api.policy_bell import CHANNEL
+from app.api.policy.bell import CHANNEL
 from app.stack.redis import client_url
 from app.store.checkpoints import by_version
 from app.store.policy_life import promote, rollback
@@ -95,7 +95,7 @@ def test_a_checkpoint_that_does_not_verify_is_refused_and_the_old_one_goes_on(al
 def test_the_bell_is_quicker_than_the_clock_and_survives_redis(
     database_url: str, model_dir: Path, tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.api.policy_watch.LOOK_S", 60.0)
+    monkeypatch.setattr("app.api.policy.watch.LOOK_S", 60.0)
     with (
         redis.Redis.from_url(client_url(redis_url)) as bell,
         served(database_url, model_dir, tmp_path, redis_url=client_url(redis_url)) as live,

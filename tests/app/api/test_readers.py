@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from app.api import stream, wire
+from app.api.http import wire
+from app.api.openai import stream
 from app.store.tables import Interaction
 from tests.app.api.live import Live, wait_for
 

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.api.auth import OPEN
+from app.api.door.auth import OPEN
 from tests.app.api.live import Live
 from tests.app.api.test_refusals import error_of
 

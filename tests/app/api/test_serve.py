@@ -55,7 +55,7 @@ def test_only_the_engines_thread_is_given_the_cores(monkeypatch: pytest.MonkeyPa
         seen.append(torch.get_num_threads())
         raise ValueError("no model here")
 
-    monkeypatch.setattr("app.api.first_policy.first_policy", load)
+    monkeypatch.setattr("app.api.policy.first.first_policy", load)
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     settings = Settings(var_dir=tmp_path, threads=3)

@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select
 
-from app.api.trial_routing import OnTrial, falls_in, unit_of
+from app.api.answering.trial_routing import OnTrial, falls_in, unit_of
 from app.store import checkpoints, policy_life
 from app.store.claims import fresh
 from app.store.grades import Entry, add_grade
@@ -111,7 +111,7 @@ def test_a_session_is_named_by_header_or_metadata_or_user_and_else_by_key(serve:
 
 
 def test_sessions_users_and_keys_of_one_name_are_apart_and_shares_are_as_wide_as_they_say() -> None:
-    from app.api.chat import ChatBody
+    from app.api.openai.chat import ChatBody
 
     body = ChatBody.model_validate({"model": "m", "messages": [{"role": "user", "content": "x"}], "user": "a"})
     bare = body.model_copy(update={"user": None})

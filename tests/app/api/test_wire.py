@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from app.api import wire
+from app.api.http import wire
 from tests.app.api.live import Live
 
 GET = b"GET /v1/models HTTP/1.1\r\nHost: x\r\n"

@@ -1,0 +1,209 @@
+"""One request's answers under way: submitted to the engine, heard from it, committed as they end.
+
+An id of an interaction exists outside this process only after its row is committed: `Stored` is made by the commit and
+by nothing else. When the client leaves, the engine is told, and what was said so far is still recorded. Leaves out how
+answers are shown (`stream`, `whole`).
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app.api.answering.ask import Ask
+from app.api.answering.record import remember
+from app.api.answering.shadow import offer
+from app.api.answering.trial_routing import version_for
+from app.api.http.mailbox import Mailbox
+from app.api.server import Server
+from app.engine.request import Crashed, Delta, EngineRefusal, Event, Finished, Reasoned
+from app.engine.ticket import Ticket
+from app.errors import LepoError, Unavailable
+from app.identifiers import show
+from app.store.tables import Interaction
+
+log = logging.getLogger("lepo.api")
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """Events of one prompt, as the engine sent them."""
+
+    prompt: int  # index into Ask.prompts
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Something to show of one choice before it ends."""
+
+    choice: int  # over all prompts: prompt * n + choice
+    event: Reasoned | Delta
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One choice is committed; its id may leave."""
+
+    choice: int  # over all prompts
+    finished: Finished
+    interaction_id: str  # int_<32 hex>
+
+    @property
+    def shown_reason(self) -> str:
+        """`finish_reason` in OpenAI's words: an answer cut short is `length`, whatever cut it."""
+        return "stop" if self.finished.reason == "stop" else "length"
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """What a choice carries beside OpenAI's fields."""
+        return {"interaction_id": self.interaction_id, "policy_version": self.finished.rollout.policy_version}
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Choices that could not be committed; no id of theirs exists."""
+
+    choices: int
+    error: LepoError
+
+
+class Answers:
+    """The answers to one `Ask`, from submission to the last commit."""
+
+    def __init__(self, server: Server, ask: Ask) -> None:
+        self.server = server
+        self.ask = ask
+        self.open = ask.choices  # choices neither stored nor lost
+        self.failure: LepoError | None = None  # the first thing that went wrong
+        self._mailbox: Mailbox[Arrived | Stored | Lost] = Mailbox()
+        self._unfinished = [ask.fields.choices] * len(ask.prompts)  # choices the engine still works on
+        self._tickets: list[Ticket] = []
+        self._commits: set[asyncio.Task[None]] = set()
+        self._began = time.monotonic()
+        self._last_token_at: dict[int, float] = {}
+
+    def submit(self) -> None:
+        """Hand every prompt to the engine, or none.
+
+        Raises:
+            EngineRefusal, ValueError: the engine does not take it; prompts handed over before are taken back.
+
+        """
+        settings = self.server.settings
+        version = version_for(self.server.trial, self.ask.unit, settings.canary_share)
+        try:
+            for index, prompt in enumerate(self.ask.prompts):
+                request = self.ask.engine_request(prompt, settings.request_deadline, version)
+                self._tickets.append(self.server.engine.submit(request, partial(self._arrived, index)))
+        except (EngineRefusal, ValueError):
+            self.cancel()
+            raise
+        self.server.underway.add(self.ask.completion_id)
+
+    def cancel(self) -> None:
+        """Free the engine's slots; every choice still ends, as cancelled, and is recorded."""
+        for ticket in self._tickets:
+            ticket.cancel()
+
+    def fail(self, error: LepoError) -> None:
+        """Give the request up; the first reason is the one that is told."""
+        if self.failure is None:
+            self.failure = error
+            self.cancel()
+
+    async def take(self) -> list[Said | Stored]:
+        """Wait for news of the answers; commits begin here as choices end."""
+        news: list[Said | Stored] = []
+        for item in await self._mailbox.take():
+            if isinstance(item, Arrived):
+                news.extend(self._heard(item))
+            elif isinstance(item, Stored):
+                self.open -= 1
+                self._refuse_starved(item.finished)
+                news.append(item)
+            else:
+                self.open -= item.choices
+                self.fail(item.error)
+        return news
+
+    async def finish(self) -> None:
+        """See every choice into the store, and let go of the request. Runs on after the client has left."""
+        self.cancel()
+        while self.open:
+            await self.take()
+        self.server.underway.discard(self.ask.completion_id)
+        if self.failure is None:
+            offer(self.server, self.ask)
+
+    def _arrived(self, prompt: int, events: Sequence[Event]) -> None:
+        """Take events on the engine's thread."""
+        self.server.bell.post(self._mailbox, (Arrived(prompt, tuple(events)),))
+
+    def _heard(self, item: Arrived) -> list[Said]:
+        """Sort events of one prompt: text to show, endings to commit, a crash to report."""
+        said: list[Said] = []
+        finished: list[Finished] = []
+        for event in item.events:
+            if isinstance(event, Finished):
+                finished.append(event)
+            elif isinstance(event, Crashed):
+                self.open -= self._unfinished[item.prompt] - len(finished)
+                self._unfinished[item.prompt] = len(finished)
+                self.fail(LepoError(event.message, code="engine_error"))
+            else:
+                said.append(Said(item.prompt * self.ask.fields.choices + event.choice, event))
+        if finished:
+            self._unfinished[item.prompt] -= len(finished)
+            task = asyncio.create_task(self._store(item.prompt, finished))
+            self._commits.add(task)
+            task.add_done_callback(partial(self._settled, len(finished)))
+        self._time_tokens(said)
+        return said
+
+    async def _store(self, prompt: int, finished: list[Finished]) -> None:
+        """Commit choices of one prompt in one transaction; what comes of it arrives in the mailbox."""
+        try:
+            rows = await self.server.traffic.run(
+                lambda session: [self._remember(session, prompt, one) for one in finished]
+            )
+        except LepoError as error:
+            self._mailbox.put((Lost(len(finished), error),))
+            return
+        first = prompt * self.ask.fields.choices
+        pairs = zip(finished, rows, strict=True)
+        self._mailbox.put([Stored(first + one.choice, one, show("int", row.id)) for one, row in pairs])
+        self.server.metrics.answered(finished, time.monotonic() - self._began)
+
+    def _remember(self, session: Session, prompt: int, finished: Finished) -> Interaction:
+        keep = self.server.settings.redact_keep_rollouts
+        return remember(session, self.ask, prompt, finished, self.server.redactor, keep_rollouts=keep)
+
+    def _settled(self, choices: int, task: asyncio.Task[None]) -> None:
+        """Let go of a commit; one that a bug ended must not leave its client waiting."""
+        self._commits.discard(task)
+        error = task.exception()
+        if error is not None:
+            log.error("an answer could not be recorded", exc_info=error)
+            self._mailbox.put((Lost(choices, LepoError("The answer could not be recorded; see the log.")),))
+
+    def _refuse_starved(self, finished: Finished) -> None:
+        """Give up an answer whose deadline passed before its first step."""
+        if finished.reason == "deadline" and finished.rollout.latent_length + finished.rollout.answer_length == 0:
+            words = f"The request waited {self.server.settings.request_deadline:.0f} s for a slot; try again later."
+            self.fail(Unavailable(words, code="deadline_exceeded", retry_after=10))
+
+    def _time_tokens(self, said: list[Said]) -> None:
+        """Observe the time between the tokens of each choice."""
+        now = time.monotonic()
+        for one in said:
+            if isinstance(one.event, Delta) and one.event.tokens:
+                before = self._last_token_at.get(one.choice)
+                self._last_token_at[one.choice] = now
+                if before is not None:
+                    self.server.metrics.inter_token.observe((now - before) / len(one.event.tokens))

@@ -1,0 +1,48 @@
+"""Who is served by a policy on trial: a sticky share of sessions, the same on every server.
+
+A request belongs to a session (header `X-Session-Id`, else `metadata.session`), else to a user (`user`), else to its
+API key. The hash of that and of the policy's id decides, so one session meets one policy for as long as a trial lasts,
+whichever replica answers, and another trial draws other sessions. Leaves out loading the policy
+(`app.api.policy.watch`) and what is made of its grades (`worker.trial`).
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+from uuid import UUID
+
+from app.api.answering.generation import GenerationFields
+
+SESSION_HEADER: Final = "x-session-id"
+SESSION_FIELD: Final = "session"  # of `metadata`
+
+
+@dataclass(frozen=True, slots=True)
+class OnTrial:
+    """A policy on trial that this server holds in memory beside the serving one."""
+
+    checkpoint_id: UUID
+    version: int
+    state: Literal["shadow", "canary"]
+
+
+def unit_of(headers: Mapping[str, str], fields: GenerationFields, key_id: str | None) -> str:
+    """Name what a request belongs to; a session stays one when its key is replaced."""
+    session = headers.get(SESSION_HEADER) or (fields.metadata or {}).get(SESSION_FIELD)
+    if session:
+        return f"session/{session}"
+    return f"user/{fields.user}" if fields.user else f"key/{key_id or ''}"
+
+
+def falls_in(trial: OnTrial, unit: str, share: float) -> bool:
+    """Whether a unit is among the share that a trial draws."""
+    digest = hashlib.sha256(f"{trial.checkpoint_id.hex}/{unit}".encode()).digest()
+    return int.from_bytes(digest[:8]) < share * 2**64
+
+
+def version_for(trial: OnTrial | None, unit: str, share: float) -> int | None:
+    """Say which version a request asks the engine for; None: whatever serves."""
+    if trial is None or trial.state != "canary" or not falls_in(trial, unit, share):
+        return None
+    return trial.version

@@ -1,0 +1,74 @@
+"""`/health`, `/ready`, `/version`, `/metrics`, `/`: is it alive, should it get traffic, what is it, its numbers.
+
+Open to everyone, so they say little. Leaves out what is counted (`app.api.metrics`).
+"""
+
+from importlib.metadata import version
+from typing import Any, Final
+
+from fastapi import APIRouter
+from prometheus_client import generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from sqlalchemy.orm import Session
+from starlette.responses import Response
+
+from app.api.server import ServerDep
+from app.errors import Unavailable
+from app.store.migrate import is_current
+
+READY_S: Final = 1.0  # whoever asks is a balancer with a short time-out; no answer is an answer
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/health")
+async def health(server: ServerDep) -> dict[str, str]:
+    """Tell whether the process and its engine are alive; a 503 asks for a restart."""
+    stats = server.engine.stats()
+    if stats.state == "crashed":
+        raise Unavailable("The engine has failed; its log says why.", code="engine_failed")
+    if any(task.done() for task in server.background):
+        raise Unavailable("The watch over the policy has died; its log says why.", code="watch_died")
+    return {"status": "ok"}
+
+
+@router.get("/ready")
+async def ready(server: ServerDep) -> dict[str, Any]:
+    """Tell whether requests can be answered and remembered now."""
+    await health(server)
+    if server.engine.stats().state != "ready":
+        raise Unavailable("The server is stopping.", code="stopping")
+    if not await server.control.run(migrated, within_s=READY_S):
+        raise Unavailable("The database is not at this release's schema; run: lepo migrate", code="not_migrated")
+    return {"status": "ready", "policy_version": server.engine.version}
+
+
+@router.get("/version")
+async def show_version(server: ServerDep) -> dict[str, Any]:
+    """Name the release and the policy that new answers start on."""
+    return {"version": version("lepo-service"), "policy_version": server.engine.version}
+
+
+@router.get("/", include_in_schema=False)
+async def show_the_way(server: ServerDep) -> dict[str, Any]:
+    """Tell whoever comes to the front door what this is and where to go on."""
+    return {
+        "service": "lepo",
+        "version": version("lepo-service"),
+        "model": server.settings.served_name,
+        "api": "/v1",
+        "documentation": "/docs",
+        "dashboard": "/dashboard",
+        "ready": "/ready",
+    }
+
+
+def migrated(session: Session) -> bool:
+    """Tell whether the schema is current."""
+    return is_current(session.connection())
+
+
+@router.get("/metrics", response_model=None)
+async def metrics(server: ServerDep) -> Response:
+    """Write every metric in Prometheus' text form."""
+    return Response(generate_latest(server.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,66 @@
+"""Streamed plain completions as bytes: OpenAI's `text_completion` events.
+
+The twin of `chat_chunks`. With `echo` the prompt is the first text of each choice. Leaves out when each is sent.
+"""
+
+import json
+from json.encoder import encode_basestring_ascii as quoted
+from typing import Any
+
+from app.api.answering.ask import Ask
+from app.api.answering.token_names import TokenNames, completion_logprobs
+from app.api.openai.echo import Echo
+from app.engine.request import TokenInfo
+
+
+class CompletionChunks:
+    """Writes the events of one stream. `usage` is JSON text, or empty where the stream shows none."""
+
+    def __init__(self, ask: Ask, model: str, names: TokenNames, echoes: tuple[Echo, ...]) -> None:
+        self._ask = ask
+        self._names = names
+        self._echoes = echoes
+        shown = [len(echo.text) for echo in echoes] or [0] * len(ask.prompts)
+        self._written = [shown[choice // ask.fields.choices] for choice in range(ask.choices)]
+        self._head = (
+            f'data: {{"id":"{ask.completion_id}","object":"text_completion","created":{ask.created},'
+            f'"model":{quoted(model)}'
+        )
+
+    def opening(self, choice: int, usage: str) -> str:
+        """Write the echoed prompt, when there is one."""
+        if not self._echoes:
+            return ""
+        echo = self._echoes[choice // self._ask.fields.choices]
+        logprobs = json.dumps(echo.logprobs(self._names)) if self._ask.logprobs else "null"
+        return self._chunk(choice, echo.text, usage, logprobs=logprobs)
+
+    def reasoned(self, choice: int, reading: str, usage: str) -> str:
+        """Write the reading of the latent steps, apart from the text."""
+        return self._chunk(choice, "", usage, more=f',"reasoning":{quoted(reading)}')
+
+    def delta(self, choice: int, text: str, tokens: tuple[TokenInfo, ...], usage: str) -> str:
+        """Write new text."""
+        logprobs = "null"
+        if self._ask.logprobs:
+            logprobs = json.dumps(completion_logprobs(self._names, tokens, offset=self._written[choice]))
+        self._written[choice] += len(text)
+        return self._chunk(choice, text, usage, logprobs=logprobs)
+
+    def last(self, choice: int, finish: str, extra: dict[str, Any], usage: str) -> str:
+        """Write the end of one choice, once it is stored."""
+        more = "".join(f',"{key}":{json.dumps(value)}' for key, value in extra.items())
+        return self._chunk(choice, "", usage, finish=f'"{finish}"', more=more)
+
+    def total(self, usage: str) -> str:
+        """Write the usage of the whole request, for `stream_options.include_usage`."""
+        return f'{self._head},"choices":[],"usage":{usage}}}\n\n'
+
+    def _chunk(
+        self, choice: int, text: str, usage: str, *, logprobs: str = "null", finish: str = "null", more: str = ""
+    ) -> str:
+        shown = f',"usage":{usage}' if usage else ""
+        return (
+            f'{self._head},"choices":[{{"index":{choice},"text":{quoted(text)},"logprobs":{logprobs},'
+            f'"finish_reason":{finish}{more}}}]{shown}}}\n\n'
+        )

@@ -1,0 +1,28 @@
+"""An echoed prompt and, with `logprobs`, how likely the model finds it: what lm-eval's `local-completions` scores by.
+
+Leaves out the scoring itself (`Engine.score`).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from app.api.answering.ask import Prompt
+from app.api.answering.token_names import TokenNames, completion_logprobs
+from app.engine.request import TokenInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """One prompt to be shown before its answers."""
+
+    prompt: Prompt
+    scored: tuple[TokenInfo, ...]  # of prompt.ids[1:]; empty when no log-probabilities were asked for
+
+    @property
+    def text(self) -> str:
+        """The prompt's text."""
+        return self.prompt.text
+
+    def logprobs(self, names: TokenNames) -> dict[str, Any]:
+        """Write the prompt's log-probabilities; its first token has none."""
+        return completion_logprobs(names, self.scored, offset=0, unscored=self.prompt.ids[:1])

@@ -1,0 +1,117 @@
+"""A response in one piece: every choice gathered and committed, then shown.
+
+Leaves out streaming (`app.api.openai.stream`).
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.types import Receive
+
+from app.api.answering.answers import Answers, Stored
+from app.api.answering.token_names import TokenNames, chat_logprobs, completion_logprobs
+from app.api.http.disconnect import watched
+from app.api.openai.echo import Echo
+from app.api.openai.usage import Usage
+from app.engine.request import Delta, TokenInfo
+
+
+@dataclass(slots=True)
+class Choice:
+    """One choice as it is gathered."""
+
+    tokens: list[TokenInfo] = field(default_factory=list)
+    reading: str = ""  # of the latent steps
+    stored: Stored | None = None  # set last
+
+
+async def gather(answers: Answers, receive: Receive) -> list[Choice]:
+    """Wait for every choice to be committed.
+
+    Raises:
+        LepoError: the engine failed, the deadline passed, or a choice could not be stored.
+
+    """
+    choices = [Choice() for _ in range(answers.ask.choices)]
+    try:
+        async with watched(receive, answers.cancel):
+            while answers.open and answers.failure is None:
+                for item in await answers.take():
+                    choice = choices[item.choice]
+                    if isinstance(item, Stored):
+                        choice.stored = item
+                    elif isinstance(item.event, Delta):
+                        choice.tokens.extend(item.event.tokens)
+                    else:
+                        choice.reading = item.event.reading
+    finally:
+        await answers.finish()
+    if answers.failure is not None:
+        raise answers.failure
+    return choices
+
+
+def chat_completion(answers: Answers, choices: list[Choice], model: str, names: TokenNames) -> dict[str, Any]:
+    """Write a `chat.completion`."""
+    return envelope(answers, choices, model, "chat.completion") | {
+        "choices": [chat_choice(choice, names, logprobs=answers.ask.logprobs) for choice in choices]
+    }
+
+
+def chat_choice(choice: Choice, names: TokenNames, *, logprobs: bool) -> dict[str, Any]:
+    """Write one choice of a chat; the latent steps' reading stands beside the answer, never in it."""
+    assert choice.stored is not None
+    message: dict[str, Any] = {"role": "assistant", "content": choice.stored.finished.text, "refusal": None}
+    if choice.stored.finished.rollout.latent_length:
+        message |= {"reasoning": choice.reading, "reasoning_content": choice.reading}
+    return {
+        "index": choice.stored.choice,
+        "message": message,
+        "logprobs": chat_logprobs(names, choice.tokens) if logprobs else None,
+        "finish_reason": choice.stored.shown_reason,
+        **choice.stored.extra,
+    }
+
+
+def text_completion(
+    answers: Answers, choices: list[Choice], model: str, names: TokenNames, echoes: tuple[Echo, ...]
+) -> dict[str, Any]:
+    """Write a `text_completion`."""
+    per_prompt = answers.ask.fields.choices
+    return envelope(answers, choices, model, "text_completion") | {
+        "choices": [
+            text_choice(choice, names, echoes[place // per_prompt] if echoes else None, logprobs=answers.ask.logprobs)
+            for place, choice in enumerate(choices)
+        ]
+    }
+
+
+def text_choice(choice: Choice, names: TokenNames, echo: Echo | None, *, logprobs: bool) -> dict[str, Any]:
+    """Write one choice of a plain completion, after its prompt where that is wanted."""
+    assert choice.stored is not None
+    before = echo.text if echo else ""
+    shown = None
+    if logprobs:
+        shown = completion_logprobs(names, choice.tokens, offset=len(before))
+        if echo:
+            shown = {key: value + shown[key] for key, value in echo.logprobs(names).items()}
+    reasoning = {"reasoning": choice.reading} if choice.stored.finished.rollout.latent_length else {}
+    return {
+        "index": choice.stored.choice,
+        "text": before + choice.stored.finished.text,
+        "logprobs": shown,
+        "finish_reason": choice.stored.shown_reason,
+        **reasoning,
+        **choice.stored.extra,
+    }
+
+
+def envelope(answers: Answers, choices: list[Choice], model: str, kind: str) -> dict[str, Any]:
+    """Write what both kinds of response begin with."""
+    ask = answers.ask
+    usage = Usage(ask.prompt_tokens, ask.choices)
+    for choice in choices:
+        assert choice.stored is not None
+        rollout = choice.stored.finished.rollout
+        usage.settle(choice.stored.choice, rollout.latent_length, rollout.answer_length)
+    return {"id": ask.completion_id, "object": kind, "created": ask.created, "model": model, "usage": usage.as_json()}
