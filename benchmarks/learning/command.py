@@ -59,9 +59,8 @@ class RealPreset:
 
 
 REAL_PRESETS = {
-    "real": RealPreset(seeds=3, updates=8, problems=16, test=48, rate=4e-5),
-    "real-slow": RealPreset(seeds=3, updates=16, problems=16, test=48, rate=2e-5),
-    "real-quick": RealPreset(seeds=1, updates=1, problems=4, test=4, rate=4e-5),
+    "real": RealPreset(seeds=3, updates=8, problems=16, test=42, rate=3e-5),
+    "real-quick": RealPreset(seeds=1, updates=1, problems=4, test=4, rate=3e-5),
 }
 
 

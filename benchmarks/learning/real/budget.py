@@ -18,7 +18,7 @@ class Budget:
     test: int  # test problems
     group: int = 8  # answers per problem, of updates and of exams
     tokens: int = 48  # most of an answer; latent steps come on top
-    rate: float = 4e-5  # of Adam, constant
+    rate: float = 3e-5  # of Adam, constant
     slots: int = 32  # answers decoded together
 
 

@@ -50,13 +50,14 @@ def last_number(reference: str) -> dict[str, str]:
     return {"type": "string_check", "operation": "eq", "extract": "last_number", "reference": reference}
 
 
-# Sums of the package as it draws them: two or three numbers of one or two digits, all four sizes alike.
+# Sums of two numbers of one or two digits, and of three of one, alike: sums the base is sometimes right in. Of three
+# numbers of two digits it never is, so nothing is learned from them (docs/log.md).
 SUM: Final = "reasoning_gym:chain_sum:min_terms={0},max_terms={0},min_digits={1},max_digits={1}"
 FAMILIES: Final = MappingProxyType(
     {
         one.name: one
         for one in (
-            Family("chain_sum", tuple(SUM.format(terms, digits) for terms in (2, 3) for digits in (1, 2))),
+            Family("chain_sum", tuple(SUM.format(*size) for size in ((2, 1), (2, 2), (3, 1)))),
             Family("products", ("reasoning_gym:products:min_digits=1,max_digits=2",)),
         )
     }
