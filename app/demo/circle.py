@@ -4,16 +4,15 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
-import httpx
 from openai import AsyncOpenAI
 from rich.console import Console
 from rich.live import Live
 
+from app.client import AsyncLepo, Retries
 from app.demo import view
 from app.demo.asking import stock_client
 from app.demo.exam import Mark, sit_exam
@@ -25,7 +24,9 @@ from app.demo.tally import Tally
 from app.demo.users import be_a_user
 from training.tasks.problem import Problem
 
-LOOK_S = 1.0
+LOOK_S: Final = 1.0
+NOT_AGAIN: Final = Retries(times=0)  # the demo claims that nothing fails, so it hides nothing
+PATIENT: Final = Retries(times=60, first_s=LOOK_S, longest_s=4.0)  # an operator looks again where both cores are busy
 
 
 @dataclass(slots=True)
@@ -47,14 +48,14 @@ class Circle:
         """Run the whole circle and write its plot and summary."""
         scene = self.scene
         client = stock_client(self.base_url, self.user_key, scene.request_s)
-        async with client, self._http(self.user_key) as http, self._http(self.admin_key) as admin:
+        async with client, self._lepo(self.user_key) as user, self._lepo(self.admin_key, PATIENT) as admin:
             self.console.print(f"Exam before learning: {len(self.examine_on)} held-out problems over HTTP ...")
             before = await self._examine(client)
-            await self._serve_and_learn(client, http, admin)
+            await self._serve_and_learn(client, user, admin)
             await self._settle(admin)
             self.console.print("Exam after learning: the same problems and seeds ...")
             after = await self._examine(client)
-            summary = self._summary(before, after, await self._overview(admin))
+            summary = self._summary(before, after, await admin.overview())
         plot_learning_curve(scene.directory / "learning_curve.png", scene.caption, self.readings, before, after)
         summary.write(scene.directory / "summary.json")
         return summary
@@ -66,7 +67,7 @@ class Circle:
         self.console.print(f"  {mark.correct} of {mark.total} right ({mark.accuracy:.1%})")
         return mark
 
-    async def _serve_and_learn(self, client: AsyncOpenAI, http: httpx.AsyncClient, admin: httpx.AsyncClient) -> None:
+    async def _serve_and_learn(self, client: AsyncOpenAI, user: AsyncLepo, admin: AsyncLepo) -> None:
         """Let the users loose until the time is up, watching all the while."""
         stop = asyncio.Event()
         scene = self.scene
@@ -76,7 +77,7 @@ class Circle:
                     be_a_user(
                         name,
                         client,
-                        http,
+                        user,
                         self.learn_from,
                         self.tally,
                         stop,
@@ -87,50 +88,34 @@ class Circle:
             await self._watch(admin)
             stop.set()
 
-    async def _watch(self, admin: httpx.AsyncClient) -> None:
+    async def _watch(self, admin: AsyncLepo) -> None:
         start, learn_s = time.monotonic(), self.scene.learn_s
         with self._live() as show:
             while (elapsed := time.monotonic() - start) < learn_s:
-                overview = await self._overview(admin)
+                overview = await admin.overview()
                 self.readings.append(_reading(overview, elapsed))
                 show.look(overview, learn_s - elapsed)
                 await asyncio.sleep(LOOK_S)
 
-    async def _settle(self, admin: httpx.AsyncClient) -> None:
+    async def _settle(self, admin: AsyncLepo) -> None:
         """Let the update under way end, begin no other, and wait until what came of it serves: it sits the exam."""
         deadline = time.monotonic() + self.scene.settle_s
         with waiting(self.console, "the update under way ends, and what came of it is served"):
-            under_way = (await self._overview(admin))["current_job"]
+            under_way = (await admin.overview())["current_job"]
             while time.monotonic() < deadline:
-                overview = await self._overview(admin)
+                overview = await admin.overview()
                 job = overview["current_job"]
                 if overview["frozen"] is None and (job is None or under_way is None or job["id"] != under_way["id"]):
-                    await self._admin(admin, "POST", "/v1/admin/learning/freeze")
+                    await admin.freeze(reason="the last exam")
                     continue
-                served = (await self._admin(admin, "GET", "/version"))["policy_version"]
+                served = (await admin.version())["policy_version"]
                 if job is None and served == overview["serving_version"]:
                     return
                 await asyncio.sleep(LOOK_S / 4)
         self.tally.fail(f"settle: the server did not serve the promoted version within {self.scene.settle_s:.0f} s")
 
-    async def _overview(self, admin: httpx.AsyncClient) -> dict[str, Any]:
-        return await self._admin(admin, "GET", "/v1/admin/overview")
-
-    async def _admin(self, admin: httpx.AsyncClient, method: str, path: str) -> dict[str, Any]:
-        """Look as an operator does: where the machine is too busy to answer (503), again and again for a while."""
-        deadline = time.monotonic() + self.scene.request_s
-        while True:
-            response = await admin.request(method, path)
-            if response.status_code != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
-                break
-            await asyncio.sleep(LOOK_S)
-        response.raise_for_status()
-        found: dict[str, Any] = response.json()
-        return found
-
-    def _http(self, key: str) -> httpx.AsyncClient:
-        headers = {"Authorization": f"Bearer {key}"}
-        return httpx.AsyncClient(base_url=self.base_url, headers=headers, timeout=self.scene.request_s)
+    def _lepo(self, key: str, retries: Retries = NOT_AGAIN) -> AsyncLepo:
+        return AsyncLepo(self.base_url, key, timeout_s=self.scene.request_s, retries=retries)
 
     @contextlib.contextmanager
     def _live(self) -> Iterator["_Show"]:
@@ -140,7 +125,7 @@ class Circle:
         with Live(console=self.console, refresh_per_second=4) as live:
             yield _Show(self, live)
 
-    def _summary(self, before: Mark, after: Mark, overview: dict[str, Any]) -> Summary:
+    def _summary(self, before: Mark, after: Mark, overview: Mapping[str, Any]) -> Summary:
         grades: dict[str, int] = overview["grades"]
         clients = grades.get("client", 0)
         return Summary(
@@ -176,7 +161,7 @@ class _Show:
     live: Live | None
     said_at: float = -math.inf
 
-    def look(self, overview: dict[str, Any], seconds_left: float) -> None:
+    def look(self, overview: Mapping[str, Any], seconds_left: float) -> None:
         circle = self.circle
         if self.live is not None:
             self.live.update(view.panel(circle.scene.command, overview, circle.readings, circle.tally, seconds_left))
@@ -187,7 +172,7 @@ class _Show:
             circle.console.print(view.line(overview, reading, circle.tally), highlight=False, soft_wrap=True)
 
 
-def _reading(overview: dict[str, Any], elapsed: float) -> Reading:
+def _reading(overview: Mapping[str, Any], elapsed: float) -> Reading:
     version = overview["serving_version"]
     measured = [point["accuracy"] for point in overview["history"] if point["version"] == version]
     return Reading(elapsed, version, sum(overview["grades"].values()), measured[-1] if measured else None)

@@ -15,10 +15,9 @@ from training.tasks.families import generate
 from training.tasks.problem import Problem
 from training.tasks.splits import Split
 
-CHAIN_SUM: Final = "reasoning_gym:chain_sum:min_terms={terms},max_terms={terms},min_digits={digits},max_digits={digits}"
-SIZES: Final = ((2, 1), (2, 2), (3, 1), (3, 2))  # terms, and digits of each; the package draws them alike
+CHAIN_SUM: Final = "reasoning_gym:chain_sum:min_terms=2,max_terms=2,min_digits={digits},max_digits={digits}"
 SEEDS: Final = MappingProxyType({Split.TRAIN: 0, Split.VALIDATION: 1, Split.TEST: 2})
-FEW: Final = MappingProxyType({Split.TRAIN: 120, Split.VALIDATION: 12, Split.TEST: 12})  # sums of two digits there are
+SHORT: Final = MappingProxyType({Split.TRAIN: 120, Split.VALIDATION: 12, Split.TEST: 12})  # of one digit there are
 
 
 def chained_arithmetic(split: Split, count: int) -> list[Problem]:
@@ -27,29 +26,26 @@ def chained_arithmetic(split: Split, count: int) -> list[Problem]:
 
 
 def chain_sums(split: Split, count: int) -> list[Problem]:
-    """Make sums of the package reasoning-gym; an answer is right when its last number is.
+    """Make sums of two numbers of one or two digits, from the package reasoning-gym; right when the last number is.
 
-    Sums of two numbers of one digit are few. Those asked again and again are a quarter of what is trained on, as the
-    package would ask them; of exams they are as many as there are, each once.
+    Of one digit there are few. Of what is trained on they are a quarter, asked again and again; of exams they are as
+    many as there are, each once.
 
     Raises:
         ValueError: the package is not installed; the message says how to.
 
     """
-    few = min(FEW[split], -(-count // 4))
-    wanted = {SIZES[0]: few, **dict.fromkeys(SIZES[1:], -(-(count - few) // 3))}
-    made = {size: sums(split, *size, many) for size, many in wanted.items()}
-    if split == Split.TRAIN:
-        made[SIZES[0]] *= -(-count // (4 * few))
-    mixed = [one for alike in made.values() for one in alike]
+    short = sums(split, 1, min(SHORT[split], -(-count // 4)))
+    repeated = short * -(-count // (4 * len(short))) if split == Split.TRAIN else short
+    mixed = repeated + sums(split, 2, count - len(short))
     return random.Random(SEEDS[split]).sample(mixed, count)  # noqa: S311  no secret
 
 
-def sums(split: Split, terms: int, digits: int, count: int) -> list[Problem]:
-    """Make distinct sums of one size."""
+def sums(split: Split, digits: int, count: int) -> list[Problem]:
+    """Make distinct sums of two numbers of so many digits."""
     from training.tasks.gym import make_problems, parse_source
 
-    source = replace(parse_source(CHAIN_SUM.format(terms=terms, digits=digits), split), size=count, seed=SEEDS[split])
+    source = replace(parse_source(CHAIN_SUM.format(digits=digits), split), size=count, seed=SEEDS[split])
     return [replace(one, grader=last_number(one.answer)) for one in make_problems(source)]
 
 

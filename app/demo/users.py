@@ -9,9 +9,9 @@ import itertools
 import random
 from collections.abc import Sequence
 
-import httpx
 from openai import AsyncOpenAI
 
+from app.client import AsyncLepo, LepoRefused, LepoUnreachable
 from app.demo.asking import Answer, ask
 from app.demo.tally import Tally
 from training.graders.parse import parse_grader
@@ -24,7 +24,7 @@ GRADER_DEADLINE_S = 5.0
 async def be_a_user(
     name: int,
     client: AsyncOpenAI,
-    http: httpx.AsyncClient,
+    lepo: AsyncLepo,
     problems: Sequence[Problem],
     tally: Tally,
     stop: asyncio.Event,
@@ -49,26 +49,19 @@ async def be_a_user(
             task=problem.family,
         )
         if not served:
-            await asyncio.gather(*(grade(http, answer, problem, tally, user=name) for answer in answers))
+            await asyncio.gather(*(grade(lepo, answer, problem, tally, user=name) for answer in answers))
         await asyncio.sleep(think_s * rng.uniform(0.5, 1.5))
 
 
-async def grade(http: httpx.AsyncClient, answer: Answer, problem: Problem, tally: Tally, *, user: int) -> None:
+async def grade(lepo: AsyncLepo, answer: Answer, problem: Problem, tally: Tally, *, user: int) -> None:
     """Judge one answer and post the grade."""
     verdict = parse_grader(dict(problem.grader)).grade(answer.text, GRADER_DEADLINE_S)
     if not isinstance(verdict, Graded):
         tally.fail(f"grade: the grader said {verdict}")
         return
     try:
-        response = await http.post(
-            f"/v1/interactions/{answer.interaction_id}/grades",
-            json={"value": verdict.value, "grader": {"kind": "client", "id": f"user-{user}"}},
-            headers={"Idempotency-Key": f"{answer.interaction_id}-{user}"},
-        )
-    except httpx.HTTPError as error:
-        tally.fail(f"grade: {error!r}")
-        return
-    if response.is_success:
-        tally.client_grades += 1
+        await lepo.grade(answer.interaction_id, verdict.value, grader=f"user-{user}")
+    except (LepoRefused, LepoUnreachable) as error:
+        tally.fail(f"grade: {error}")
     else:
-        tally.fail(f"grade: HTTP {response.status_code} {response.text[:200]}")
+        tally.client_grades += 1

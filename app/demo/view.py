@@ -3,7 +3,7 @@
 On a terminal a panel that redraws; elsewhere (CI, a log file) one line every few seconds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, Group
@@ -25,7 +25,7 @@ def sparkline(values: Sequence[float]) -> str:
 
 
 def panel(
-    command: str, overview: dict[str, Any], readings: Sequence[Reading], tally: Tally, seconds_left: float
+    command: str, overview: Mapping[str, Any], readings: Sequence[Reading], tally: Tally, seconds_left: float
 ) -> Panel:
     """Lay out one moment of the service."""
     grid = Table.grid(padding=(0, 3))
@@ -47,7 +47,7 @@ def panel(
     return Panel(Group(grid, Text(), curve), title=command, subtitle=f"{seconds_left:.0f} s left", width=76)
 
 
-def line(overview: dict[str, Any], reading: Reading, tally: Tally) -> str:
+def line(overview: Mapping[str, Any], reading: Reading, tally: Tally) -> str:
     """Say one moment of the service in one line."""
     accuracy = "-" if reading.accuracy is None else f"{reading.accuracy:.1%}"
     return (
@@ -63,7 +63,7 @@ def say_errors(console: Console, tally: Tally) -> None:
         console.print(f"failed: {error}", style="red", markup=False)
 
 
-def _updates(overview: dict[str, Any]) -> str:
+def _updates(overview: Mapping[str, Any]) -> str:
     """Verdicts of finished updates, and those that ended in an error (the worker's log says which)."""
     broken = overview["jobs"].get("failed", 0) - overview["verdicts"].get("refused", 0)
     return _counts(overview["verdicts"]) + (f", {broken} FAILED" if broken > 0 else "")

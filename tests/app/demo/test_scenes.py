@@ -61,7 +61,7 @@ def test_a_sum_is_right_when_its_last_number_is() -> None:
     for problem in REAL.problems(Split.TEST, 20):
         assert problem.prompt.startswith("State the final answer to the following arithmetic problem: ")
         right = int(problem.answer)
-        assert right == eval(problem.prompt.rpartition(": ")[2].rstrip("= ")), "two or three terms, added or subtracted"
+        assert right == eval(problem.prompt.rpartition(": ")[2].rstrip("= ")), "two numbers, added or subtracted"
         assert grade(problem, problem.answer) == 1.0
         assert grade(problem, f"3 and 4 make 7, so the answer is {right}.") == 1.0
         assert grade(problem, f"{right}. No, {right + 1}") == 0.0
@@ -145,9 +145,9 @@ def test_a_directory_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(WITHOUT_GYM, reason="reasoning-gym is not here: pip install 'lepo-service[gym]'")
-def test_sums_of_every_size_are_a_quarter_of_what_users_ask() -> None:
-    """As the package draws them: distinct sums alone would be nearly all of the hardest size."""
+def test_sums_of_one_digit_are_a_quarter_of_what_users_ask() -> None:
+    """Distinct sums alone would be nearly all of two digits, in which the base is hardly ever right."""
     asked = [problem.prompt.partition(": ")[2] for problem in REAL.problems(Split.TRAIN, 800)]
     sizes = Counter((len(one.split()) // 2, max(len(word) for word in one.split())) for one in asked)
-    assert set(sizes) == {(2, 1), (2, 2), (3, 1), (3, 2)}
-    assert all(abs(many - 200) < 20 for many in sizes.values())
+    assert set(sizes) == {(2, 1), (2, 2)}
+    assert abs(sizes[2, 1] - 200) < 20

@@ -1,0 +1,182 @@
+"""The client, blocking."""
+
+import time
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+
+from app.client import calls
+from app.client.calls import Call, Messages, Page
+from app.client.errors import LepoUnreachable, refusal
+from app.client.retries import Retries
+from app.client.shapes import Answer, Event, Grade, Interaction, Job, Move, Policy, Text
+from app.client.sse import Reader
+
+T = TypeVar("T")
+
+
+class Lepo:
+    """A client with one key; safe to share between threads. Close it, or use it as a context.
+
+    Every method raises `LepoRefused` where the service says no, and `LepoUnreachable` where no answer came, both after
+    the retries.
+    """
+
+    def __init__(self, base_url: str, api_key: str, *, timeout_s: float = 60.0, retries: Retries | None = None) -> None:
+        headers = {"Authorization": f"Bearer {api_key}"}
+        self._http = httpx.Client(base_url=base_url, headers=headers, timeout=timeout_s)
+        self._retries = retries or Retries()
+
+    def answer(self, question: Messages, **fields: Any) -> list[Answer]:
+        """Ask, and give every answer (`n` of them). `fields` are those of a chat request."""
+        return self.send(calls.answer(question, **fields))
+
+    def stream(self, question: Messages, **fields: Any) -> Iterator[Text | Answer]:
+        """Ask, and give pieces of text as they come, each whole answer when it is committed."""
+        call = calls.answer(question, stream=True, **fields)
+        request = self._http.build_request(call.method, call.path, json=call.body)
+        response = self._repeated(request, call, stream=True)
+        reader = Reader(response.headers.get("x-request-id"))
+        try:
+            for line in response.iter_lines():
+                yield from reader.line(line)
+        except httpx.TransportError as error:
+            raise LepoUnreachable(f"The stream broke off: {error!r}") from error
+        finally:
+            response.close()
+
+    def grade(
+        self,
+        answer_id: str,
+        value: float | bool | None = None,
+        *,
+        correction: str | None = None,
+        comment: str | None = None,
+        grader: str | None = None,
+    ) -> Grade:
+        """Grade an answer (0 to 1, or a bool), or say what it should have been; done once, however often it is sent."""
+        return self.send(calls.grade(answer_id, value, correction=correction, comment=comment, grader=grader))
+
+    def take_back(self, answer_id: str, *, grader: str | None = None) -> Grade:
+        """Take a grade back."""
+        return self.send(calls.take_back(answer_id, grader=grader))
+
+    def grading_token(self, answer_id: str, *, expires_in_s: int = 3600) -> str:
+        """Make a token with which a browser grades this one answer."""
+        return self.send(calls.grading_token(answer_id, expires_in_s))
+
+    def interaction(self, answer_id: str) -> Interaction:
+        """Read an answer back."""
+        return self.send(calls.interaction(answer_id))
+
+    def interactions(
+        self, *, since: datetime | None = None, until: datetime | None = None, **filters: Any
+    ) -> Iterator[Interaction]:
+        """Give every answer that fits, the newest first, page after page."""
+        call: Call[Page[Interaction]] | None = calls.interactions(since=since, until=until, **filters)
+        while call is not None:
+            page = self.send(call)
+            yield from page.items
+            call = page.rest
+
+    def policies(self, **filters: Any) -> list[Policy]:
+        """List policies, the newest first."""
+        return self.send(calls.policies(**filters))
+
+    def promote(self, policy: str | int, *, reason: str) -> Move:
+        """Serve a policy, named by id or version."""
+        return self.send(calls.promote(policy, reason))
+
+    def rollback(self, to: str | int | None = None, *, reason: str) -> Move:
+        """Serve an earlier policy again, and freeze learning."""
+        return self.send(calls.rollback(to, reason))
+
+    def overview(self) -> Mapping[str, Any]:
+        """Read what is served, graded and learned, and whether it gets better."""
+        return self.send(calls.overview())
+
+    def version(self) -> Mapping[str, Any]:
+        """Read what this server is, and which policy it serves."""
+        return self.send(calls.version())
+
+    def freeze(self, *, reason: str) -> Mapping[str, Any]:
+        """Begin no update until thawed; one that runs is ended."""
+        return self.send(calls.freeze(reason))
+
+    def thaw(self, *, reason: str) -> Mapping[str, Any]:
+        """Learn again."""
+        return self.send(calls.thaw(reason))
+
+    def start_job(self, config: Mapping[str, Any] | None = None) -> Job:
+        """Ask for an update now."""
+        return self.send(calls.start_job(config))
+
+    def jobs(self, **filters: Any) -> list[Job]:
+        """List jobs, the newest first."""
+        return self.send(calls.jobs(**filters))
+
+    def job(self, job_id: str) -> Job:
+        """Read a job."""
+        return self.send(calls.job(job_id))
+
+    def cancel_job(self, job_id: str) -> Job:
+        """Cancel a job."""
+        return self.send(calls.cancel_job(job_id))
+
+    def events(self, job_id: str, *, after: int = 0, every_s: float = 1.0) -> Iterator[Event]:
+        """Give a job's events as they happen, until it has ended."""
+        while True:
+            ended = self.job(job_id).ended  # asked first: what it says last is still read
+            found = self.send(calls.events(job_id, after))
+            yield from found
+            if found:
+                after = found[-1].id
+            elif ended:
+                return
+            else:
+                time.sleep(every_s)
+
+    def send(self, call: Call[T]) -> T:
+        """Send a call and read its answer."""
+        request = self._http.build_request(
+            call.method, call.path, json=call.body, params=call.params, headers=call.headers
+        )
+        return call.read(self._repeated(request, call).json())
+
+    def _repeated(self, request: httpx.Request, call: Call[Any], *, stream: bool = False) -> httpx.Response:
+        """Send a request until it is answered well, or patience ends."""
+        attempt = 0
+        while True:
+            attempt += 1
+            response, lost = None, None
+            try:
+                response = self._http.send(request, stream=stream)
+            except httpx.TransportError as error:
+                lost = error
+            if response is not None and response.is_success:
+                return response
+            wait_s = self._retries.wait_after(response, attempt, safe=call.safe)
+            if response is not None:
+                response.read()
+            if wait_s is None:
+                if response is not None:
+                    raise refusal(response)
+                raise LepoUnreachable(f"{call.method} {request.url}: {lost!r}") from lost
+            time.sleep(wait_s)
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        """Use it as a context."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        self.close()
