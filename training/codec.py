@@ -103,7 +103,8 @@ def encode(rollout: Rollout) -> bytes:
         rollout.lead_in,
         rollout.lead_out_ids_O.shape[0],
         settings.min_p,
-        *rollout.masks_MQ.shape,
+        rollout.masks_MQ.shape[0],
+        rollout.masks_MQ.shape[1],
         len(packed),
     )
     try:

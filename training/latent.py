@@ -40,8 +40,9 @@ def support(logits_BV: Tensor, controls: Controls, width: int) -> Support:
     """Temperature, then top-k, then nucleus top-p and min-p, renormalised over what is kept.
 
     A candidate stays while the probability before it (under the top-k distribution) is below top-p, so the first one
-    always stays. Min-p drops those of them that are less likely than its share of the first. Temperature 0 keeps the first one alone, with log-probabilities taken at temperature 1. Nothing is
-    learned through the filter: gradients come from the replay.
+    always stays; min-p drops those of them that are less likely than its share of the first. Temperature 0 keeps the
+    first one alone, with log-probabilities taken at temperature 1. Nothing is learned through the filter: gradients
+    come from the replay.
 
     Args:
         logits_BV: [B, V], any float dtype; the work is done in float32 (float64 stays).

@@ -119,9 +119,7 @@ def replay(
     with torch.no_grad():
         where, steps = (batch.latents.row_N, batch.latents.predictor_N), batch.latents
         reader = Reader(model, hidden_RSD[where])
-        current = score(
-            reader, steps.ids_NK, steps.temperature_N, config.chunk_elements, allowed=steps.allowed
-        )
+        current = score(reader, steps.ids_NK, steps.temperature_N, config.chunk_elements, allowed=steps.allowed)
     return padded(batch, latents, tokens, current)
 
 

@@ -1,6 +1,7 @@
 """What some rows do to their logits: penalties, `logit_bias`, and endings forbidden until `min_tokens` are there.
 
-Repetition penalties come first, on the model's own logits; the rest is added, in whatever order. Flat indices of all rows in one tensor, built again only when rows or phases change, so that rows that ask for nothing
+Repetition penalties come first, on the model's own logits; the rest is added. Flat indices of all rows in one tensor,
+built again only when rows or phases change (at every step where there are penalties), so that rows that ask for nothing
 pay nothing. An answer so bent is marked `altered` and never learned from.
 
 Axes: B rows, V vocabulary, N entries, F entries that are divided by a factor.

@@ -10,6 +10,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Collection
+from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ _LOG = logging.getLogger(__name__)
 
 MOST_CHARACTERS: Final = 65_536  # of a constraint's text
 KEPT: Final = 64  # compiled grammars, the ones used last
+MOST_WAITING: Final = 32  # constraints that wait to be compiled
 _WHITESPACE: Final = r"[ \t\n\r]{0,24}"  # between the parts of JSON: a small model must not lose itself in it
 _LIMITS: Final[dict[str, Any]] = {
     "max_items_in_row": 1000,  # alternatives at one place
@@ -120,8 +122,30 @@ class Grammars:
         self._eos_ids = sorted(eos_ids)
         self._lock = threading.Lock()  # of `_kept`
         self._compiling = threading.Lock()  # one at a time: what clients send takes one core at most
+        self._compiler = ThreadPoolExecutor(1, "grammars")  # has no thread before there is something to compile
+        self._places = threading.Semaphore(MOST_WAITING)
         self._vocabulary: llguidance.LLTokenizer | None = None
         self._kept: OrderedDict[Constraint, Grammar | InvalidConstraint] = OrderedDict()
+
+    def prepare(self, constraint: Constraint) -> "Future[Grammar] | None":
+        """Compile a constraint elsewhere, on a thread that does nothing else; None: too many wait for it.
+
+        Returns:
+            a future with what `of` gives or raises.
+
+        """
+        if self._found(constraint) is not None:
+            ready: Future[Grammar] = Future()
+            try:
+                ready.set_result(self.of(constraint))
+            except InvalidConstraint as error:
+                ready.set_exception(error)
+            return ready
+        if not self._places.acquire(blocking=False):
+            return None
+        future = self._compiler.submit(self.of, constraint)
+        future.add_done_callback(lambda _: self._places.release())
+        return future
 
     def of(self, constraint: Constraint) -> Grammar:
         """Give the grammar of a constraint, compiled now unless it was before.

@@ -1,22 +1,27 @@
 """Constrained answers: their text is a word of the language, they end right, and replay gives their record again."""
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from app.engine.config import EngineConfig
 from app.engine.constraint import Constraint
 from app.engine.engine import Engine
 from app.engine.grammar import InvalidConstraint
 from app.engine.request import Finished, Request
+from tests.app.conftest import configurations, made
 from training.allowed import drawn_as_allowed
 from training.codec import decode, encode
 from training.models.head import take_apart
 from training.models.policy import Policy
+from training.optimization.health import HealthConfig
 from training.optimization.optimizer import OptimizerConfig
 from training.placement import Placement
 from training.replay import ReplayConfig, Replayed, replay
@@ -26,6 +31,7 @@ from training.update import Learner, UpdateConfig
 
 from .conftest import Listener, running
 
+FREE = HealthConfig(max_kl=math.inf, explosion_norm=math.inf)
 AS_SAMPLED = ReplayConfig(latent_temperature="sampling")
 WORD = Constraint("regex", "(yes|no|maybe so)")
 NUMBERS = Constraint(
@@ -42,12 +48,12 @@ NUMBERS = Constraint(
 PROMPT = (5, 9, 13, 40, 41, 42)
 
 
-def asked(constraint: Constraint | None, seed: int, max_new: int = 120, choices: int = 2, **draw: float) -> Request:
-    settings = {"latent_length": 3, "top_p": 1.0, "top_k": 64, "seed": seed, **draw}
-    return Request(PROMPT, Sampling(**settings), max_new, choices=choices, constraint=constraint)  # type: ignore[arg-type]
+def asked(constraint: Constraint | None, seed: int, max_new: int = 120, choices: int = 2, **draw: Any) -> Request:
+    settings: dict[str, Any] = {"latent_length": 3, "top_p": 1.0, "top_k": 64, "seed": seed, **draw}
+    return Request(PROMPT, Sampling(**settings), max_new, choices=choices, constraint=constraint)
 
 
-def answered(policy: Policy, requests: Sequence[Request], **settings: int) -> list[list[Finished]]:
+def answered(policy: Policy, requests: Sequence[Request], **settings: Any) -> list[list[Finished]]:
     return Engine(policy, EngineConfig(**{"slots": 6, "max_length": 256, **settings})).generate(requests)
 
 
@@ -92,9 +98,16 @@ def test_an_end_is_drawn_only_where_the_grammar_accepts(policy: Policy) -> None:
 
 
 @pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("draw", [{}, {"temperature": 0.7}, {"temperature": 1.3, "top_k": 5, "top_p": 0.9}, {"min_p": 0.2}])
-def test_replay_gives_the_record_after_engine_and_codec(policy: Policy, draw: dict[str, float], *, shared: bool) -> None:
-    requests = [asked(NUMBERS, 1, **draw), asked(None, 2, 20, **draw), asked(WORD, 3, **draw), asked(NUMBERS, 4, **draw)]
+@pytest.mark.parametrize(
+    "draw", [{}, {"temperature": 0.7}, {"temperature": 1.3, "top_k": 5, "top_p": 0.9}, {"min_p": 0.2}]
+)
+def test_replay_gives_the_record_after_engine_and_codec(policy: Policy, draw: dict[str, Any], *, shared: bool) -> None:
+    requests = [
+        asked(NUMBERS, 1, **draw),
+        asked(None, 2, 20, **draw),
+        asked(WORD, 3, **draw),
+        asked(NUMBERS, 4, **draw),
+    ]
     given = [one.rollout for choices in answered(policy, requests) for one in choices]
     rollouts = [decode(encode(rollout)) for rollout in given]
     assert all(torch.equal(ours.masks_MQ, theirs.masks_MQ) for ours, theirs in zip(given, rollouts, strict=True))
@@ -108,14 +121,11 @@ def test_replay_gives_the_record_after_engine_and_codec(policy: Policy, draw: di
         assert gap(replay(causal, bare, AS_SAMPLED), rollouts) > 0.1  # the masks are what makes it so
 
 
-def test_kl_and_entropy_are_of_what_could_be_drawn(policy: Policy, own_policy: Policy) -> None:
+def test_kl_and_entropy_are_of_what_could_be_drawn(policy: Policy, tokenizer: PreTrainedTokenizerFast) -> None:
     """Against the definition, over the allowed tokens alone; and their gradients are numbers."""
     [[one]] = answered(policy, [asked(WORD, 3, choices=1)])
     rollout = one.rollout
-    other = take_apart(own_policy.model)
-    with torch.no_grad():
-        for parameter in own_policy.model.parameters():
-            parameter.mul_(1.05)
+    other = take_apart(made(configurations()["qwen2"], 12, tokenizer, 0).model)
     policy.model.zero_grad()
     replayed = replay(take_apart(policy.model), [rollout], AS_SAMPLED, other)
     first = int(rollout.mask_S[rollout.latent_length])
@@ -123,8 +133,8 @@ def test_kl_and_entropy_are_of_what_could_be_drawn(policy: Policy, own_policy: P
     allowed = [token for token in range(8 * len(bits)) if bits[token // 8] >> (token % 8) & 1]
     assert len(allowed) < 20
     assert float(replayed.token_entropy_BT[0, 0]) <= torch.tensor(float(len(allowed))).log() + 1e-5
-    assert float(replayed.token_kl_BT[0].min()) > -1e-6
-    assert 0 < float(replayed.token_kl_BT[0, 0].detach()) < 1
+    assert float(replayed.token_kl_BT[0].detach().min()) > -1e-6
+    assert float(replayed.token_kl_BT[0, 0].detach()) > 1e-4
     (replayed.token_kl_BT.sum() + replayed.token_logprobs_BT.sum()).backward()  # type: ignore[no-untyped-call]
     assert all(bool(p.grad.isfinite().all()) for p in policy.model.parameters() if p.grad is not None)
     policy.model.zero_grad()
@@ -153,8 +163,9 @@ def test_latent_steps_are_masked_where_they_begin_the_answer(policy: Policy) -> 
     assert here.rollout.latent_ids_LK.shape[1] < there.rollout.latent_ids_LK.shape[1]
 
 
-def test_an_update_on_constrained_answers_moves_towards_reward(own_policy: Policy) -> None:
+def test_an_update_on_constrained_answers_moves_towards_reward(tokenizer: PreTrainedTokenizerFast) -> None:
     """Of three words one is rewarded: after a few updates it is said more often."""
+    own_policy = made(configurations()["qwen2"], 11, tokenizer, 3)
 
     def answers(seed: int) -> list[Finished]:
         request = Request(
@@ -165,13 +176,13 @@ def test_an_update_on_constrained_answers_moves_towards_reward(own_policy: Polic
     def said(finished: list[Finished]) -> float:
         return sum(one.text == "no" for one in finished) / len(finished)
 
-    learner = Learner(own_policy, UpdateConfig(optimizer=OptimizerConfig(learning_rate=3e-3)))
+    learner = Learner(own_policy.model, UpdateConfig(optimizer=OptimizerConfig(learning_rate=3e-3), health=FREE))
     before = said([one for seed in (101, 102) for one in answers(seed)])
     for step in range(6):
         finished = answers(step)
         rewards = torch.tensor([1.0 if one.text == "no" else 0.0 for one in finished])
         rollouts = [decode(encode(one.rollout)) for one in finished]
-        learner.update(rollouts, rewards - rewards.mean())
+        learner.update(rollouts, (rewards - rewards.mean()).tolist())
     after = said([one for seed in (101, 102) for one in answers(seed)])
     assert after > before + 0.2
 
