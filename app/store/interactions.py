@@ -64,7 +64,7 @@ def record(
     """
     if interaction.learnable and (codec is None or payload is None):
         raise ValueError("an answer without a rollout cannot be learnable: say why in unlearnable_reason")
-    interaction.project_id = project_of(interaction.api_key_id)  # type: ignore[assignment]  # read in the INSERT itself
+    interaction.project_id = project_of(interaction.api_key_id)  # read in the INSERT itself
     session.add(interaction)
     session.flush()
     if codec is not None and payload is not None:

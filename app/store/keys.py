@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Final, Literal
 
-from sqlalchemy import func, select
+from sqlalchemy import func, null, select
 from sqlalchemy.orm import Session
 
 from app.errors import BadRequest, Forbidden, NotFound, Unauthorized
@@ -96,9 +96,11 @@ def keep_key(
         project = DEFAULT
     if project is not None:
         get_project(session, project)
-    key = ApiKey(id=form[1], name=name, secret_sha256=digest, scopes=wanted, expires_at=expires_at, project_id=project)
+    key = ApiKey(id=form[1], name=name, secret_sha256=digest, scopes=wanted, expires_at=expires_at)
+    key.project_id = null() if project is None else project  # None would leave the column to its default
     session.add(key)
     session.flush()
+    session.refresh(key)
     return key
 
 

@@ -26,7 +26,7 @@ log = logging.getLogger("lepo.api")
 
 def is_action(scope: Scope, caller: Caller) -> bool:
     """Tell whether a request is an operator's action."""
-    method, path = scope["method"], scope["path"]
+    method, path = str(scope["method"]), str(scope["path"])
     if "admin" not in caller.scopes:
         return False
     if method in READS:

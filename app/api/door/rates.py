@@ -148,8 +148,13 @@ def both(caller: Caller, key_limit: int, project_limit: int) -> list[tuple[str, 
 def shared_storage(redis_url: str) -> RedisStorage:
     """Prepare counting in Redis; nothing is connected yet."""
     url = redis_url.replace("unix://", "redis+unix://", 1) if redis_url.startswith("unix://") else redis_url
-    bounds = {"socket_timeout": REDIS_S, "socket_connect_timeout": REDIS_S}
-    return RedisStorage(f"async+{url}", wrap_exceptions=True, implementation="redispy", **bounds)
+    return RedisStorage(
+        f"async+{url}",
+        wrap_exceptions=True,
+        implementation="redispy",
+        socket_timeout=REDIS_S,
+        socket_connect_timeout=REDIS_S,
+    )
 
 
 def until_below(limit: int, before: int, before_s: float, now: int, now_s: float) -> float:
