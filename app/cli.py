@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "data": ("app.commands.data:command", "Export what is stored, and delete a user's data."),
     "migrate": ("app.commands.migrate:command", "Bring the database to this release's schema."),
     "keys": ("app.commands.keys:command", "Create, list and revoke API keys."),
+    "projects": ("app.commands.projects:command", "Create, list and limit projects."),
     "policy": ("app.commands.policy:command", "See, promote, roll back, freeze and pin policies."),
     "settings": ("app.commands.settings:command", "List every setting, what it does, and its value now."),
     "health": ("app.commands.health:command", "Ask whether a part of the stack is well; for health checks."),

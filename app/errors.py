@@ -18,6 +18,8 @@ nothing here knows of HTTP beyond a number.
     +-- DeadlineExceeded        504   it took longer than was allowed
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 
@@ -105,6 +107,7 @@ class TooMany(LepoError):
 
     status = 429
     default_code = "rate_limit_exceeded"
+    headers: Mapping[str, str] = MappingProxyType({})  # what is left of a rate
 
 
 class Cancelled(LepoError):

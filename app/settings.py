@@ -22,6 +22,7 @@ SECRETS = Path("/run/secrets")
 PREFIX: Final = "LEPO_"
 # What Kubernetes puts into a container for each Service it finds: for one called `lepo`, LEPO_PORT=tcp://10.0.0.7:8000.
 SERVICE_LINK: Final = re.compile(r"(?:tcp|udp|sctp)://\S+:\d+")
+ORIGIN: Final = re.compile(r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(?::\d{1,5})?")
 POSTGRES: Final = ("postgresql", "postgres", "postgresql+psycopg")
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Days = Annotated[float, Field(ge=0.0)]
@@ -105,6 +106,33 @@ class Settings(BaseSettings):
         75, ge=1, description="How long an idle connection stays open; longer than clients and proxies reuse theirs."
     )
     drain_seconds: float = Field(30.0, ge=0, description="On shutdown, how long answers under way may take to finish.")
+    cors_origins: str = Field(
+        "",
+        description="Origins whose pages may ask from a browser, such as `https://app.example.org,http://localhost:3000`"
+        "; `*`: all. Empty: none but the server's own pages.",
+    )
+    requests_per_minute: int = Field(
+        0,
+        ge=0,
+        description="Requests a minute of one key, reads not counted, unless the key says otherwise; 0: no bound.",
+    )
+    tokens_per_minute: int = Field(
+        0,
+        ge=0,
+        description="Tokens a minute of one key, prompts, latent steps and answers, likewise; counted when they end.",
+    )
+    project_requests_per_minute: int = Field(
+        0,
+        ge=0,
+        description="Requests a minute of all keys of a project, unless the project says otherwise; 0: no bound.",
+    )
+    project_tokens_per_minute: int = Field(0, ge=0, description="Tokens a minute of all keys of a project, likewise.")
+    bad_keys_per_minute: int = Field(
+        60,
+        ge=1,
+        description="Keys that open nothing that one address may try a minute; beyond it 429, except for keys that "
+        "opened before.",
+    )
 
     # The engine
     slots: int = Field(32, ge=1, le=4096, description="Answers decoded together.")
@@ -402,6 +430,21 @@ class Settings(BaseSettings):
     grade_apart: bool = Field(
         False, description="True: `lepo up` grades in a process of its own, so grades do not wait for updates."
     )
+    project_grading_seconds: float = Field(
+        0.0,
+        ge=0,
+        description="Seconds a day (UTC) that graders may run for one project, unless the project says otherwise; "
+        "0: no bound. Beyond it requests with a grader get 429, and what waits is graded tomorrow.",
+    )
+    token_grades: int = Field(
+        5,
+        ge=1,
+        le=1000,
+        description="Entries one grading token may write, retractions too, when its maker does not say.",
+    )
+    token_grade_text: int = Field(
+        2000, ge=0, description="Characters of a comment, and of a correction, that comes with a grading token."
+    )
 
     # Data: how long rows are kept, in days (0: for ever), and what is stored at all
     sweep_interval: float = Field(3600.0, gt=0, description="Seconds between two sweeps of what is too old to keep.")
@@ -423,6 +466,13 @@ class Settings(BaseSettings):
     max_grade_text: int = Field(
         16_384, ge=0, le=1_000_000, description="Characters of a grade's comment, and of its correction; beyond it 413."
     )
+    project_stored_bytes: int = Field(
+        0,
+        ge=0,
+        description="Bytes of texts and rollouts kept of one project, unless the project says otherwise; beyond it new "
+        "answers and grades get 429. 0: no bound.",
+    )
+    keep_audit_days: Days = Field(365.0, description="What operators did.")
     redact: str | None = Field(
         None,
         description="Python function `module:function`, text to text, that every text passes before it is stored, such "
@@ -458,6 +508,20 @@ class Settings(BaseSettings):
         if url is not None and urlsplit(url).scheme not in POSTGRES:
             raise ValueError("must read postgresql+psycopg://user:password@host:port/database")
         return url
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, text: str) -> str:
+        """Refuse what no browser would ever send: a path, a host alone, a pattern."""
+        for one in (part.strip() for part in text.split(",") if part.strip()):
+            if one != "*" and ORIGIN.fullmatch(one) is None:
+                raise ValueError(f"{one!r} is no origin; write https://host, http://host:port, or *")
+        return text
+
+    @property
+    def origins(self) -> list[str]:
+        """`cors_origins`, one by one."""
+        return [part.strip() for part in self.cors_origins.split(",") if part.strip()]
 
     @model_validator(mode="after")
     def _check_trials(self) -> "Settings":

@@ -15,6 +15,7 @@ from typing import Final, Literal
 from app.settings import Settings
 from app.store.grades import Entry
 from app.store.grading import Taken, fail_the_rest, settle, take, try_again
+from app.store.projects import spend_grading, spent_until
 from training.graders.grader import Grader
 from training.graders.parse import parse_grader
 from training.graders.verdict import Failed, Graded, Verdict
@@ -63,10 +64,16 @@ def grade(context: Context) -> Counter[State]:
 
 
 def one(context: Context, taken: Taken) -> State:
-    """Grade one answer and record what came of it."""
+    """Grade one answer and record what came of it; tomorrow, where its project has no time for graders left."""
+    with context.store.session() as session:
+        if (tomorrow := spent_until(session, taken.project, context.settings)) is not None:
+            return "pending" if try_again(session, taken, tomorrow) else "lost"
+    began = time.monotonic()
     outcome = judge(taken, context.settings.grader_timeout)
+    took = time.monotonic() - began
     made = entry(taken, outcome, context.settings)
     with context.store.session() as session:
+        spend_grading(session, taken.project, took)
         if outcome.again:
             return "pending" if try_again(session, taken, timedelta(seconds=PAUSE_S)) else "lost"
         state: Literal["graded", "none", "failed"] = "none"

@@ -1,6 +1,6 @@
 """The application: its layers, its routes, and its life from start to drain.
 
-From outside in: request ids and the bound on bodies, CORS, the door, HEAD as GET, then the routes. Every
+From outside in: CORS, request ids and the bound on bodies, the door, HEAD as GET, then the routes. Every
 dependency comes in through `Parts`; nothing is read from the environment here. Leaves out making the parts
 (`app.api.serve`).
 """
@@ -14,10 +14,10 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from app.api.admin import checkpoints, erasure, export, jobs, keys, learning, trials
-from app.api.console import dashboard, health, interactions, overview
+from app.api.admin import audit, checkpoints, erasure, export, jobs, keys, learning, projects, trials
+from app.api.console import dashboard, docs, health, interactions, overview
 from app.api.door.auth import Door
-from app.api.grading import graders, grades
+from app.api.grading import graders, grades, tokens
 from app.api.http import errors
 from app.api.http.heads import Heads
 from app.api.http.limits import Limits
@@ -30,9 +30,16 @@ log = logging.getLogger("lepo.api")
 
 ROUTERS = (
     *(chat.router, completions.router, models.router, tokenize.router, interactions.router, grades.router),
+    *(tokens.router, projects.router, audit.router, docs.router),
     *(graders.router, jobs.router, checkpoints.router, trials.router, learning.router, keys.router),
     *(overview.router, erasure.router, export.router),
     *(health.router, dashboard.router),
+)
+
+
+EXPOSED = (
+    *("x-request-id", "retry-after", "x-served-by"),
+    *(f"x-ratelimit-{of}-{what}" for what in ("requests", "tokens") for of in ("limit", "remaining", "reset")),
 )
 
 
@@ -49,12 +56,18 @@ def create_app(parts: Parts) -> FastAPI:
         title="lepo",
         summary="Stochastic latent reasoning, OpenAI-compatible, learning from grades.",
         lifespan=lifespan,
+        docs_url=None,  # `app.api.console.docs`
         redoc_url=None,
         redirect_slashes=False,  # a redirect would not be in OpenAI's shape, and clients drop the body on it
         middleware=[
+            Middleware(
+                CORSMiddleware,
+                allow_origins=parts.settings.origins,
+                allow_methods=["*"],
+                allow_headers=["*"],
+                expose_headers=EXPOSED,
+            ),
             Middleware(Limits, max_body_bytes=parts.settings.max_body_bytes),
-            # Keys travel in a header that browsers never add by themselves, so any origin may ask.
-            Middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"]),
             Middleware(Door, server=lambda: app.state.server),
             Middleware(Heads),
         ],

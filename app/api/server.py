@@ -18,6 +18,8 @@ from app.api.answering.token_names import TokenNames
 from app.api.answering.trial_routing import OnTrial
 from app.api.door.callers import Believed
 from app.api.door.grading_tokens import SECRET_NAME
+from app.api.door.rates import Rates
+from app.api.door.strangers import Strangers
 from app.api.http.mailbox import Bell
 from app.api.http.transactions import Transactions
 from app.api.metrics import Metrics
@@ -63,10 +65,14 @@ class Server:
         self.bell = Bell(asyncio.get_running_loop())
         self.trials = anyio.CapacityLimiter(GRADER_TRIALS)  # graders tried out at once
         self.believed = Believed()
+        self.strangers = Strangers(parts.settings.bad_keys_per_minute)
+        self.rates = Rates(parts.redis_url)
         self.policy_bell = asyncio.Event()  # set: look at the `serving` alias now
         self.trial: OnTrial | None = None  # the policy on trial that the engine holds ready
         self.shadows: set[asyncio.Task[None]] = set()  # shadow answers under way
-        self.underway: set[str] = set()  # completion ids whose answers are not all stored yet
+        self.underway: dict[
+            str, str | None
+        ] = {}  # responses whose answers are not all stored yet -> the key that asked
         self.started_at = int(time.time())  # Unix seconds
         self.background: set[asyncio.Task[None]] = set()  # what must live as long as the server
         self._grading_secret: bytes | None = None

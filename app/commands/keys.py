@@ -32,19 +32,22 @@ def command() -> None:
     help="What it may do; may be given several times.",
 )
 @click.option("--days", type=click.IntRange(min=1), help="Days until it expires; without it, never.")
-def create(name: str, scopes: tuple[str, ...], days: int | None) -> None:
+@click.option("--project", help="Whose key it is; without it, an admin key rules the service, others are `default`'s.")
+def create(name: str, scopes: tuple[str, ...], days: int | None, project: str | None) -> None:
     """Make a key called NAME and print it."""
+    from app.store.audit import done
     from app.store.keys import create_key
 
     expires_at = None if days is None else datetime.now(UTC) + timedelta(days=days)
     with transaction() as session:
-        _, text = create_key(session, name, scopes, expires_at=expires_at)
+        key, text = create_key(session, name, scopes, expires_at=expires_at, project=project)
+        done(session, actor(), "keys create", key.id)
     click.echo(text)
 
 
 @command.command("list")
 def show() -> None:
-    """Print every key: id, scopes, state, trust, name."""
+    """Print every key: id, project (`*`: the service), scopes, state, trust, name."""
     from app.store.keys import list_keys
 
     now = datetime.now(UTC)
@@ -52,17 +55,20 @@ def show() -> None:
         for key in list_keys(session):
             expired = key.expires_at is not None and key.expires_at <= now
             state = "revoked" if key.revoked_at else "expired" if expired else "open"
-            click.echo(f"{key.id:<12} {','.join(key.scopes):<18} {state:<8} {key.trust:<11} {key.name}")
+            whose, scopes = key.project_id or "*", ",".join(key.scopes)
+            click.echo(f"{key.id:<12} {whose:<12} {scopes:<18} {state:<8} {key.trust:<11} {key.name}")
 
 
 @command.command("revoke")
 @click.argument("key_id")
 def close(key_id: str) -> None:
     """Close the key with the id KEY_ID (the middle part of lepo-<id>-<secret>) for good."""
+    from app.store.audit import done
     from app.store.keys import revoke
 
     with transaction() as session:
         key = revoke(session, key_id)
+        done(session, actor(), "keys revoke", key.id)
     click.echo(f"Key {key.id} ({key.name}) is revoked.")
 
 
@@ -76,10 +82,12 @@ def trust(key_id: str, trust: "Trust", reason: str) -> None:
     Those of a quarantined key are kept and count for nothing until it is ordinary again; trusted keys are what others
     are compared with (lepo keys agreement).
     """
+    from app.store.audit import done
     from app.store.trust import set_trust
 
     with transaction() as session:
         key = set_trust(session, key_id, trust, actor(), reason)
+        done(session, actor(), f"keys trust {trust}", key.id)
     click.echo(f"Key {key.id} ({key.name}) is {key.trust}: {key.trust_reason or 'as ever'}.")
 
 

@@ -38,6 +38,7 @@ class Subject:
     user: str | None = None
     key_id: str | None = None  # with a user: only what this key asked; the same name may mean two people
     interaction_id: UUID | None = None
+    project_id: str | None = None  # with a user: only what this project's keys asked; None: all
 
     @property
     def kind(self) -> str:
@@ -51,11 +52,15 @@ class Subject:
             mine = select(Interaction.completion_id).where(Interaction.id == self.interaction_id).scalar_subquery()
             return query.where(or_(Interaction.id == self.interaction_id, Interaction.shadow_of == mine))
         query = query.where(Interaction.user_tag == self.user)
+        if self.project_id is not None:
+            query = query.where(Interaction.project_id == self.project_id)
         return query if self.key_id is None else query.where(Interaction.api_key_id == self.key_id)
 
     def digest(self, session: Session) -> bytes:
         """Name the subject so that only who knows it finds it again."""
         name = f"{self.kind}\n{self.key_id or ''}\n{self.user if self.interaction_id is None else self.interaction_id}"
+        if self.project_id is not None:
+            name += f"\n{self.project_id}"
         return hmac.digest(shared_secret(session, DIGESTED_UNDER), name.encode("utf-8", "replace"), hashlib.sha256)
 
 
@@ -75,6 +80,7 @@ def begin(session: Session, subject: Subject, actor: str) -> Erasure:
         subject=subject.kind,
         subject_hmac=subject.digest(session),
         api_key_id=subject.key_id,
+        project_id=subject.project_id,
         removed={},
     )
     session.add(row)

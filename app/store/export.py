@@ -91,6 +91,7 @@ def answer_record(row: Interaction) -> Json:
         "checkpoint_id": show("ckpt", row.checkpoint_id),
         "policy_version": row.policy_version,
         "key": row.api_key_id,
+        "project": row.project_id,
         "user": row.user_tag,
         "metadata": row.client_metadata,
         "request": row.request,

@@ -41,6 +41,7 @@ class Taken:
     grader: Json  # the spec
     source: str  # whether the key that named it may grade: `scoped` or `request`
     attempt: int  # this one's number, from 1; the fence
+    project: str  # whose time it takes
 
 
 def take(session: Session, lease: timedelta, turn: int = 0) -> Taken | None:
@@ -65,12 +66,13 @@ def take(session: Session, lease: timedelta, turn: int = 0) -> Taken | None:
                 Interaction.grader,
                 Interaction.grader_source,
                 Interaction.grading_attempts,
+                Interaction.project_id,
             )
             .execution_options(synchronize_session=False)
         )
         row = session.execute(query).one_or_none()
         if row is not None:
-            return Taken(row[0], row[1], row[2], row[3] or {}, row[4], row[5])
+            return Taken(row[0], row[1], row[2], row[3] or {}, row[4], row[5], row[6])
     return None
 
 

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from app.errors import NotFound
 from app.identifiers import show
 from app.store.grades import Reward, rewards
+from app.store.projects import project_of
 from app.store.tables import Checkpoint, Claim, Interaction, StoredRollout
 
 LARGEST_PAGE = 1000
@@ -31,6 +32,7 @@ class Filters:
     policy_version: int | None = None
     user_tag: str | None = None
     learned_by: int | None = None  # version of the policy that was made from it
+    project_id: str | None = None  # of the key that asked
     shadow: bool | None = False  # whether nobody saw it: a second answer of a policy on trial; None: both kinds
 
 
@@ -47,6 +49,8 @@ def record(
 ) -> None:
     """Write an answer and, if it can be learned from, its rollout. The id exists afterwards (`interaction.id`).
 
+    Its project is that of its key, whatever it says.
+
     Args:
         session: a transaction; commit it before the id leaves.
         interaction: not yet stored.
@@ -60,6 +64,7 @@ def record(
     """
     if interaction.learnable and (codec is None or payload is None):
         raise ValueError("an answer without a rollout cannot be learnable: say why in unlearnable_reason")
+    interaction.project_id = project_of(interaction.api_key_id)  # read in the INSERT itself
     session.add(interaction)
     session.flush()
     if codec is not None and payload is not None:
@@ -120,6 +125,7 @@ def conditions(wanted: Filters) -> list[ColumnElement[bool]]:
         found.append(Interaction.id.in_(learned))
     for column, value in (
         (Interaction.api_key_id, wanted.api_key_id),
+        (Interaction.project_id, wanted.project_id),
         (Interaction.completion_id, wanted.completion_id),
         (Interaction.policy_version, wanted.policy_version),
         (Interaction.user_tag, wanted.user_tag),

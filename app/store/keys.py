@@ -12,25 +12,40 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Final, Literal
 
-from sqlalchemy import func, select
+from sqlalchemy import func, null, select
 from sqlalchemy.orm import Session
 
 from app.errors import BadRequest, Forbidden, NotFound, Unauthorized
 from app.store.locks import Lock, hold
+from app.store.projects import get_project
 from app.store.tables import SCOPES, ApiKey
+from app.store.tenants import DEFAULT
 
 Scope = Literal["infer", "grade", "admin"]
 
 FIXED: Final = "LEPO_ADMIN_KEY"  # name of the key that the setting of this name keeps; nobody else may use it
 FORM: Final = re.compile(r"lepo-([0-9a-z]{4,32})-([0-9A-Za-z_]{16,128})")
 ALPHABET: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
+UNKNOWN: Final = "This API key is not known here. Make one with: lepo keys create"
 NOBODY: Final = bytes(32)  # compared with when there is no such key, so that both cases take as long
 
 
 def create_key(
-    session: Session, name: str, scopes: Iterable[str], *, expires_at: datetime | None = None
+    session: Session,
+    name: str,
+    scopes: Iterable[str],
+    *,
+    expires_at: datetime | None = None,
+    project: str | None = None,
 ) -> tuple[ApiKey, str]:
     """Make a key.
+
+    Args:
+        session: a transaction.
+        name: for people.
+        scopes: what it may do.
+        expires_at: when it ends; None: never.
+        project: whose it is. None: an admin key rules the service, any other belongs to the default project.
 
     Returns:
         The row, and the key's text, which is not kept: show it now or never.
@@ -38,17 +53,24 @@ def create_key(
     Raises:
         ValueError: no scope, or one that does not exist.
         BadRequest: the name is the fixed admin key's.
+        NotFound: there is no such project.
 
     """
     if name == FIXED:
         raise BadRequest(f"The name {FIXED} belongs to the key that this setting keeps; choose another.", param="name")
     public = "".join(secrets.choice(ALPHABET) for _ in range(10))
     text = f"lepo-{public}-{secrets.token_hex(32)}"
-    return keep_key(session, text, name, scopes, expires_at=expires_at), text
+    return keep_key(session, text, name, scopes, expires_at=expires_at, project=project), text
 
 
 def keep_key(
-    session: Session, text: str, name: str, scopes: Iterable[str], *, expires_at: datetime | None = None
+    session: Session,
+    text: str,
+    name: str,
+    scopes: Iterable[str],
+    *,
+    expires_at: datetime | None = None,
+    project: str | None = None,
 ) -> ApiKey:
     """Store a key whose text was chosen elsewhere (`LEPO_ADMIN_KEY`); the same id and secret may be kept again.
 
@@ -70,10 +92,29 @@ def keep_key(
         if not hmac.compare_digest(known.secret_sha256, digest):
             raise ValueError(f"key {form[1]} exists with another secret; choose another id")
         return known
+    if project is None and "admin" not in wanted:
+        project = DEFAULT
+    if project is not None:
+        get_project(session, project)
     key = ApiKey(id=form[1], name=name, secret_sha256=digest, scopes=wanted, expires_at=expires_at)
+    key.project_id = null() if project is None else project  # None would leave the column to its default
     session.add(key)
     session.flush()
+    session.refresh(key)
     return key
+
+
+def require_form(text: str | None) -> None:
+    """Refuse what cannot be a key, before the store is asked.
+
+    Raises:
+        Unauthorized: nothing was sent, or no key.
+
+    """
+    if not text:
+        raise Unauthorized("Send an API key: Authorization: Bearer lepo-...", code="missing_api_key")
+    if FORM.fullmatch(text) is None:
+        raise Unauthorized(UNKNOWN)
 
 
 def authenticate(session: Session, text: str | None, now: datetime, scope: Scope | None = None) -> ApiKey:
@@ -86,17 +127,22 @@ def authenticate(session: Session, text: str | None, now: datetime, scope: Scope
         scope: what it must allow; a key with `admin` allows everything.
 
     Raises:
-        Unauthorized: no key, unknown, wrong, expired or revoked; the message does not say which of the middle three.
+        Unauthorized: no key, unknown or wrong, expired or revoked; what became of a key is told to its holder only.
         Forbidden: a good key without the scope.
 
     """
-    if not text:
-        raise Unauthorized("Send an API key: Authorization: Bearer lepo-...", code="missing_api_key")
-    form = FORM.fullmatch(text)
-    key = session.get(ApiKey, form[1]) if form else None
-    right = hmac.compare_digest(key.secret_sha256 if key else NOBODY, sha256(form[2] if form else ""))
-    if key is None or not right or key.revoked_at is not None:
-        raise Unauthorized("This API key is not known here. Make one with: lepo keys create")
+    require_form(text)
+    _, public, secret = (text or "").split("-", 2)
+    key = session.get(ApiKey, public)
+    right = hmac.compare_digest(key.secret_sha256 if key else NOBODY, sha256(secret))
+    if key is None or not right:
+        raise Unauthorized(UNKNOWN)
+    if key.revoked_at is not None:
+        words = f"API key {key.id} was revoked on {key.revoked_at:%Y-%m-%d}"
+        raise Unauthorized(
+            f"{words}; {'set another LEPO_ADMIN_KEY' if key.name == FIXED else 'ask for another'}.",
+            code="revoked_api_key",
+        )
     if key.expires_at is not None and key.expires_at <= now:
         raise Unauthorized(f"API key {key.id} expired on {key.expires_at:%Y-%m-%d}", code="expired_api_key")
     if scope is not None and not allows(key, scope):
@@ -109,25 +155,37 @@ def allows(key: ApiKey, scope: Scope) -> bool:
     return scope in key.scopes or "admin" in key.scopes
 
 
-def revoke(session: Session, key_id: str) -> ApiKey:
-    """Close a key for good; doing it twice changes nothing.
+def locked(session: Session, key_id: str, project: str | None = None) -> ApiKey:
+    """Read a key in order to change it; `project`: only one of this project's.
 
     Raises:
         NotFound: there is no such key.
 
     """
     key = session.get(ApiKey, key_id, with_for_update=True)
-    if key is None:
-        raise NotFound(f"There is no API key {key_id}; see: lepo keys list")
+    if key is None or project not in {None, key.project_id}:
+        raise NotFound(f"There is no API key {key_id[:80]}; see: lepo keys list")
+    return key
+
+
+def revoke(session: Session, key_id: str, project: str | None = None) -> ApiKey:
+    """Close a key for good; doing it twice changes nothing. `project`: only one of this project's.
+
+    Raises:
+        NotFound: there is no such key.
+
+    """
+    key = locked(session, key_id, project)
     if key.revoked_at is None:
         key.revoked_at = session.scalar(select(func.now()))
         session.flush()
     return key
 
 
-def list_keys(session: Session) -> list[ApiKey]:
-    """List every key, the oldest first."""
-    return list(session.scalars(select(ApiKey).order_by(ApiKey.created_at, ApiKey.id)))
+def list_keys(session: Session, project: str | None = None) -> list[ApiKey]:
+    """List keys, the oldest first; of one project, or all (None)."""
+    query = select(ApiKey).order_by(ApiKey.created_at, ApiKey.id)
+    return list(session.scalars(query if project is None else query.where(ApiKey.project_id == project)))
 
 
 def first_admin_key(session: Session) -> str | None:
@@ -158,13 +216,16 @@ def fix_admin_key(session: Session, text: str) -> tuple[ApiKey, list[str]]:
         The key's row (look at `revoked_at`), and the ids of the keys that it replaced.
 
     Raises:
-        ValueError: not a key, its id is taken by another secret, or it is known as a key that may not administer.
+        ValueError: not a key, its id is taken by another secret, or it is known as a key that may not administer the
+            service.
 
     """
     hold(session, Lock.FIRST_KEY)
     key = keep_key(session, text, FIXED, ["admin"])
     if "admin" not in key.scopes:
         raise ValueError(f"key {key.id} exists without the scope 'admin'; choose another")
+    if key.project_id is not None:
+        raise ValueError(f"key {key.id} administers the project {key.project_id} alone; choose another")
     if key.revoked_at is not None:
         return key, []
     key.name = FIXED
@@ -175,8 +236,9 @@ def fix_admin_key(session: Session, text: str) -> tuple[ApiKey, list[str]]:
 
 
 def has_admin(session: Session) -> bool:
-    """Tell whether somebody holds an admin key that still opens."""
-    usable = ApiKey.revoked_at.is_(None) & (ApiKey.expires_at.is_(None) | (ApiKey.expires_at > func.now()))
+    """Tell whether somebody holds an admin key of the service that still opens."""
+    usable = ApiKey.project_id.is_(None) & ApiKey.revoked_at.is_(None)
+    usable &= ApiKey.expires_at.is_(None) | (ApiKey.expires_at > func.now())
     return session.scalar(select(ApiKey.id).where(ApiKey.scopes.contains(["admin"]), usable).limit(1)) is not None
 
 

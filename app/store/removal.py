@@ -45,10 +45,10 @@ SAID: Final[ColumnElement[str]] = literal_column("(idempotency_keys.response ->>
 BURY: Final = text(
     """
     INSERT INTO tombstones (
-        interaction_id, erasure_id, checkpoint_id, policy_version, api_key_id, answered_at, sha256, reward,
-        grader_keys, grader_kinds
+        interaction_id, erasure_id, checkpoint_id, policy_version, api_key_id, project_id, answered_at, sha256,
+        reward, grader_keys, grader_kinds
     )
-    SELECT one.id, :erasure, one.checkpoint_id, one.policy_version, one.api_key_id, one.created_at,
+    SELECT one.id, :erasure, one.checkpoint_id, one.policy_version, one.api_key_id, one.project_id, one.created_at,
         sha256(
             convert_to(one.prompt_text, 'UTF8') || '\\x00'::bytea || convert_to(one.answer, 'UTF8') || '\\x00'::bytea
             || coalesce(rollouts.payload, ''::bytea)

@@ -27,6 +27,7 @@ class Erasure(Base):
     subject: Mapped[str]  # what was named
     subject_hmac: Mapped[bytes]  # HMAC-SHA-256 of its name under a secret of this database: no list of users
     api_key_id: Mapped[str | None]  # only what this key asked; null: whoever asked
+    project_id: Mapped[str | None] = mapped_column(ForeignKey("projects.id"))  # only in this project; null: in all
     removed: Mapped[Json] = mapped_column(default=dict)  # table -> rows removed so far
     created_at: Mapped[Created]
     finished_at: Mapped[datetime | None]  # null: not everything is removed yet
@@ -46,6 +47,7 @@ class Tombstone(Base):
     checkpoint_id: Mapped[UUID] = mapped_column(ForeignKey("checkpoints.id"))  # the policy that answered
     policy_version: Mapped[Big]
     api_key_id: Mapped[str | None]  # the key that asked
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), server_default="default")  # of that key
     answered_at: Mapped[datetime]
     sha256: Mapped[bytes]  # of what was removed; see `app.store.removal`
     reward: Mapped[float | None]  # what its grades came to

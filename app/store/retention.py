@@ -12,10 +12,12 @@
 | swaps | keep_swaps_days | since it was tried |
 | tracker_values | keep_trackers_days | since its last grade |
 | tombstones, erasures | keep_tombstones_days | since the removal |
+| audit | keep_audit_days | since it was done |
+| grading_tokens | keep_idempotency_days | since it expired |
 
-Kept for good: claims (which hold no text), checkpoints' rows, transitions, evaluations' counts, keys. A setting of 0
-keeps for ever. Rows go in batches, each a transaction of its own, found through an index and skipping what others
-hold; two sweeps at once share the work. Leaves out files (`worker.retention`) and who calls.
+Kept for good: claims (which hold no text), checkpoints' rows, transitions, evaluations' counts, keys, projects. A
+setting of 0 keeps for ever. Rows go in batches, each a transaction of its own, found through an index and skipping what
+others hold; two sweeps at once share the work. Leaves out files (`worker.retention`) and who calls.
 """
 
 from collections import Counter
@@ -47,6 +49,7 @@ from app.store.tables import (
     TrackerValue,
     Transition,
 )
+from app.store.tenants import AuditEntry, LentToken
 
 BATCH: Final = 5000  # rows a transaction removes
 
@@ -217,4 +220,6 @@ RULES: Final = (
     Rule("jobs", "keep_jobs_days", over_jobs, gone_jobs, Job),
     Rule("tombstones", "keep_tombstones_days", **plain(Tombstone, Tombstone.created_at)),
     Rule("erasures", "keep_tombstones_days", old_erasures, gone_erasures, Erasure),
+    Rule("audit", "keep_audit_days", **plain(AuditEntry, AuditEntry.created_at)),
+    Rule("grading_tokens", "keep_idempotency_days", **plain(LentToken, LentToken.expires_at)),
 )

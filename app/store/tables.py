@@ -1,4 +1,4 @@
-"""The schema on one page: every table of the product but those of what was removed (`app.store.removed`).
+"""The schema on one page: every table but those of what was removed (`removed`) and of who shares it (`tenants`).
 
 Leaves out queries (one file per domain beside this one), the view `effective_grades` (`app.store.grades`) and how the
 schema came about (`migrations`). Facts are appended; the few columns that change say so.
@@ -23,7 +23,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
-import app.store.removed  # noqa: F401 - its tables belong to the schema
+import app.store.removed
+import app.store.tenants  # noqa: F401 - likewise
 from app.store.base import AnyJson, Base, Big, Created, Id, Json, one_of
 
 SCOPES: Final = ("infer", "grade", "admin")
@@ -49,6 +50,11 @@ class ApiKey(Base):
     __table_args__ = (
         CheckConstraint("scopes <@ ARRAY['infer', 'grade', 'admin']::text[]", name="scopes_known"),
         one_of("trust", TRUSTS),
+        CheckConstraint("project_id IS NOT NULL OR 'admin' = ANY (scopes)", name="of_a_project"),
+        CheckConstraint(
+            "requests_per_minute >= 0 AND tokens_per_minute >= 0 AND max_choices >= 0", name="limits_possible"
+        ),
+        Index("ix_api_keys_project_id", "project_id"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)  # the short middle part of lepo-<id>-<secret>
@@ -62,6 +68,11 @@ class ApiKey(Base):
     trust_at: Mapped[datetime | None]  # when that was last changed, by whom and why
     trust_by: Mapped[str | None]
     trust_reason: Mapped[str | None]
+    # null: an admin key of the whole service; what it asks belongs to the default project
+    project_id: Mapped[str | None] = mapped_column(ForeignKey("projects.id"), server_default="default")
+    requests_per_minute: Mapped[Big | None]  # null: as LEPO_REQUESTS_PER_MINUTE; 0: no bound; so the next two
+    tokens_per_minute: Mapped[Big | None]
+    max_choices: Mapped[int | None]  # largest `n`; null: LEPO_MAX_CHOICES alone
 
 
 class Secret(Base):
@@ -186,6 +197,7 @@ class Interaction(Base):
         Index("ix_interactions_grading_due", "grading_until", postgresql_where=GRADING_DUE),
         Index("ix_interactions_created_at", "created_at"),
         Index("ix_interactions_api_key_id", "api_key_id", "id"),
+        Index("ix_interactions_project_id", "project_id", "id"),
     )
 
     id: Mapped[Id]
@@ -197,6 +209,7 @@ class Interaction(Base):
     checkpoint_id: Mapped[UUID] = mapped_column(ForeignKey("checkpoints.id"))
     policy_version: Mapped[Big]  # of that checkpoint
     api_key_id: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), server_default="default")  # of that key
     request: Mapped[Json]  # messages or prompt, and the sampling settings as asked
     prompt_text: Mapped[str]  # as the model saw it, after the chat template
     prompt_tokens: Mapped[int]

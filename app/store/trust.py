@@ -13,8 +13,8 @@ from uuid import UUID
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from app.errors import NotFound
 from app.store.grades import note_graded
+from app.store.keys import locked
 from app.store.tables import ApiKey, Grade
 
 Trust = Literal["ordinary", "trusted", "quarantined"]
@@ -46,7 +46,7 @@ AGREEMENT: Final = text("""
     FROM word
     JOIN measure USING (interaction_id)
     JOIN api_keys ON api_keys.id = word.api_key_id
-    WHERE api_keys.trust <> 'trusted'
+    WHERE api_keys.trust <> 'trusted' AND coalesce(api_keys.project_id = :project, true)
     GROUP BY api_keys.id
     ORDER BY disagreeing DESC, answers DESC, api_keys.id
 """)
@@ -63,18 +63,18 @@ class Agreement:
     disagreeing: float  # share of answers where that is more than half the range of rewards
 
 
-def set_trust(session: Session, key_id: str, trust: Trust, actor: str, reason: str) -> ApiKey:
+def set_trust(
+    session: Session, key_id: str, trust: Trust, actor: str, reason: str, project: str | None = None
+) -> ApiKey:
     """Change what a key's grades count for, and count again what it graded; the same again changes nothing.
 
-    Its row is locked meanwhile, so that no grade of it is written in between.
+    Its row is locked meanwhile, so that no grade of it is written in between. `project`: only a key of this project.
 
     Raises:
         NotFound: there is no such key.
 
     """
-    key = session.get(ApiKey, key_id, with_for_update=True)
-    if key is None:
-        raise NotFound(f"There is no API key {key_id}; see: lepo keys list")
+    key = locked(session, key_id, project)
     if key.trust == trust:
         return key
     again = "quarantined" in (key.trust, trust)
@@ -99,14 +99,15 @@ def count_again(session: Session, key_id: str) -> None:
         last = ids[-1]
 
 
-def agreement(session: Session, low: float, high: float) -> list[Agreement]:
+def agreement(session: Session, low: float, high: float, project: str | None = None) -> list[Agreement]:
     """Compare keys with trusted ones over the newest grades, those first that disagree most.
 
     Args:
         session: a transaction.
         low: lowest reward there is.
         high: highest reward there is.
+        project: whose keys are compared; None: all.
 
     """
-    rows = session.execute(AGREEMENT, {"newest": NEWEST, "half": (high - low) / 2})
+    rows = session.execute(AGREEMENT, {"newest": NEWEST, "half": (high - low) / 2, "project": project})
     return [Agreement(row.id, row.trust, row.answers, float(row.difference), float(row.disagreeing)) for row in rows]

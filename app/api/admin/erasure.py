@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends
 from sqlalchemy.orm import Session
 from starlette.responses import JSONResponse, Response
 
-from app.api.door.answer_ids import find, own
+from app.api.door.answer_ids import find, reaches
 from app.api.door.auth import require
 from app.api.door.callers import Caller
 from app.api.http.transactions import Transactions
@@ -28,16 +28,17 @@ router = APIRouter(tags=["data"])
 LONGEST_S: Final = 20.0  # of one request; proxies wait for a minute
 
 MayInfer = Annotated[Caller, Depends(require("infer"))]
-MayRule = Annotated[Caller, Depends(require("admin"))]
+MayRule = Annotated[Caller, Depends(require("admin", projects=True))]
 
 
 @router.delete("/v1/users/{user:path}/data", response_model=None)
 async def delete_user(user: str, server: ServerDep, caller: MayRule, key: str | None = None) -> Response:
     """Remove every answer to requests that named this `user`, with all that was stored of it; repeat until `finished`.
 
-    `key` narrows it to what that key asked.
+    `key` narrows it to what that key asked; an admin key of a project removes what that project asked.
     """
-    return JSONResponse(await erase(server.control, Subject(user=user, key_id=key), caller))
+    subject = Subject(user=user, key_id=key, project_id=caller.project)
+    return JSONResponse(await erase(server.control, subject, caller))
 
 
 @router.delete("/v1/interactions/{interaction_id}", response_model=None)
@@ -57,10 +58,10 @@ def named(session: Session, server: Server, text: str, choice: int | None, calle
 
     """
     try:
-        return Subject(interaction_id=own(find(session, text, choice, server.underway), caller).id)
+        return Subject(interaction_id=find(session, text, choice, server.underway, caller).id)
     except NotFound:
         stone = erasure.tombstone(session, read("int", text)) if is_id(text) else None
-        if stone is None or not (caller.may("admin") or stone.api_key_id == caller.key_id):
+        if stone is None or not reaches(caller, stone.api_key_id, stone.project_id, None, others=False):
             raise
         return Subject(interaction_id=stone.interaction_id)
 

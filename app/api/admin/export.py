@@ -7,6 +7,7 @@ records (`app.store.export`).
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Annotated
 from uuid import UUID
 
@@ -28,12 +29,13 @@ router = APIRouter(prefix="/v1/admin", tags=["data"])
 @router.get("/export", response_model=None)
 async def export(
     server: ServerDep,
-    _caller: Annotated[Caller, Depends(require("admin"))],
+    caller: Annotated[Caller, Depends(require("admin", projects=True))],
     filters: Wanted,
     after: Place,
     rollouts: bool = False,
 ) -> Response:
     """Stream answers with their grades and what became of them, the oldest first, one JSON object a line."""
+    filters = replace(filters, project_id=caller.project)
     first = await read_page(server, filters, after, rollouts=rollouts)  # so that what is wrong is still a status
     body = lines(server, filters, first, rollouts=rollouts)
     return StreamingResponse(body, media_type="application/x-ndjson")

@@ -1,5 +1,6 @@
-"""API keys, for operators: make, list, revoke, trust and quarantine. A key's text is shown once.
+"""API keys, for operators: make, list, limit, revoke, trust and quarantine. A key's text is shown once.
 
+An admin key of a project sees and changes that project's keys, and makes keys for it; others are not there for it.
 Leaves out what a key is (`app.store.keys`) and what trust does (`app.store.trust`).
 """
 
@@ -7,30 +8,46 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 from pydantic import Field
+from sqlalchemy.orm import Session
 from starlette.responses import JSONResponse, Response
 
 from app.api.door.auth import require
 from app.api.door.callers import Caller
 from app.api.http.fields import Strict, Text
 from app.api.server import ServerDep
+from app.errors import NotFound
 from app.store import keys, trust
 from app.store.tables import ApiKey
 
-router = APIRouter(prefix="/v1/admin/keys", tags=["admin"], dependencies=[Depends(require("admin"))])
+router = APIRouter(prefix="/v1/admin/keys", tags=["admin"])
 
-MayRule = Annotated[Caller, Depends(require("admin"))]
+MayRule = Annotated[Caller, Depends(require("admin", projects=True))]
 
 LONGEST_S = 10 * 365 * 24 * 3600
+LIMITS = ("requests_per_minute", "tokens_per_minute", "max_choices")
 
 
-class KeyBody(Strict):
+class LimitsBody(Strict):
+    """Limits of a key to be changed: 0 is no bound, null what the settings say; what is left out stays."""
+
+    requests_per_minute: int | None = Field(None, ge=0, lt=2**63)
+    tokens_per_minute: int | None = Field(None, ge=0, lt=2**63)
+    max_choices: int | None = Field(None, ge=0, lt=2**31, description="Largest `n`, times the number of prompts.")
+
+
+class KeyBody(LimitsBody):
     """A key to be made."""
 
     name: Annotated[Text, Field(min_length=1, max_length=200)]
     scopes: list[Literal["infer", "grade", "admin"]] = Field(min_length=1, max_length=3)
     expires_in: int | None = Field(None, ge=1, le=LONGEST_S, description="Seconds; left out: never.")
+    project: Annotated[Text, Field(max_length=200)] | None = Field(
+        None,
+        description="Whose key it is. Left out: the caller's own project; made by a key of the service, an admin key "
+        "rules the service too, and any other belongs to the default project.",
+    )
 
 
 class TrustBody(Strict):
@@ -41,30 +58,51 @@ class TrustBody(Strict):
 
 
 @router.post("", response_model=None, status_code=201)
-async def post_key(body: KeyBody, server: ServerDep) -> Response:
+async def post_key(body: KeyBody, request: Request, server: ServerDep, caller: MayRule) -> Response:
     """Make a key; its text is in this answer and nowhere else."""
-    expires = (
-        None
-        if body.expires_in is None
-        else datetime.fromtimestamp(datetime.now(UTC).timestamp() + body.expires_in, UTC)
-    )
-    row, text = await server.control.run(
-        lambda session: keys.create_key(session, body.name, body.scopes, expires_at=expires)
-    )
+    now = datetime.now(UTC).timestamp()
+    expires = None if body.expires_in is None else datetime.fromtimestamp(now + body.expires_in, UTC)
+    project = body.project or caller.project
+    if project is not None and not caller.sees(project):
+        raise NotFound(f"There is no project {project[:80]}; see: lepo projects list", param="project")
+
+    def make(session: Session) -> tuple[ApiKey, str]:
+        row, text = keys.create_key(session, body.name, body.scopes, expires_at=expires, project=project)
+        limit(row, body.model_dump(include=set(LIMITS)))
+        session.flush()
+        return row, text
+
+    row, text = await server.control.run(make)
+    request.state.audit_target = row.id
     return JSONResponse({**key_json(row), "key": text}, 201)
 
 
 @router.get("", response_model=None)
-async def list_all(server: ServerDep) -> Response:
-    """List every key, the oldest first; never their texts."""
-    data = await server.control.run(lambda session: [key_json(row) for row in keys.list_keys(session)])
+async def list_all(server: ServerDep, caller: MayRule) -> Response:
+    """List keys, the oldest first; never their texts."""
+    data = await server.control.run(lambda session: [key_json(row) for row in keys.list_keys(session, caller.project)])
     return JSONResponse({"object": "list", "data": data})
 
 
+@router.patch("/{key_id}", response_model=None)
+async def patch_key(key_id: str, body: LimitsBody, server: ServerDep, caller: MayRule) -> Response:
+    """Change a key's limits; here at once, on other replicas within seconds."""
+
+    def change(session: Session) -> dict[str, Any]:
+        row = keys.locked(session, key_id, caller.project)
+        limit(row, body.model_dump(exclude_unset=True))
+        session.flush()
+        return key_json(row)
+
+    shown = await server.control.run(change)
+    server.believed.forget()
+    return JSONResponse(shown)
+
+
 @router.delete("/{key_id}", response_model=None)
-async def revoke(key_id: str, server: ServerDep) -> Response:
+async def revoke(key_id: str, server: ServerDep, caller: MayRule) -> Response:
     """Close a key for good; here at once, on other replicas within seconds."""
-    shown = await server.control.run(lambda session: key_json(keys.revoke(session, key_id)))
+    shown = await server.control.run(lambda session: key_json(keys.revoke(session, key_id, caller.project)))
     server.believed.forget()
     return JSONResponse(shown)
 
@@ -72,18 +110,25 @@ async def revoke(key_id: str, server: ServerDep) -> Response:
 @router.post("/{key_id}/trust", response_model=None)
 async def post_trust(key_id: str, body: TrustBody, server: ServerDep, caller: MayRule) -> Response:
     """Trust a key, put it in quarantine (its grades are kept and count for nothing), or make it ordinary again."""
-    shown = await server.control.run(
-        lambda session: key_json(trust.set_trust(session, key_id, body.trust, caller.key_id, body.reason))
-    )
-    return JSONResponse(shown)
+
+    def change(session: Session) -> dict[str, Any]:
+        return key_json(trust.set_trust(session, key_id, body.trust, caller.key_id, body.reason, caller.project))
+
+    return JSONResponse(await server.control.run(change))
 
 
 @router.get("/agreement", response_model=None)
-async def get_agreement(server: ServerDep) -> Response:
+async def get_agreement(server: ServerDep, caller: MayRule) -> Response:
     """Say how far each key's newest grades agree with those by trusted keys, those first that disagree most."""
     low, high = server.settings.reward_low, server.settings.reward_high
-    found = await server.control.run(lambda session: trust.agreement(session, low, high))
+    found = await server.control.run(lambda session: trust.agreement(session, low, high, caller.project))
     return JSONResponse({"object": "list", "data": [asdict(one) for one in found]})
+
+
+def limit(row: ApiKey, limits: dict[str, Any]) -> None:
+    """Set limits of a key."""
+    for name, value in limits.items():
+        setattr(row, name, value)
 
 
 def key_json(row: ApiKey) -> dict[str, Any]:
@@ -93,7 +138,9 @@ def key_json(row: ApiKey) -> dict[str, Any]:
         "id": row.id,
         "object": "key",
         "name": row.name,
+        "project": row.project_id,
         "scopes": row.scopes,
+        "limits": {name: getattr(row, name) for name in LIMITS},
         "trust": row.trust,
         "trust_by": row.trust_by,
         "trust_reason": row.trust_reason,

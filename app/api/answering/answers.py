@@ -105,7 +105,7 @@ class Answers:
         except (EngineRefusal, ValueError):
             self.cancel()
             raise
-        self.server.underway.add(self.ask.completion_id)
+        self.server.underway[self.ask.completion_id] = self.ask.key_id
 
     def cancel(self) -> None:
         """Free the engine's slots; every choice still ends, as cancelled, and is recorded."""
@@ -138,7 +138,7 @@ class Answers:
         self.cancel()
         while self.open:
             await self.take()
-        self.server.underway.discard(self.ask.completion_id)
+        self.server.underway.pop(self.ask.completion_id, None)
         if self.failure is None:
             offer(self.server, self.ask)
 
@@ -180,6 +180,7 @@ class Answers:
         pairs = zip(finished, rows, strict=True)
         self._mailbox.put([Stored(first + one.choice, one, show("int", row.id)) for one, row in pairs])
         self.server.metrics.answered(finished, time.monotonic() - self._began)
+        await self.server.rates.spend(self.ask.key_id, spent(finished, len(self.ask.prompts[prompt].ids)))
 
     def _remember(self, session: Session, prompt: int, finished: Finished) -> Interaction:
         keep = self.server.settings.redact_keep_rollouts
@@ -208,3 +209,9 @@ class Answers:
                 self._last_token_at[one.choice] = now
                 if before is not None:
                     self.server.metrics.inter_token.observe((now - before) / len(one.event.tokens))
+
+
+def spent(finished: Sequence[Finished], prompt: int) -> int:
+    """Count the tokens of choices of one prompt; the prompt's own come with its first choice."""
+    drawn = sum(one.rollout.latent_length + one.rollout.answer_length for one in finished)
+    return drawn + (prompt if any(one.choice == 0 for one in finished) else 0)

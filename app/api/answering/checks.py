@@ -24,7 +24,8 @@ def check_fields(server: Server, fields: GenerationFields, caller: Caller, promp
 
     Raises:
         NotFound: another model.
-        Forbidden: a priority above the others' without an admin key.
+        Forbidden: a priority above the others' without an admin key of the service.
+        TooMany: the caller's project has used up its bytes or its graders' time.
         BadRequest: too many answers, a grader that does not parse, an option of streams without a stream.
 
     """
@@ -36,11 +37,18 @@ def check_fields(server: Server, fields: GenerationFields, caller: Caller, promp
         raise BadRequest(f"n may be {most} at most (LEPO_MAX_CHOICES).", param="n")
     if fields.choices * prompts > most:
         raise BadRequest(f"n times the number of prompts may be {most} at most (LEPO_MAX_CHOICES).", param="prompt")
+    own = caller.bounds.max_choices
+    if own and fields.choices * prompts > own:
+        words = f"n, times the number of prompts, may be {own} at most with this key."
+        raise BadRequest(words, param="n" if fields.choices > own else "prompt")
+    caller.require_room()
     if fields.stream_options is not None and not fields.stream:
         raise BadRequest("stream_options may be given with stream: true only.", param="stream_options")
-    if (fields.priority or 0) < 0 and not caller.may("admin"):
-        raise Forbidden("A priority below 0 needs an admin key.", param="priority")
+    if (fields.priority or 0) < 0 and not caller.rules:
+        raise Forbidden("A priority below 0 needs an admin key of the service.", param="priority")
     check_grader(fields.grader)
+    if fields.grader is not None:
+        caller.require_grading_time()
 
 
 async def constraint_for(server: Server, fields: GenerationFields) -> Constraint | None:

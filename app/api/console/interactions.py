@@ -1,6 +1,7 @@
 """Answers read back: a listing, one of them, and for admins the trace that training sees.
 
-A key reads its own answers, an admin key all. Leaves out grading (`app.api.grading.grades`).
+A key reads its own answers, an admin key those of its project, one of the service all. Leaves out
+grading (`app.api.grading.grades`).
 """
 
 from dataclasses import replace
@@ -10,7 +11,7 @@ from fastapi import APIRouter, Depends, Query
 from sqlalchemy.orm import Session
 from starlette.responses import JSONResponse, Response
 
-from app.api.door.answer_ids import find, own
+from app.api.door.answer_ids import find
 from app.api.door.auth import require
 from app.api.door.callers import Caller
 from app.api.http.filters import Place, Wanted
@@ -43,7 +44,7 @@ async def get_interactions(
     `shadow` shows those that nobody saw, which a policy on trial gave to live prompts.
     """
     whose = wanted.api_key_id if caller.may("admin") else caller.key_id
-    filters = replace(wanted, api_key_id=whose, shadow=shadow)
+    filters = replace(wanted, api_key_id=whose, project_id=caller.project, shadow=shadow)
 
     def listing(session: Session) -> dict[str, Any]:
         page = list_interactions(session, filters, limit=limit, after=after)
@@ -70,7 +71,7 @@ async def get_interaction(
         raise Forbidden("The trace of an answer needs an admin key.", param="include")
 
     def one(session: Session) -> dict[str, Any]:
-        row = own(find(session, interaction_id, choice, server.underway), caller)
+        row = find(session, interaction_id, choice, server.underway, caller)
         shown = interaction_json(row, rewards(session, [row.id]).get(row.id))
         policy = get_checkpoint(session, row.checkpoint_id)
         shown["policy"] = {"id": show("ckpt", policy.id), "version": policy.version, "state": policy.state}
@@ -97,6 +98,7 @@ def interaction_json(row: Interaction, reward: Reward | None) -> dict[str, Any]:
         "checkpoint_id": show("ckpt", row.checkpoint_id),
         "policy_version": row.policy_version,
         "key": row.api_key_id,
+        "project": row.project_id,
         "request": row.request,
         "prompt_text": row.prompt_text,
         "answer": row.answer,

@@ -1,27 +1,38 @@
 """Who is calling: one door before every route but a handful, so that a route added tomorrow is closed by itself.
 
+What passes it was let in, counted against its limits (`rates`), and, where an operator acts, written down (`audit`).
 Leaves out keys themselves (`app.store.keys`) and how grading tokens are made (`app.api.door.grading_tokens`).
 """
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
 from fastapi import Request
 from sqlalchemy.orm import Session
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.door.audit import READS, is_action, written_down
 from app.api.door.callers import Caller
 from app.api.door.grading_tokens import PREFIX, GradingToken, read_token
 from app.api.http.errors import error_response
 from app.api.server import Server
 from app.errors import Forbidden, LepoError, Unauthorized
+from app.settings import Settings
 from app.store import clock, keys
+from app.store.lent import is_open
+from app.store.projects import Bounds, bounds, used
 from app.store.tables import ApiKey
 
-OPEN: Final = frozenset({"/", "/health", "/ready", "/version", "/metrics", "/openapi.json", "/docs", "/dashboard"})
+OPEN: Final = frozenset(
+    {
+        *("/", "/health", "/ready", "/version", "/metrics", "/dashboard"),
+        *("/openapi.json", "/docs", "/docs/start.js", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css"),
+    }
+)
 
 
 class Door:
@@ -33,13 +44,22 @@ class Door:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["type"] == "http" and scope["path"] not in OPEN:
-            try:
-                caller = await authenticate(self._server(), bearer(scope), admin=scope["path"].startswith("/v1/admin"))
-            except LepoError as error:
-                await error_response(error)(scope, receive, send)
-                return
+        if scope["type"] != "http" or scope["path"] in OPEN:
+            await self.app(scope, receive, send)
+            return
+        server = self._server()
+        try:
+            admin = scope["path"].startswith("/v1/admin")
+            caller = await authenticate(server, bearer(scope), address(scope), admin=admin)
             scope.setdefault("state", {})["caller"] = caller
+            if is_limited(scope):
+                send = with_headers(send, await server.rates.admit(caller))
+            if is_action(scope, caller):
+                await written_down(server, scope, caller, send, lambda seen: self.app(scope, receive, seen))
+                return
+        except LepoError as error:
+            await error_response(error)(scope, receive, send)
+            return
         await self.app(scope, receive, send)
 
 
@@ -49,28 +69,73 @@ def bearer(scope: Scope) -> str | None:
     return text.strip() if kind.lower() == "bearer" else None
 
 
-async def authenticate(server: Server, text: str | None, *, admin: bool) -> Caller:
+def address(scope: Scope) -> str:
+    """Say where a request comes from."""
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
+def is_limited(scope: Scope) -> bool:
+    """Whether a request counts against its key's rates: whatever asks for work, but for what operators do."""
+    return scope["method"] not in READS and not scope["path"].startswith(("/v1/admin", "/v1/users"))
+
+
+def with_headers(send: Send, headers: dict[str, str]) -> Send:
+    """Add headers to a response."""
+    if not headers:
+        return send
+
+    async def send_more(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message).update(headers)
+        await send(message)
+
+    return send_more
+
+
+async def authenticate(server: Server, text: str | None, address: str, *, admin: bool) -> Caller:
     """Find out who is calling.
 
     Raises:
         Unauthorized: no key, or one that does not open.
+        TooMany: this address has tried too many such keys.
         Unavailable: the store cannot be asked.
 
     """
-    token = None
-    if text is not None and text.startswith(PREFIX):
-        token = read_token(text, await server.grading_secret())
     digest = hashlib.sha256((text or "").encode("utf-8", "replace")).digest()
-    caller = server.believed.get(digest)
-    if caller is None:
-        pool = server.control if admin else server.traffic
-        found = partial(of_key, text=text) if token is None else partial(of_token, token=token)
-        caller = await pool.run(found)
-        server.believed.put(digest, caller)
+    if (caller := server.believed.get(digest)) is not None:
+        return caller
+    if not server.believed.knows(digest):
+        server.strangers.require_patience(address)
+        if (refusal := server.strangers.refusal(digest)) is not None:
+            server.strangers.count(address)
+            raise Unauthorized(refusal.message, code=refusal.code)
+    try:
+        caller = await looked_up(server, text, admin=admin)
+    except Unauthorized as error:
+        if text:
+            server.strangers.turn_away(digest, address, error)
+        raise
+    server.believed.put(digest, caller)
     return caller
 
 
-def of_key(session: Session, text: str | None) -> Caller:
+async def looked_up(server: Server, text: str | None, *, admin: bool) -> Caller:
+    """Ask the store who holds a key or a token; what cannot be one is refused without.
+
+    Raises:
+        Unauthorized: no key, or one that does not open.
+
+    """
+    pool = server.control if admin else server.traffic
+    if text is not None and text.startswith(PREFIX):
+        token = read_token(text, await server.grading_secret())
+        return await pool.run(partial(of_token, token=token, settings=server.settings))
+    keys.require_form(text)
+    return await pool.run(partial(of_key, text=text, settings=server.settings))
+
+
+def of_key(session: Session, text: str | None, settings: Settings) -> Caller:
     """Look a key up.
 
     Raises:
@@ -78,14 +143,16 @@ def of_key(session: Session, text: str | None) -> Caller:
 
     """
     key = keys.authenticate(session, text, clock.now(session))
-    return Caller(key.id, frozenset(key.scopes))
+    held = bounds(session, key, settings)
+    caller = Caller(key.id, frozenset(key.scopes), project=key.project_id, bounds=held)
+    return replace(caller, used=used(session, caller.home)) if counts(held) else caller
 
 
-def of_token(session: Session, token: GradingToken) -> Caller:
+def of_token(session: Session, token: GradingToken, settings: Settings) -> Caller:
     """Look up the key that made a token: closing a key closes what it gave away.
 
     Raises:
-        Unauthorized: the token has expired, or the key was revoked or has.
+        Unauthorized: the token has expired or was taken back, or the key was revoked or has expired.
 
     """
     now = clock.now(session)
@@ -94,15 +161,33 @@ def of_token(session: Session, token: GradingToken) -> Caller:
     key = session.get(ApiKey, token.key_id)
     if key is None or key.revoked_at or (key.expires_at and key.expires_at <= now):
         raise Unauthorized("The key that made this grading token is closed.", code="invalid_grading_token")
-    return Caller(token.key_id, frozenset({"grade"}), token.interaction_id)
+    if not is_open(session, token.id):
+        raise Unauthorized("This grading token was taken back; ask for a new one.", code="invalid_grading_token")
+    held = bounds(session, key, settings)
+    caller = Caller(
+        token.key_id,
+        frozenset({"grade"}),
+        only=token.interaction_id,
+        token=token.id,
+        project=key.project_id,
+        bounds=held,
+    )
+    return replace(caller, used=used(session, caller.home)) if counts(held) else caller
 
 
-def require(scope: keys.Scope, *, tokens: bool = False) -> Callable[[Request], Caller]:
+def counts(held: Bounds) -> bool:
+    """Whether it matters how much a project uses."""
+    return bool(held.stored_bytes or held.grading_seconds)
+
+
+def require(scope: keys.Scope, *, tokens: bool = False, projects: bool = False) -> Callable[[Request], Caller]:
     """Make a dependency that lets only callers with a scope through.
 
     Args:
         scope: what the key must allow.
         tokens: whether a grading token will do; it is out in browsers, so that most routes stay closed to it.
+        projects: with the scope admin, whether an admin key of one project will do; such a route shows and changes
+            what is that project's (`Caller.sees`) and nothing else.
 
     Raises (the dependency):
         Forbidden: the key or token is good and may not do this.
@@ -115,6 +200,9 @@ def require(scope: keys.Scope, *, tokens: bool = False) -> Callable[[Request], C
             raise Forbidden(f"This key may not do this: it needs the scope {scope!r}. Make one with: lepo keys create")
         if caller.only is not None and not tokens:
             raise Forbidden("A grading token grades its one answer and does nothing else; use a key.")
+        if scope == "admin" and not projects and not caller.rules:
+            words = f"This key administers the project {caller.home}; this needs an admin key of the service."
+            raise Forbidden(words, code="service_key_needed")
         return caller
 
     return check

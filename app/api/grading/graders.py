@@ -3,7 +3,7 @@
 Leaves out the graders (`training.graders`) and running them on stored answers (the worker).
 """
 
-from functools import partial
+import time
 from typing import Annotated, Any, Final
 
 import anyio
@@ -13,15 +13,20 @@ from pydantic import Field
 
 from app.api.answering.checks import check_grader
 from app.api.door.auth import require
+from app.api.door.callers import Caller
 from app.api.http.fields import JsonObject, Strict, Text
-from app.api.server import ServerDep
+from app.api.server import Server, ServerDep
 from app.errors import BadRequest
+from app.store.projects import spend_grading
+from training.graders.grader import Grader
 from training.graders.parse import parse_grader
 from training.graders.verdict import Failed, Graded, Verdict
 
 PLAINEST: Final = "0"  # an answer that costs nothing
 
-router = APIRouter(prefix="/v1/graders", tags=["graders"], dependencies=[Depends(require("grade"))])
+router = APIRouter(prefix="/v1/graders", tags=["graders"])
+
+MayGrade = Annotated[Caller, Depends(require("grade"))]
 
 
 class ValidateBody(Strict):
@@ -37,26 +42,43 @@ class RunBody(ValidateBody):
 
 
 @router.post("/validate")
-async def validate(body: ValidateBody, server: ServerDep) -> dict[str, Any]:
+async def validate(body: ValidateBody, server: ServerDep, caller: MayGrade) -> dict[str, Any]:
     """Check a spec; what is wrong with it comes as a 400 that names the field.
 
     It is tried on an answer too: whether a reference can be read, or a dataset is known, is only seen then.
     """
     check_grader(body.grader)
     grader = parse_grader(body.grader)
-    work = partial(grader.grade, PLAINEST, server.settings.grader_timeout)
-    verdict = await anyio.to_thread.run_sync(work, limiter=server.trials)
+    verdict = await tried(server, caller, grader, PLAINEST)
     if isinstance(verdict, Failed):
         raise BadRequest(f"{verdict.reason}.", param="grader", code="invalid_grader")
     return {"valid": True, "grader": {"kind": grader.kind, "id": grader.name, "version": grader.version}}
 
 
 @router.post("/run")
-async def run(body: RunBody, server: ServerDep) -> dict[str, Any]:
+async def run(body: RunBody, server: ServerDep, caller: MayGrade) -> dict[str, Any]:
     """Run a grader on an answer and show its verdict."""
     check_grader(body.grader)
-    work = partial(parse_grader(body.grader).grade, body.answer, server.settings.grader_timeout)
-    return verdict_json(await anyio.to_thread.run_sync(work, limiter=server.trials))
+    return verdict_json(await tried(server, caller, parse_grader(body.grader), body.answer))
+
+
+async def tried(server: Server, caller: Caller, grader: Grader, answer: str) -> Verdict:
+    """Run a grader beside the event loop, on the time of the caller's project.
+
+    Raises:
+        TooMany: the project has none left today.
+
+    """
+    caller.require_grading_time()
+
+    def timed() -> tuple[Verdict, float]:
+        began = time.monotonic()
+        return grader.grade(answer, server.settings.grader_timeout), time.monotonic() - began
+
+    verdict, took = await anyio.to_thread.run_sync(timed, limiter=server.trials)
+    if caller.bounds.grading_seconds:
+        await server.traffic.run(lambda session: spend_grading(session, caller.home, took))
+    return verdict
 
 
 def verdict_json(verdict: Verdict) -> dict[str, Any]:

@@ -12,16 +12,16 @@ from pydantic import Field
 from sqlalchemy.orm import Session
 from starlette.responses import JSONResponse, Response
 
-from app.api.door.answer_ids import find, gradable
+from app.api.door.answer_ids import find
 from app.api.door.auth import require
 from app.api.door.callers import Caller
-from app.api.door.grading_tokens import LONGEST_S, GradingToken, make_token
 from app.api.http.fields import Strict, Text
 from app.api.http.once import Outcome, once
 from app.api.server import Server, ServerDep
 from app.errors import BadRequest, TooLarge
 from app.identifiers import read, show
-from app.store import clock
+from app.settings import Settings
+from app.store import lent
 from app.store.grades import Entry, add_grade, ledger, retract, rewards
 from app.store.tables import Grade, Interaction
 from training.graders.parse import TYPES
@@ -58,13 +58,6 @@ class GradeBody(Strict):
     choice: int | None = Field(None, ge=0, description="Which choice, when the path names a response of several.")
 
 
-class TokenBody(Strict):
-    """What a grading token shall be."""
-
-    expires_in: int = Field(3600, ge=1, le=LONGEST_S, description="Seconds.")
-    choice: int | None = Field(None, ge=0)
-
-
 @router.post("/v1/interactions/{interaction_id}/grades", response_model=None, status_code=201)
 async def post_grade(
     interaction_id: str, body: GradeBody, request: Request, server: ServerDep, caller: MayGradeThis
@@ -73,13 +66,15 @@ async def post_grade(
     if body.value is None and not body.correction:
         raise BadRequest("Give a value, or a correction, or both.", param="value")
     state, value = ("corrected", None) if body.value is None else ("graded", float(body.value))
-    require_short(server.settings.max_grade_text, comment=body.comment, correction=body.correction)
+    require_short(server.settings, caller, comment=body.comment, correction=body.correction)
+    caller.require_room()
     redactor = server.redactor
 
     def work(session: Session) -> Outcome:
         texts = {"comment": redactor.optional(body.comment), "correction": redactor.optional(body.correction)}
         entry = entry_of(body.grader, caller, state=state, value=value, **texts)
         target = reach(session, server, interaction_id, body.choice, caller)
+        use_token(session, caller)
         made = graded(session, add_grade(session, target.id, entry))
         server.metrics.graded(entry.grader_kind)
         return 201, made
@@ -102,6 +97,7 @@ async def take_back(
 
     def work(session: Session) -> Outcome:
         target = reach(session, server, interaction_id, choice, caller)
+        use_token(session, caller)
         return 200, graded(session, retract(session, target.id, entry))
 
     return await once(server.traffic, request, caller, work)
@@ -140,41 +136,36 @@ async def list_grades(
     return JSONResponse(await server.traffic.run(listing))
 
 
-@router.post("/v1/interactions/{interaction_id}/grading_tokens", response_model=None, status_code=201)
-async def post_grading_token(interaction_id: str, body: TokenBody, server: ServerDep, caller: MayGrade) -> Response:
-    """Make a short-lived token with which a browser can grade this one answer."""
-    secret = await server.grading_secret()
+def use_token(session: Session, caller: Caller) -> None:
+    """Take one entry off the token an entry comes with, if it is one.
 
-    def make(session: Session) -> GradingToken:
-        target = reach(session, server, interaction_id, body.choice, caller)
-        return GradingToken(target.id, caller.key_id, int(clock.now(session).timestamp()) + body.expires_in)
+    Raises:
+        Forbidden: none is left.
 
-    token = await server.traffic.run(make)
-    shown = {
-        "token": make_token(token, secret),
-        "interaction_id": show("int", token.interaction_id),
-        "expires_at": token.expires,
-    }
-    return JSONResponse(shown, 201)
+    """
+    if caller.token is not None:
+        lent.use(session, caller.token)
 
 
-def require_short(most: int, **texts: str | None) -> None:
-    """Refuse texts beyond a bound.
+def require_short(settings: Settings, caller: Caller, **texts: str | None) -> None:
+    """Refuse texts beyond a bound; that of a token, which anybody may have read, is smaller.
 
     Raises:
         TooLarge: one is; `param` names it.
 
     """
+    most, setting = settings.max_grade_text, "LEPO_MAX_GRADE_TEXT"
+    if caller.only is not None and settings.token_grade_text < most:
+        most, setting = settings.token_grade_text, "LEPO_TOKEN_GRADE_TEXT"
     for name, given in texts.items():
         if given is not None and len(given) > most:
-            words = f"{name} has {len(given)} characters; {most} may be stored (LEPO_MAX_GRADE_TEXT)."
+            words = f"{name} has {len(given)} characters; {most} may be stored ({setting})."
             raise TooLarge(words, param=name, code="text_too_large")
 
 
 def reach(session: Session, server: Server, text: str, choice: int | None, caller: Caller) -> Interaction:
     """Find the answer a caller means, if it may grade it."""
-    found = find(session, text, choice, server.underway)
-    return gradable(found, caller, others=server.settings.grade_others)
+    return find(session, text, choice, server.underway, caller, others=server.settings.grade_others)
 
 
 def entry_of(grader: GraderName, caller: Caller, **facts: Any) -> Entry:

@@ -8,6 +8,7 @@ Leaves out deciding what is an error: that is the routes' and the store's.
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -58,7 +59,9 @@ def error_response(error: LepoError) -> JSONResponse:
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
     if error.retry_after is not None:
-        headers["Retry-After"] = str(max(1, round(error.retry_after)))
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    if isinstance(error, TooMany):
+        headers |= error.headers
     return JSONResponse(error_body(error), error.status, headers)
 
 

@@ -1,0 +1,80 @@
+"""Grading tokens: lent to a browser for one answer and a few grades, and taken back.
+
+Leaves out their form (`app.api.door.grading_tokens`) and what is graded with them (`app.api.grading.grades`).
+"""
+
+from datetime import timedelta
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+from pydantic import Field
+from sqlalchemy.orm import Session
+from starlette.responses import JSONResponse, Response
+
+from app.api.door.auth import require
+from app.api.door.callers import Caller
+from app.api.door.grading_tokens import LONGEST_S, GradingToken, make_token
+from app.api.grading.grades import reach
+from app.api.http.fields import Strict
+from app.api.http.paths import known
+from app.api.server import ServerDep
+from app.identifiers import show
+from app.store import lent
+from app.store.tenants import LentToken
+
+router = APIRouter(prefix="/v1/interactions/{interaction_id}/grading_tokens", tags=["grades"])
+
+MayGrade = Annotated[Caller, Depends(require("grade"))]
+
+
+class TokenBody(Strict):
+    """What a grading token shall be."""
+
+    expires_in: int = Field(3600, ge=1, le=LONGEST_S, description="Seconds.")
+    grades: int | None = Field(
+        None, ge=1, le=1000, description="Entries it may write, retractions too; left out: LEPO_TOKEN_GRADES."
+    )
+    choice: int | None = Field(None, ge=0)
+
+
+@router.post("", response_model=None, status_code=201)
+async def post_grading_token(interaction_id: str, body: TokenBody, server: ServerDep, caller: MayGrade) -> Response:
+    """Make a short-lived token with which a browser can grade this one answer a few times."""
+    secret = await server.grading_secret()
+    grades = body.grades or server.settings.token_grades
+
+    def make(session: Session) -> LentToken:
+        target = reach(session, server, interaction_id, body.choice, caller)
+        return lent.lend(session, target.id, caller.key_id, grades, timedelta(seconds=body.expires_in))
+
+    row = await server.traffic.run(make)
+    token = GradingToken(row.id, row.interaction_id, row.api_key_id, int(row.expires_at.timestamp()))
+    shown = {
+        "id": show("token", row.id),
+        "token": make_token(token, secret),
+        "interaction_id": show("int", row.interaction_id),
+        "grades": row.grades,
+        "expires_at": token.expires,
+    }
+    return JSONResponse(shown, 201)
+
+
+@router.delete("", response_model=None)
+async def take_back(
+    interaction_id: str,
+    server: ServerDep,
+    caller: MayGrade,
+    choice: int | None = None,
+    id: str | None = None,  # noqa: A002  the query's name
+) -> Response:
+    """Close the open tokens of this answer that this key made (an admin key: all), or the one with this `id`."""
+    one = None if id is None else known("token", id)
+    mine = None if caller.may("admin") else caller.key_id
+
+    def close(session: Session) -> int:
+        target = reach(session, server, interaction_id, choice, caller)
+        return lent.take_back(session, target.id, key_id=mine, token_id=one)
+
+    closed = await server.traffic.run(close)
+    server.believed.forget()
+    return JSONResponse({"object": "grading_tokens", "revoked": closed})
