@@ -22,7 +22,8 @@ def check_fields(server: Server, fields: GenerationFields, caller: Caller, promp
     Raises:
         NotFound: another model.
         Forbidden: a priority above the others' without an admin key.
-        BadRequest: too many answers, a grader that does not parse, an option of streams without a stream.
+        BadRequest: too many answers, a grader that does not parse or has nothing to grade, an option of streams without
+            a stream.
 
     """
     if fields.model != server.settings.served_name:
@@ -35,6 +36,8 @@ def check_fields(server: Server, fields: GenerationFields, caller: Caller, promp
         raise BadRequest(f"n times the number of prompts may be {most} at most (LEPO_MAX_CHOICES).", param="prompt")
     if fields.stream_options is not None and not fields.stream:
         raise BadRequest("stream_options may be given with stream: true only.", param="stream_options")
+    if fields.grader is not None and fields.store is False:
+        raise BadRequest("A grader grades recorded answers; leave out store: false, or the grader.", param="grader")
     if (fields.priority or 0) < 0 and not caller.may("admin"):
         raise Forbidden("A priority below 0 needs an admin key.", param="priority")
     check_grader(fields.grader)
