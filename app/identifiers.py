@@ -7,6 +7,7 @@ next to each other in an index and a page of a listing can continue "after this 
 import os
 import re
 import time
+from datetime import datetime
 from typing import Final, Literal
 from uuid import UUID
 
@@ -25,6 +26,11 @@ def uuid7() -> UUID:
     fraction = (rest << 12) // NANOSECONDS_PER_MILLISECOND
     noise = int.from_bytes(os.urandom(8), "big") & ((1 << 62) - 1)
     return UUID(int=milliseconds << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | noise)
+
+
+def first_of(at: datetime) -> UUID:
+    """Give the least id of a moment: `uuid7` makes none below it from then on, and none above it before."""
+    return UUID(int=max(0, int(at.timestamp() * 1000)) << 80)
 
 
 def show(prefix: Prefix, value: UUID) -> str:

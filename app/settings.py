@@ -481,6 +481,11 @@ class Settings(BaseSettings):
     redact_keep_rollouts: bool = Field(
         False, description="True: what was redacted is learned from all the same; its token ids spell the text."
     )
+    traces: str = Field(
+        "database",
+        description="Where rollouts are kept: 'database', or a directory that every process sees, as file:///path; "
+        "those written before stay where they are.",
+    )
 
     # Secrets
     admin_key: SecretStr | None = Field(
@@ -522,6 +527,15 @@ class Settings(BaseSettings):
     def origins(self) -> list[str]:
         """`cors_origins`, one by one."""
         return [part.strip() for part in self.cors_origins.split(",") if part.strip()]
+
+    @field_validator("traces")
+    @classmethod
+    def _is_place(cls, address: str) -> str:
+        """Refuse what is neither the database nor a directory."""
+        parts = urlsplit(address)
+        if address != "database" and (parts.scheme != "file" or parts.netloc or not parts.path.startswith("/")):
+            raise ValueError("must be `database`, or a directory as file:///path/to/it")
+        return address
 
     @model_validator(mode="after")
     def _check_trials(self) -> "Settings":

@@ -91,9 +91,9 @@ def audit(
 
 def stored(store: Store) -> list[tuple[Interaction, Rollout]]:
     """Every interaction with its rollout, in the order stored."""
-    query = select(Interaction, StoredRollout.payload).join(StoredRollout).order_by(Interaction.id)
+    query = select(Interaction, StoredRollout).join(StoredRollout).order_by(Interaction.id)
     with store.session() as session:
-        return [(row, decode(payload)) for row, payload in session.execute(query)]
+        return [(row, decode(trace.payload)) for row, trace in session.execute(query)]
 
 
 def shown_id(row: Interaction) -> str:

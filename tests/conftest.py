@@ -23,12 +23,14 @@ from app.stack.supervisor import Supervisor
 from app.store import checkpoints, interactions, policy_life
 from app.store.connect import Store, open_store
 from app.store.migrate import upgrade
-from app.store.tables import Checkpoint, Interaction
+from app.store.tables import Checkpoint, Interaction, StoredRequest
 
 if not Path("/dev/nvidia0").exists():  # before anything imports Triton: its kernels then run on the CPU
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 Answers = Callable[..., list[UUID]]
+
+ASKED: dict[str, Any] = {"body": {"messages": [{"role": "user", "content": "1+1?"}]}, "prompts": ["1+1?"]}
 
 IN_MEMORY_SPEED = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
@@ -116,16 +118,17 @@ def base_checkpoint(store: Store) -> Checkpoint:
 
 @pytest.fixture
 def answers(store: Store, base_checkpoint: Checkpoint) -> Answers:
-    """Write a response with `n` answers, and give their ids."""
+    """Write a response with `n` answers, and give their ids; changes may be of its request too (`prompts`, `grader`)."""
 
     def write(n: int = 1, *, policy_version: int = 0, **changes: Any) -> list[UUID]:
         completion_id = f"chatcmpl-{uuid4().hex}"
+        request = {name: changes.pop(name) for name in list(changes) if name in StoredRequest.__mapper__.attrs}
+        asked = StoredRequest(**ASKED | request)
         written = []
         with store.session() as session:
             for choice in range(n):
-                row = Interaction(
-                    **answer(base_checkpoint, completion_id, choice, n) | {"policy_version": policy_version} | changes
-                )
+                known = answer(base_checkpoint, completion_id, choice, n, asked)
+                row = Interaction(**known | {"policy_version": policy_version} | changes)
                 payload = b"\x00\x01" if row.learnable else None
                 interactions.record(session, row, codec=1 if payload else None, payload=payload)
                 written.append(row.id)
@@ -134,7 +137,9 @@ def answers(store: Store, base_checkpoint: Checkpoint) -> Answers:
     return write
 
 
-def answer(base: Checkpoint, completion_id: str, choice: int, n: int) -> dict[str, Any]:
+def answer(
+    base: Checkpoint, completion_id: str, choice: int, n: int, asked: StoredRequest | None = None
+) -> dict[str, Any]:
     return {
         "completion_id": completion_id,
         "choice": choice,
@@ -143,8 +148,7 @@ def answer(base: Checkpoint, completion_id: str, choice: int, n: int) -> dict[st
         "model": "lepo",
         "checkpoint_id": base.id,
         "policy_version": base.version,
-        "request": {"messages": [{"role": "user", "content": "1+1?"}]},
-        "prompt_text": "1+1?",
+        "asked": asked or StoredRequest(**ASKED),
         "prompt_tokens": 4,
         "answer": "2",
         "finish_reason": "stop",

@@ -32,6 +32,7 @@ from app.store.checkpoints import next_version
 from app.store.connect import Store
 from app.store.retention import sweep as sweep_rows
 from app.store.tables import Checkpoint
+from app.store.traces import open_traces
 from training.models.checkpoint import MANIFEST, checkpoint_dir
 from training.models.checkpoint import sweep as sweep_unfinished
 from training.models.in_use import alone
@@ -59,9 +60,20 @@ def sweep(context: Context) -> dict[str, int]:
         context.store, context.settings, until=lambda: context.stopping.is_set() or time.monotonic() > until
     )
     counts |= sweep_files(context.store, context.settings)
+    if (orphans := sweep_traces(context.store, context.settings)) > 0:
+        counts["orphaned_traces"] = orphans
     if counts:
         log.info("swept: %s", counts)
     return counts
+
+
+def sweep_traces(store: Store, settings: Settings) -> int:
+    """Remove files of rollouts that no row names; returns how many."""
+    files = open_traces(settings.traces)
+    if files is None or not files.directory.is_dir():
+        return 0
+    with store.session() as session:
+        return files.sweep(session)
 
 
 def sweep_files(store: Store, settings: Settings) -> dict[str, int]:

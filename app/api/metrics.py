@@ -43,10 +43,16 @@ class Metrics:
         ).labels(model)
         self._success = Counter(
             "lepo:request_success",
-            "Choices committed, by how they ended.",
+            "Choices committed, or answered where nothing is to be recorded, by how they ended.",
             ("model_name", "finished_reason"),
             registry=self.registry,
         )
+        self._unstored = Counter(
+            "lepo:choices_unstored",
+            "Choices answered and not recorded (`store: false`).",
+            LABELS,
+            registry=self.registry,
+        ).labels(model)
         self._grades = Counter("lepo:grades", "Grades accepted, by kind of grader.", ("kind",), registry=self.registry)
         self._pause = Histogram(
             "lepo:swap_pause_seconds", "How long a swap held the step loop.", buckets=SHORT_S, registry=self.registry
@@ -56,8 +62,10 @@ class Metrics:
         )
         self._model = model
 
-    def answered(self, finished: Sequence[Finished], whole_s: float) -> None:
-        """Count committed choices; `whole_s` is seconds from submission to now."""
+    def answered(self, finished: Sequence[Finished], whole_s: float, *, stored: bool = True) -> None:
+        """Count choices that are committed, or need not be; `whole_s` is seconds from submission to now."""
+        if not stored:
+            self._unstored.inc(len(finished))
         for choice in finished:
             self._success.labels(self._model, choice.reason).inc()
             self._queue.observe(choice.queued_s)

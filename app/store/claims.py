@@ -12,6 +12,7 @@ one of four ends:
 Leaves out which answers are offered (`app.store.learnable`), what is learned (`worker`) and jobs (`app.store.jobs`).
 """
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -28,12 +29,15 @@ from sqlalchemy.types import TypeEngine
 
 from app.store.grades import Reward, corrections, graded_by, rewards
 from app.store.tables import Claim, Interaction, StoredRollout
+from app.store.traces import TraceLost
 
 Settlement = Literal["keep", "learn", "release", "refuse"]
 
 NO_ROLLOUT: Final = "no_rollout"
 REFUSED: Final = "refused"
 MOST_REFUSALS: Final = 2  # updates with an answer that may be refused before it is spent
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +105,9 @@ def load(session: Session, rows: Sequence[Interaction]) -> list[Claimed]:
     """Add rewards, corrections and rollouts to interactions; one without a rollout, or without a word, is left out."""
     ids = [row.id for row in rows]
     reward, keys, right = rewards(session, ids), graded_by(session, ids), corrections(session, ids)
+    query = select(StoredRollout).where(StoredRollout.interaction_id == any_of(ids))
     traces = {
-        trace.interaction_id: trace
-        for trace in session.scalars(select(StoredRollout).where(StoredRollout.interaction_id == any_of(ids)))
+        trace.interaction_id: (trace.codec, read) for trace in session.scalars(query) if (read := bytes_of(trace))
     }
     return [
         Claimed(
@@ -111,12 +115,21 @@ def load(session: Session, rows: Sequence[Interaction]) -> list[Claimed]:
             reward=reward.get(row.id),
             correction=right.get(row.id),
             grader_keys=frozenset(keys.get(row.id, ())),
-            codec=traces[row.id].codec,
-            payload=traces[row.id].payload,
+            codec=traces[row.id][0],
+            payload=traces[row.id][1],
         )
         for row in rows
         if row.id in traces and (row.id in reward or row.id in right)
     ]
+
+
+def bytes_of(stored: StoredRollout) -> bytes | None:
+    """Read a rollout's bytes; None, and a line in the log, where its file is lost: its answer is not learned from."""
+    try:
+        return stored.payload
+    except TraceLost as error:
+        log.warning("%s", error.message)
+        return None
 
 
 def skip(session: Session, job_id: UUID, reasons: Mapping[UUID, Skipped]) -> None:

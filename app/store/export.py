@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from app.identifiers import read, show
 from app.store.base import Json
-from app.store.claims import any_of
+from app.store.claims import any_of, bytes_of
 from app.store.connect import Store
 from app.store.grades import rewards
 from app.store.interactions import Filters, conditions
@@ -136,7 +136,8 @@ def learning_record(claim: Claim | None) -> Json | None:
 
 
 def rollout_record(stored: StoredRollout | None) -> Json | None:
-    """Write a rollout's bytes."""
-    if stored is None:
+    """Write a rollout's bytes; None where none are kept, or its file is lost."""
+    payload = None if stored is None else bytes_of(stored)
+    if stored is None or payload is None:
         return None
-    return {"codec": stored.codec, "payload": base64.b64encode(stored.payload).decode()}
+    return {"codec": stored.codec, "payload": base64.b64encode(payload).decode()}

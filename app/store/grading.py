@@ -23,11 +23,12 @@ from sqlalchemy.orm import Session
 
 from app.store.base import Json
 from app.store.grades import Entry, add_grade
-from app.store.tables import GRADING_DUE, GRADING_UNTRIED, Interaction
+from app.store.tables import GRADING_DUE, GRADING_UNTRIED, Interaction, StoredRequest
 
 Look = Literal["newest", "oldest", "due"]
 Settled = Literal["graded", "none", "failed"]
 
+GRADER: Final = select(StoredRequest.grader).where(StoredRequest.id == Interaction.request_id).scalar_subquery()
 TURNS: Final[tuple[Look, ...]] = ("newest", "due", "newest", "oldest")
 
 
@@ -63,7 +64,7 @@ def take(session: Session, lease: timedelta, turn: int = 0) -> Taken | None:
                 Interaction.id,
                 Interaction.completion_id,
                 Interaction.answer,
-                Interaction.grader,
+                GRADER,
                 Interaction.grader_source,
                 Interaction.grading_attempts,
                 Interaction.project_id,

@@ -4,20 +4,24 @@ Leaves out what was thought of them (`app.store.grades`, `app.store.grading`) an
 (`app.store.claims`).
 """
 
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.errors import NotFound
-from app.identifiers import show
+from app.identifiers import first_of, show
 from app.store.grades import Reward, rewards
 from app.store.projects import project_of
 from app.store.tables import Checkpoint, Claim, Interaction, StoredRollout
+from app.store.traces import TraceFiles
 
-LARGEST_PAGE = 1000
+LARGEST_PAGE: Final = 1000
+MOST_LOOKED_AT: Final = 10_000  # answers of which a page shows some
+SKEW: Final = timedelta(hours=1)  # between a server's clock, by which ids are made, and the database's
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,12 @@ class Page:
 
 
 def record(
-    session: Session, interaction: Interaction, *, codec: int | None = None, payload: bytes | None = None
+    session: Session,
+    interaction: Interaction,
+    *,
+    codec: int | None = None,
+    payload: bytes | None = None,
+    files: TraceFiles | None = None,
 ) -> None:
     """Write an answer and, if it can be learned from, its rollout. The id exists afterwards (`interaction.id`).
 
@@ -53,12 +62,14 @@ def record(
 
     Args:
         session: a transaction; commit it before the id leaves.
-        interaction: not yet stored.
+        interaction: not yet stored; the request it names is (`app.store.requests`), or comes with it (`asked`).
         codec: version of the rollout's byte codec.
         payload: the rollout; None for an answer that cannot be learned from.
+        files: where rollouts are kept apart from their rows; None: they are not.
 
     Raises:
         ValueError: learnable without a rollout.
+        OSError: the rollout's file cannot be written.
         sqlalchemy.exc.IntegrityError: this choice of this response is stored already.
 
     """
@@ -68,8 +79,13 @@ def record(
     session.add(interaction)
     session.flush()
     if codec is not None and payload is not None:
-        kept = interaction.learnable
-        session.add(StoredRollout(interaction_id=interaction.id, codec=codec, payload=payload, learnable=kept))
+        stored = StoredRollout(interaction_id=interaction.id, codec=codec, learnable=interaction.learnable)
+        if files is None:
+            stored.payload = payload
+        else:
+            kept = files.write(interaction.id, payload)
+            stored.address, stored.sha256 = kept.address, kept.sha256
+        session.add(stored)
         session.flush()
 
 
@@ -109,12 +125,15 @@ def rollout(session: Session, interaction_id: UUID) -> StoredRollout | None:
 
 
 def conditions(wanted: Filters) -> list[ColumnElement[bool]]:
-    """Say in SQL what a listing shows."""
+    """Say in SQL what a listing shows.
+
+    Times bound ids too, since an id begins with its server's time: so pages are found by the order of ids alone.
+    """
     found: list[ColumnElement[bool]] = []
     if wanted.since is not None:
-        found.append(Interaction.created_at >= wanted.since)
+        found += [Interaction.created_at >= wanted.since, Interaction.id >= first_of(wanted.since - SKEW)]
     if wanted.until is not None:
-        found.append(Interaction.created_at < wanted.until)
+        found += [Interaction.created_at < wanted.until, Interaction.id < first_of(wanted.until + SKEW)]
     if wanted.graded is not None:
         found.append(Interaction.graded_at.is_not(None) if wanted.graded else Interaction.graded_at.is_(None))
     if wanted.shadow is not None:
@@ -122,23 +141,55 @@ def conditions(wanted: Filters) -> list[ColumnElement[bool]]:
     if wanted.learned_by is not None:
         made = select(Checkpoint.job_id).where(Checkpoint.version == wanted.learned_by)
         learned = select(Claim.interaction_id).where(Claim.outcome == "learned", Claim.job_id.in_(made))
-        found.append(Interaction.id.in_(learned))
-    for column, value in (
+        found.append(Interaction.id == func.any(func.array(learned.scalar_subquery())))
+    found += [column == value for column, value in equalities(wanted)]
+    if wanted.completion_id is not None:
+        found.append(Interaction.completion_id == wanted.completion_id)
+    return found
+
+
+def equalities(wanted: Filters) -> list[tuple[InstrumentedAttribute[Any], Any]]:
+    """Give the columns that must have one value, those first of which an index holds the fewest answers."""
+    columns = (
+        (Interaction.user_tag, wanted.user_tag),
+        (Interaction.policy_version, wanted.policy_version),
         (Interaction.api_key_id, wanted.api_key_id),
         (Interaction.project_id, wanted.project_id),
-        (Interaction.completion_id, wanted.completion_id),
-        (Interaction.policy_version, wanted.policy_version),
-        (Interaction.user_tag, wanted.user_tag),
-    ):
-        if value is not None:
-            found.append(column == value)
-    return found
+    )
+    return [(column, value) for column, value in columns if value is not None]
+
+
+def last_looked_at(session: Session, wanted: Filters, after: UUID | None) -> tuple[UUID | None, bool]:
+    """Find how far a page may look where no index holds just what it shows.
+
+    One condition has an index in the order of ids; answers that it finds are looked through for the others.
+
+    Returns:
+        The last answer the page may look at, None: it looks at all; and whether there is another behind it.
+
+    """
+    if wanted.completion_id is not None or wanted.learned_by is not None:
+        return None, False  # few answers
+    equal = [column == value for column, value in equalities(wanted)]
+    if wanted.shadow:
+        equal.insert(0, Interaction.shadow_of.is_not(None))
+    if len(equal) + (wanted.graded is not None) < (2 if equal else 1):
+        return None, False
+    times = replace(Filters(shadow=None), since=wanted.since, until=wanted.until)
+    query = select(Interaction.id).where(*equal[:1], *conditions(times)).order_by(Interaction.id.desc())
+    if after is not None:
+        query = query.where(Interaction.id < after)
+    found = list(session.scalars(query.offset(MOST_LOOKED_AT - 1).limit(2)))
+    return (found[0], len(found) > 1) if found else (None, False)
 
 
 def list_interactions(
     session: Session, filters: Filters | None = None, *, limit: int = 50, after: UUID | None = None
 ) -> Page:
     """List answers, the newest first.
+
+    A page looks at `MOST_LOOKED_AT` answers at most, so that it costs the same however many there are: it may be short,
+    even empty, and still say where the next one begins.
 
     Args:
         session: a transaction.
@@ -153,14 +204,14 @@ def list_interactions(
     if not 1 <= limit <= LARGEST_PAGE:
         raise ValueError(f"limit must be between 1 and {LARGEST_PAGE}")
     wanted = filters or Filters()
-    query = select(Interaction).order_by(Interaction.id.desc()).limit(limit + 1)
+    query = select(Interaction).where(*conditions(wanted)).order_by(Interaction.id.desc()).limit(limit + 1)
     if after is not None:
         query = query.where(Interaction.id < after)
-    query = query.where(*conditions(wanted))
+    last, more = last_looked_at(session, wanted, after)
+    if last is not None:
+        query = query.where(Interaction.id >= last)
     rows = list(session.scalars(query))
     shown = rows[:limit]
     found = rewards(session, [row.id for row in shown])
-    return Page(
-        items=tuple((row, found.get(row.id)) for row in shown),
-        next_after=shown[-1].id if len(rows) > limit else None,
-    )
+    next_after = shown[-1].id if len(rows) > limit else last if more else None
+    return Page(items=tuple((row, found.get(row.id)) for row in shown), next_after=next_after)

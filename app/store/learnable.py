@@ -24,7 +24,7 @@ from app.store import jobs, learning, policy_life
 from app.store.claims import any_of, fresh
 from app.store.grades import graded_by
 from app.store.key_quota import Group, choose
-from app.store.tables import Interaction, Job
+from app.store.tables import Interaction, Job, StoredRequest
 
 LONGEST_PAUSE: Final = timedelta(minutes=5)
 SMALLEST_WINDOW: Final = 2  # newest answers seen of each key, however many keys there are
@@ -153,7 +153,8 @@ def values_of(found: Sequence[_Ready]) -> frozenset[float]:
 def gradable(session: Session, found: Sequence[_Ready]) -> bool:
     """Whether a request among these named a grader, so that the worker can make a contrast by answering anew."""
     ids = [each for one in found for each in one.ids]
-    query = select(Interaction.id).where(Interaction.id == any_of(ids), Interaction.grader.is_not(None)).limit(1)
+    query = select(Interaction.id).join(StoredRequest, StoredRequest.id == Interaction.request_id)
+    query = query.where(Interaction.id == any_of(ids), StoredRequest.grader.is_not(None)).limit(1)
     return session.scalar(query) is not None
 
 

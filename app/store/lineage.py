@@ -14,6 +14,7 @@ from uuid import UUID
 from sqlalchemy import CTE, ColumnElement, func, select, true
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from app.store import tallies
 from app.store.grades import CORRECTIONS, LATEST
 from app.store.removed import Tombstone
 from app.store.tables import Checkpoint, Claim, Grade, Interaction, Job
@@ -131,13 +132,13 @@ def count_by(
 
 def count_learned(session: Session, checkpoint_id: UUID | None) -> tuple[int, int]:
     """Count answers that a policy contains, and those that only other policies do (abandoned by a rollback)."""
-    learned = select(func.count()).select_from(Claim).where(Claim.outcome == "learned")
-    total = session.scalars(learned).one()
+    by_job = tallies.counts(session, "learned")
+    total = sum(by_job.values())
     if checkpoint_id is None:
         return 0, total
     found = line(checkpoint_id)
     jobs = select(Checkpoint.job_id).join(found, found.c.id == Checkpoint.id)
-    inside = session.scalars(learned.where(Claim.job_id.in_(jobs))).one()
+    inside = sum(by_job.get(str(job), 0) for job in session.scalars(jobs))
     return inside, total - inside
 
 

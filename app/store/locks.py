@@ -15,6 +15,7 @@ class Lock(IntEnum):
     MIGRATE = 7_135_101
     PUBLISH = 7_135_102  # allocating a version
     FIRST_KEY = 7_135_105  # making the first admin key
+    FOLD = 7_135_106  # adding up tallies
 
 
 def hold(session: Session, lock: Lock) -> None:

@@ -1,6 +1,7 @@
 """The whole service at a glance: what is served, what was graded and learned, and whether it is getting better.
 
-Read-only counts for the overview page, the demo's live view and whoever watches. Leaves out per-process numbers
+Read-only counts for the overview page, the demo's live view and whoever watches. What grows with traffic is not counted
+here but kept counted (`app.store.tallies`): millions of answers cost no more than none. Leaves out per-process numbers
 (requests running, latencies): those are metrics of the server.
 """
 
@@ -10,8 +11,8 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from app.store import learning, lineage, policy_life
-from app.store.tables import Checkpoint, Claim, Evaluation, Grade, Interaction, Job, Swap
+from app.store import learning, lineage, policy_life, tallies
+from app.store.tables import Checkpoint, Evaluation, Job, Swap
 
 Text_ = InstrumentedAttribute[str] | InstrumentedAttribute[str | None]
 
@@ -68,9 +69,9 @@ def overview(session: Session) -> Overview:
     return Overview(
         serving_version=None if serving is None else serving.version,
         previous_version=None if before is None else before.version,
-        interactions=session.scalar(select(func.count()).select_from(Interaction)) or 0,
-        grades=_counts(session, Grade.grader_kind, Grade.state == "graded"),
-        grading=_counts(session, Interaction.grading_state, Interaction.grading_state != "none"),
+        interactions=tallies.counts(session, "answers").get("", 0),
+        grades=tallies.counts(session, "grades"),
+        grading=tallies.counts(session, "grading"),
         jobs=_counts(session, Job.status),
         verdicts=_counts(session, Job.verdict, Job.verdict.is_not(None)),
         current_job=None if running is None else CurrentJob(str(running.id), running.phase, running.heartbeat_at),
@@ -79,7 +80,7 @@ def overview(session: Session) -> Overview:
         undecided={str(row.version): row.state for row in policy_life.undecided(session)},
         learned=learned,
         abandoned=abandoned,
-        skipped=_counts(session, Claim.reason, Claim.outcome == "skipped"),
+        skipped=tallies.counts(session, "skipped"),
         swaps=_counts(session, Swap.status),
         history=_history(session),
     )

@@ -31,10 +31,11 @@ from sqlalchemy import ColumnElement, Select, and_, delete, exists, func, or_, s
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.settings import Settings
+from app.store import tallies
 from app.store.base import Base
 from app.store.claims import any_of
 from app.store.connect import Store
-from app.store.removal import remove, rows_of
+from app.store.removal import forget_files, remove, rows_of
 from app.store.removed import Erasure, Tombstone
 from app.store.tables import (
     Checkpoint,
@@ -99,6 +100,9 @@ def sweep(
             with store.session() as session:
                 gone = rule.remove(session, due.limit(rule.batch).with_for_update(skip_locked=True, of=rule.rows))
             counts[rule.what] += gone
+    if not dry_run:
+        with store.session() as session:
+            tallies.fold(session)
     return dict(+counts)
 
 
@@ -142,6 +146,7 @@ def settled_claims(age: timedelta) -> Select[Any]:
 def gone_settled_rollouts(session: Session, due: Select[Any]) -> int:
     """Remove the rollouts of settled answers, and note on their claims that they are gone."""
     ids: list[UUID] = list(session.scalars(due))
+    forget_files(session, ids)
     session.execute(delete(StoredRollout).where(StoredRollout.interaction_id == any_of(ids)))
     noted = update(Claim).where(Claim.interaction_id == any_of(ids)).values(rollout_removed=True)
     return rows_of(session, noted)
@@ -156,6 +161,7 @@ def unlearnable_rollouts(age: timedelta) -> Select[Any]:
 def gone_rollouts(session: Session, due: Select[Any]) -> int:
     """Remove rollouts."""
     ids = list(session.scalars(due))
+    forget_files(session, ids)
     return rows_of(session, delete(StoredRollout).where(StoredRollout.interaction_id == any_of(ids)))
 
 

@@ -21,11 +21,12 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 import app.store.removed
 import app.store.tenants  # noqa: F401 - likewise
-from app.store.base import AnyJson, Base, Big, Created, Id, Json, one_of
+from app.store import traces
+from app.store.base import AnyJson, AnyText, Base, Big, Created, Id, Json, one_of
 
 SCOPES: Final = ("infer", "grade", "admin")
 TRUSTS: Final = ("ordinary", "trusted", "quarantined")
@@ -160,8 +161,23 @@ class Learning(Base):
     updated_at: Mapped[Created]
 
 
+class StoredRequest(Base):
+    """What one HTTP request asked, once for all of its answers; it goes with the last of them."""
+
+    __tablename__ = "requests"
+
+    id: Mapped[Id]
+    body: Mapped[Json]  # messages or prompt, and the sampling settings as asked
+    prompts: Mapped[list[str]] = mapped_column(ARRAY(AnyText))  # as the model saw them, after the chat template
+    grader: Mapped[Json | None]  # the grader it named, or null
+    # `metadata` is taken by SQLAlchemy
+    client_metadata: Mapped[Json | None] = mapped_column("metadata")
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), server_default="default")  # of its key
+    created_at: Mapped[Created]
+
+
 class Interaction(Base):
-    """One answer (one choice of a response) and all that was asked for it.
+    """One answer (one choice of a response); what was asked for it is `asked`.
 
     A fact, but for eight columns: `grading_state`, `grading_attempts` and `grading_until` follow the server-side
     grader; `graded_at`, `reward`, `charged_key_id` and `claimed` repeat what `grades` and `claims` say so that an index
@@ -191,7 +207,9 @@ class Interaction(Base):
         ),
         Index("ix_interactions_ungraded", "created_at", postgresql_where=text("graded_at IS NULL AND NOT claimed")),
         Index("ix_interactions_user_tag", "user_tag", "id", postgresql_where=text("user_tag IS NOT NULL")),
-        Index("ix_interactions_checkpoint_id", "checkpoint_id", "id"),
+        Index("ix_interactions_policy_version", "policy_version", "id"),
+        Index("ix_interactions_request_id", "request_id"),
+        Index("ix_interactions_shadow", "id", postgresql_where=text("shadow_of IS NOT NULL")),
         Index("ix_interactions_graded", "checkpoint_id", "graded_at", postgresql_where=text("graded_at IS NOT NULL")),
         Index("ix_interactions_grading_untried", "created_at", postgresql_where=GRADING_UNTRIED),
         Index("ix_interactions_grading_due", "grading_until", postgresql_where=GRADING_DUE),
@@ -210,20 +228,17 @@ class Interaction(Base):
     policy_version: Mapped[Big]  # of that checkpoint
     api_key_id: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), server_default="default")  # of that key
-    request: Mapped[Json]  # messages or prompt, and the sampling settings as asked
-    prompt_text: Mapped[str]  # as the model saw it, after the chat template
+    request_id: Mapped[UUID] = mapped_column(ForeignKey("requests.id"))
+    prompt_index: Mapped[int] = mapped_column(server_default=text("0"))  # which of the request's prompts, from 0
     prompt_tokens: Mapped[int]
     answer: Mapped[str]
     finish_reason: Mapped[str]
     usage: Mapped[Json]  # prompt_tokens, completion_tokens, reasoning_tokens
-    grader: Mapped[Json | None]  # the grader named in the request, or null
     grading_state: Mapped[str] = mapped_column(server_default="none")
     grading_attempts: Mapped[int] = mapped_column(server_default="0")  # rises when a worker takes it; its fence
     grading_until: Mapped[datetime | None]  # the end of a lease, or of a pause after a failure; null: never taken
     grader_source: Mapped[str] = mapped_column(server_default="scoped")  # scoped: the key that named it may grade
     user_tag: Mapped[str | None]  # `user` of the request
-    # `metadata` is taken by SQLAlchemy
-    client_metadata: Mapped[Json | None] = mapped_column("metadata")
     learnable: Mapped[bool]  # whether a rollout was kept that can be replayed
     unlearnable_reason: Mapped[str | None]
     graded_at: Mapped[datetime | None]  # when it first had an effective grade; null while it has none
@@ -234,18 +249,62 @@ class Interaction(Base):
     shadow_of: Mapped[str | None]  # null: it was shown; else the response that nobody saw it beside
     created_at: Mapped[Created]
 
+    asked: Mapped[StoredRequest] = relationship(lazy="selectin")  # read once for all rows that share it
+
+    @property
+    def request(self) -> Json:
+        """The body of the request."""
+        return self.asked.body
+
+    @property
+    def prompt_text(self) -> str:
+        """The prompt as the model saw it."""
+        return self.asked.prompts[self.prompt_index]
+
+    @property
+    def grader(self) -> Json | None:
+        """The grader that the request named."""
+        return self.asked.grader
+
+    @property
+    def client_metadata(self) -> Json | None:
+        """The request's metadata."""
+        return self.asked.client_metadata
+
 
 class StoredRollout(Base):
     """An answer's lossless trace, apart from `interactions` so that listings stay light and it may go first."""
 
     __tablename__ = "rollouts"
-    __table_args__ = (Index("ix_rollouts_unlearnable", "created_at", postgresql_where=text("NOT learnable")),)
+    __table_args__ = (
+        CheckConstraint("(payload IS NULL) = (address IS NOT NULL)", name="kept_in_one_place"),
+        CheckConstraint("(address IS NULL) = (sha256 IS NULL)", name="address_has_digest"),
+        Index("ix_rollouts_unlearnable", "created_at", postgresql_where=text("NOT learnable")),
+    )
 
     interaction_id: Mapped[UUID] = mapped_column(ForeignKey("interactions.id", ondelete="CASCADE"), primary_key=True)
     codec: Mapped[int] = mapped_column(SmallInteger)  # version of the byte codec
-    payload: Mapped[bytes]
+    inline: Mapped[bytes | None] = mapped_column("payload")  # null: the bytes are at `address`
+    address: Mapped[str | None]  # of a file (`app.store.traces`), file:///...; null: they are here
+    sha256: Mapped[bytes | None]  # of the bytes at `address`
     learnable: Mapped[bool] = mapped_column(server_default=text("true"))  # as its answer says
     created_at: Mapped[Created]
+
+    @property
+    def payload(self) -> bytes:
+        """The bytes, wherever they are.
+
+        Raises:
+            TraceLost: they are not at their address, or are others.
+
+        """
+        if self.address is None:
+            return self.inline or b""
+        return traces.read(self.address, self.sha256)
+
+    @payload.setter
+    def payload(self, given: bytes) -> None:
+        self.inline = given
 
 
 class Grade(Base):
@@ -391,6 +450,20 @@ class Claim(Base):
     weight: Mapped[float | None]  # mean importance weight of its steps; 1 on policy
     rollout_removed: Mapped[bool] = mapped_column(server_default=text("false"))  # its rollout's time was over
     created_at: Mapped[Created]
+
+
+class Tally(Base):
+    """How many rows there are of a kind: kept by triggers on the tables that are counted, read by `app.store.tallies`.
+
+    Each database session adds to rows of its own, so that no transaction waits for another's count.
+    """
+
+    __tablename__ = "tallies"
+
+    what: Mapped[str] = mapped_column(primary_key=True)  # answers, grading, grades, learned, skipped
+    name: Mapped[str] = mapped_column(primary_key=True)  # of the kind within it: a state, a grader, a job, a reason
+    backend: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # whose; 0: of sessions that ended
+    count: Mapped[Big]  # to be added up; a single one may be below 0
 
 
 class Evaluation(Base):

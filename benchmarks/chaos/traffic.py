@@ -23,8 +23,8 @@ SLOW_S: Final = 4.0
 OURS: Final = "chaos-"  # begins the completion ids of a backlog
 
 COLUMNS: Final = (
-    "choice, group_size, endpoint, model, api_key_id, request, prompt_text, prompt_tokens, answer, finish_reason, "
-    "usage, grader_source"
+    "choice, group_size, endpoint, model, api_key_id, request_id, prompt_tokens, answer, finish_reason, usage, "
+    "grader_source"
 )
 # Copies of the answer with the shortest rollout; one statement writes them all, in one transaction.
 STALE: Final = f"""
@@ -46,11 +46,20 @@ INSERT INTO grades (id, interaction_id, state, value, grader_kind, grader_id, ap
 SELECT gen_random_uuid(), new_id, 'graded', worth, 'client', api_key_id, api_key_id FROM made
 """
 PENDING: Final = f"""
-INSERT INTO interactions (id, completion_id, {COLUMNS}, checkpoint_id, policy_version, grader, grading_state,
-    learnable, unlearnable_reason)
-SELECT gen_random_uuid(), '{OURS}' || gen_random_uuid(), {COLUMNS}, checkpoint_id, policy_version,
-    '{{"type": "string_check", "reference": "4", "operation": "eq"}}'::jsonb, 'pending', false, 'chaos'
-FROM (SELECT * FROM interactions WHERE group_size = 1 LIMIT 1) AS pattern CROSS JOIN generate_series(1, :many)
+WITH pattern AS (
+    SELECT * FROM interactions WHERE group_size = 1 LIMIT 1
+), asked AS (
+    INSERT INTO requests (id, body, prompts, grader)
+    SELECT gen_random_uuid(), body, prompts,
+        '{{"type": "string_check", "reference": "4", "operation": "eq"}}'::jsonb
+    FROM requests WHERE id = (SELECT request_id FROM pattern)
+    RETURNING id AS new_id
+)
+INSERT INTO interactions (id, completion_id, {COLUMNS}, checkpoint_id, policy_version, grading_state, learnable,
+    unlearnable_reason)
+SELECT gen_random_uuid(), '{OURS}' || gen_random_uuid(), {COLUMNS.replace("request_id", "new_id")}, checkpoint_id,
+    policy_version, 'pending', false, 'chaos'
+FROM pattern CROSS JOIN asked CROSS JOIN generate_series(1, :many)
 """
 # By hand and without foreign keys: each grade deleted would look through all grades for one that supersedes it.
 TIDY: Final = f"""
@@ -106,7 +115,8 @@ def grader_hangs(here: World) -> Iterator[None]:
         here.until(lambda: guest.ask(http, guest.problems[0], 4, grader=HANGS), "an answer to grade")
     yield
     pending = (
-        "SELECT count(*) FROM interactions WHERE grader ->> 'reference' = :reference AND grading_state = 'pending'"
+        "SELECT count(*) FROM interactions JOIN requests ON requests.id = request_id "
+        "WHERE grader ->> 'reference' = :reference AND grading_state = 'pending'"
     )
     try:
         here.until(lambda: not here.one(pending, reference=HANGS["reference"]), "the hanging grader is given up", 60.0)

@@ -12,7 +12,7 @@ import torch
 from app.identifiers import uuid7
 from app.store.claims import Claimed, Skipped
 from app.store.grades import Reward
-from app.store.tables import Interaction
+from app.store.tables import Interaction, StoredRequest
 from training.advantage import Mode, Tracker
 from training.codec import CODEC_VERSION, encode
 from training.rollout import Rollout, StopReason
@@ -58,9 +58,12 @@ def claimed(
         completion_id=group,
         policy_version=trace.policy_version,
         api_key_id=asker,
-        request={"messages": [{"role": "user", "content": "hello"}]},
-        grader=grader,
-        client_metadata=None if task is None else {"task": task},
+        asked=StoredRequest(
+            body={"messages": [{"role": "user", "content": "hello"}]},
+            prompts=["hello"],
+            grader=grader,
+            client_metadata=None if task is None else {"task": task},
+        ),
     )
     given = Reward(reward, 1, NOW, NOW)
     return Claimed(row, given, None, graders, CODEC_VERSION, payload or encode(trace))

@@ -25,7 +25,7 @@ from app.store import checkpoints, keys, policy_life
 from app.store.connect import Store
 from app.store.grades import Entry, add_grade
 from app.store.interactions import record
-from app.store.tables import Checkpoint, Claim, Interaction, Job
+from app.store.tables import Checkpoint, Claim, Interaction, Job, StoredRequest
 from training.codec import CODEC_VERSION, encode
 from training.models.checkpoint import publish, verify
 from training.models.policy import Policy, load_policy
@@ -129,6 +129,12 @@ class World:
         with self.store.session() as session:
             for prompt, finished in zip(prompts, answered, strict=True):
                 group = f"chatcmpl-{next(self._seeds)}"
+                asked = StoredRequest(
+                    body={"messages": [{"role": "user", "content": prompt}]},
+                    prompts=[prompt],
+                    grader=None if grader is None else dict(grader),
+                    client_metadata=None if task is None else {"task": task},
+                )
                 for one in finished:
                     row = Interaction(
                         completion_id=group,
@@ -139,15 +145,12 @@ class World:
                         checkpoint_id=checkpoints.by_version(session, policy.version).id,
                         policy_version=policy.version,
                         api_key_id=None if asker is None else self.key(asker),
-                        request={"messages": [{"role": "user", "content": prompt}]},
-                        prompt_text=prompt,
+                        asked=asked,
                         prompt_tokens=len(one.rollout.prompt_ids_P),
                         answer=one.text,
                         finish_reason=one.reason,
                         usage={},
-                        grader=None if grader is None else dict(grader),
                         grading_state="none" if grader is None else "pending",
-                        client_metadata=None if task is None else {"task": task},
                         learnable=True,
                     )
                     record(session, row, codec=CODEC_VERSION, payload=encode(one.rollout))

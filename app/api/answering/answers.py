@@ -1,8 +1,9 @@
 """One request's answers under way: submitted to the engine, heard from it, committed as they end.
 
-An id of an interaction exists outside this process only after its row is committed: `Stored` is made by the commit and
-by nothing else. When the client leaves, the engine is told, and what was said so far is still recorded. Leaves out how
-answers are shown (`stream`, `whole`).
+An id of an interaction exists outside this process only after its row is committed: a `Stored` with an id is made by
+the commit and by nothing else. An answer to `store: false` ends without a commit and without an id. When the client
+leaves, the engine is told, and what was said so far is still recorded. Leaves out how answers are shown (`stream`,
+`whole`).
 """
 
 import asyncio
@@ -13,10 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from sqlalchemy.orm import Session
-
 from app.api.answering.ask import Ask
-from app.api.answering.record import remember
+from app.api.answering.record import Recorder
 from app.api.answering.shadow import offer
 from app.api.answering.trial_routing import version_for
 from app.api.http.mailbox import Mailbox
@@ -25,7 +24,6 @@ from app.engine.request import Crashed, Delta, EngineRefusal, Event, Finished, R
 from app.engine.ticket import Ticket
 from app.errors import LepoError, Unavailable
 from app.identifiers import show
-from app.store.tables import Interaction
 
 log = logging.getLogger("lepo.api")
 
@@ -48,11 +46,11 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One choice is committed; its id may leave."""
+    """One choice is committed, and its id may leave; or it was asked not to be recorded, and has none."""
 
     choice: int  # over all prompts
     finished: Finished
-    interaction_id: str  # int_<32 hex>
+    interaction_id: str | None  # int_<32 hex>; None: it is not recorded
 
     @property
     def shown_reason(self) -> str:
@@ -86,6 +84,7 @@ class Answers:
         self._unfinished = [ask.fields.choices] * len(ask.prompts)  # choices the engine still works on
         self._tickets: list[Ticket] = []
         self._commits: set[asyncio.Task[None]] = set()
+        self._recorder = Recorder(ask, server.redactor, server.settings)
         self._began = time.monotonic()
         self._last_token_at: dict[int, float] = {}
 
@@ -105,7 +104,8 @@ class Answers:
         except (EngineRefusal, ValueError):
             self.cancel()
             raise
-        self.server.underway[self.ask.completion_id] = self.ask.key_id
+        if self.ask.stored:
+            self.server.underway[self.ask.completion_id] = self.ask.key_id
 
     def cancel(self) -> None:
         """Free the engine's slots; every choice still ends, as cancelled, and is recorded."""
@@ -140,7 +140,7 @@ class Answers:
             await self.take()
         self.server.underway.pop(self.ask.completion_id, None)
         if self.failure is None:
-            offer(self.server, self.ask)
+            offer(self.server, self._recorder)
 
     def _arrived(self, prompt: int, events: Sequence[Event]) -> None:
         """Take events on the engine's thread."""
@@ -158,8 +158,12 @@ class Answers:
                 self._unfinished[item.prompt] = len(finished)
                 self.fail(LepoError(event.message, code="engine_error"))
             else:
-                said.append(Said(item.prompt * self.ask.fields.choices + event.choice, event))
-        if finished:
+                said.append(Said(self._place(item.prompt, event), event))
+        if finished and not self.ask.stored:
+            self._unfinished[item.prompt] -= len(finished)
+            self._mailbox.put([Stored(self._place(item.prompt, one), one, None) for one in finished])
+            self.server.metrics.answered(finished, time.monotonic() - self._began, stored=False)
+        elif finished:
             self._unfinished[item.prompt] -= len(finished)
             task = asyncio.create_task(self._store(item.prompt, finished))
             self._commits.add(task)
@@ -171,20 +175,19 @@ class Answers:
         """Commit choices of one prompt in one transaction; what comes of it arrives in the mailbox."""
         try:
             rows = await self.server.traffic.run(
-                lambda session: [self._remember(session, prompt, one) for one in finished]
+                lambda session: [self._recorder.remember(session, prompt, one) for one in finished]
             )
         except LepoError as error:
             self._mailbox.put((Lost(len(finished), error),))
             return
-        first = prompt * self.ask.fields.choices
         pairs = zip(finished, rows, strict=True)
-        self._mailbox.put([Stored(first + one.choice, one, show("int", row.id)) for one, row in pairs])
+        self._mailbox.put([Stored(self._place(prompt, one), one, show("int", row.id)) for one, row in pairs])
         self.server.metrics.answered(finished, time.monotonic() - self._began)
         await self.server.rates.spend(self.ask.key_id, spent(finished, len(self.ask.prompts[prompt].ids)))
 
-    def _remember(self, session: Session, prompt: int, finished: Finished) -> Interaction:
-        keep = self.server.settings.redact_keep_rollouts
-        return remember(session, self.ask, prompt, finished, self.server.redactor, keep_rollouts=keep)
+    def _place(self, prompt: int, event: Reasoned | Delta | Finished) -> int:
+        """Number a choice over all prompts."""
+        return prompt * self.ask.fields.choices + event.choice
 
     def _settled(self, choices: int, task: asyncio.Task[None]) -> None:
         """Let go of a commit; one that a bug ended must not leave its client waiting."""

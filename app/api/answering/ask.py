@@ -7,10 +7,12 @@ import time
 import uuid
 from dataclasses import dataclass, field
 from typing import Final, Literal
+from uuid import UUID
 
 from app.api.answering.generation import Budget, GenerationFields
 from app.engine.constraint import Constraint
 from app.engine.request import Request
+from app.identifiers import uuid7
 from app.store.base import Json
 
 Endpoint = Literal["chat", "completion"]
@@ -42,12 +44,18 @@ class Ask:
     constraint: Constraint | None = None  # what the answers' text must be, compiled
     unit: str = ""  # the session, user or key it belongs to: see `app.api.answering.trial_routing`
     completion_hex: str = field(default_factory=lambda: uuid.uuid4().hex)
+    request_id: UUID = field(default_factory=uuid7)  # of what is stored of it
     created: int = field(default_factory=lambda: int(time.time()))  # Unix seconds
 
     @property
     def completion_id(self) -> str:
         """Id of the response: `chatcmpl-<32 hex>` or `cmpl-<32 hex>`."""
         return f"{ID_PREFIXES[self.endpoint]}-{self.completion_hex}"
+
+    @property
+    def stored(self) -> bool:
+        """Whether its answers are recorded."""
+        return self.fields.store is not False
 
     @property
     def choices(self) -> int:

@@ -26,7 +26,8 @@ def check_fields(server: Server, fields: GenerationFields, caller: Caller, promp
         NotFound: another model.
         Forbidden: a priority above the others' without an admin key of the service.
         TooMany: the caller's project has used up its bytes or its graders' time.
-        BadRequest: too many answers, a grader that does not parse, an option of streams without a stream.
+        BadRequest: too many answers, a grader that does not parse or has nothing to grade, an option of streams without
+            a stream.
 
     """
     if fields.model != server.settings.served_name:
@@ -46,6 +47,8 @@ def check_fields(server: Server, fields: GenerationFields, caller: Caller, promp
         raise BadRequest("stream_options may be given with stream: true only.", param="stream_options")
     if (fields.priority or 0) < 0 and not caller.rules:
         raise Forbidden("A priority below 0 needs an admin key of the service.", param="priority")
+    if fields.grader is not None and fields.store is False:
+        raise BadRequest("A grader grades recorded answers; leave out store: false, or the grader.", param="grader")
     check_grader(fields.grader)
     if fields.grader is not None:
         caller.require_grading_time()

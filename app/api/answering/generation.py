@@ -2,7 +2,7 @@
 
 Unknown fields are refused, as OpenAI does: a mistyped `latnet` must not quietly serve plain sampling. Fields of other
 servers that would change the answer are accepted only at values that change nothing; fields that cannot change it
-(`store`, `service_tier`, ...) are accepted and ignored. Leaves out prompts and routes (`chat`, `completions`).
+(`service_tier`, ...) are accepted and ignored. Leaves out prompts and routes (`chat`, `completions`).
 """
 
 import secrets
@@ -131,7 +131,9 @@ class GenerationFields(FormatFields, Strict):
     skip_special_tokens: Annotated[Any, AfterValidator(only(True))] = None
     include_stop_str_in_output: Annotated[Any, AfterValidator(only(False))] = None
 
-    store: Ignored = None
+    store: bool | None = Field(
+        None, description="False: the answer is not recorded, so it has no id, and nothing is learned from it."
+    )
     service_tier: Ignored = None
     safety_identifier: Ignored = None
     prompt_cache_key: Ignored = None

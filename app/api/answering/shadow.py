@@ -13,8 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from app.api.answering.ask import Ask
-from app.api.answering.record import remember
+from app.api.answering.record import Recorder
 from app.api.answering.trial_routing import OnTrial, falls_in
 from app.api.http.mailbox import Mailbox
 from app.api.server import Server
@@ -27,16 +26,16 @@ WHOLE: Final[frozenset[FinishReason]] = frozenset({"stop", "length"})  # endings
 log = logging.getLogger("lepo.api")
 
 
-def offer(server: Server, ask: Ask) -> None:
+def offer(server: Server, recorder: Recorder) -> None:
     """Begin shadow answers to a request's prompts, as far as they are among the share; returns at once."""
-    trial = server.trial
+    trial, ask = server.trial, recorder.ask
     if trial is None or trial.state != "shadow" or ask.fields.grader is None:
         return
     for prompt in range(len(ask.prompts)):
         if len(server.shadows) >= MOST_AT_ONCE:
             return
         if falls_in(trial, ask.group_id(prompt), server.settings.shadow_share):
-            task = asyncio.create_task(answer(server, ask, prompt, trial))
+            task = asyncio.create_task(answer(server, recorder, prompt, trial))
             server.shadows.add(task)
             task.add_done_callback(partial(over, server))
 
@@ -48,8 +47,9 @@ def over(server: Server, task: asyncio.Task[None]) -> None:
         log.warning("a shadow answer was lost", exc_info=task.exception())
 
 
-async def answer(server: Server, ask: Ask, prompt: int, trial: OnTrial) -> None:
+async def answer(server: Server, recorder: Recorder, prompt: int, trial: OnTrial) -> None:
     """Have the policy on trial answer one prompt once, by the draw of the first live choice, and keep the answer."""
+    ask = recorder.ask
     heard: Mailbox[Event] = Mailbox()
 
     def sink(events: Sequence[Event]) -> None:
@@ -67,9 +67,6 @@ async def answer(server: Server, ask: Ask, prompt: int, trial: OnTrial) -> None:
         return
     finished = last
     try:
-        keep = server.settings.redact_keep_rollouts
-        await server.traffic.run(
-            lambda session: remember(session, ask, prompt, finished, server.redactor, keep_rollouts=keep, shadow=True)
-        )
+        await server.traffic.run(lambda session: recorder.remember(session, prompt, finished, shadow=True))
     except LepoError as error:
         log.warning("a shadow answer could not be recorded: %s", error.message)

@@ -1,6 +1,6 @@
 """Which answers a listing or an export shows, as query parameters. Leaves out what they select (`app.store`)."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated
 from uuid import UUID
 
@@ -23,10 +23,13 @@ def wanted(
     key: str | None = None,
     learned_by: Version = None,
 ) -> Filters:
-    """Read the conditions; `learned_by` shows the answers that the policy of that version was made from."""
+    """Read the conditions; a time without a zone is UTC.
+
+    `learned_by` shows the answers that the policy of that version was made from.
+    """
     return Filters(
-        since=since,
-        until=until,
+        since=in_utc(since),
+        until=in_utc(until),
         graded=graded,
         api_key_id=key,
         completion_id=completion_id,
@@ -34,6 +37,11 @@ def wanted(
         user_tag=user,
         learned_by=learned_by,
     )
+
+
+def in_utc(at: datetime | None) -> datetime | None:
+    """Take a time without a zone as UTC, whatever the zone of this machine or the database's is."""
+    return at.replace(tzinfo=UTC) if at is not None and at.tzinfo is None else at
 
 
 def place(after: str | None = None) -> UUID | None:

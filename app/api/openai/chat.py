@@ -18,6 +18,7 @@ from app.api.answering.trial_routing import unit_of
 from app.api.door.auth import require
 from app.api.door.callers import Caller
 from app.api.http.fields import Ignored, JsonObject, only
+from app.api.http.rendering import json_apart
 from app.api.openai.chat_chunks import ChatChunks
 from app.api.openai.messages import Message
 from app.api.openai.stream import AnswerStream
@@ -66,7 +67,8 @@ async def chat_completions(
     if body.stream:
         return AnswerStream(answers, ChatChunks(ask, body.model, server.names))
     choices = await gather(answers, request.receive)
-    return JSONResponse(chat_completion(answers, choices, body.model, server.names))
+    shown = partial(chat_completion, answers, choices, body.model, server.names)
+    return await json_apart(shown, server.prompts.apart) if ask.logprobs else JSONResponse(shown())
 
 
 async def chat_ask(server: Server, body: ChatBody, caller: Caller, unit: str) -> Ask:

@@ -32,8 +32,7 @@ class CompletionChunks:
         if not self._echoes:
             return ""
         echo = self._echoes[choice // self._ask.fields.choices]
-        logprobs = json.dumps(echo.logprobs(self._names)) if self._ask.logprobs else "null"
-        return self._chunk(choice, echo.text, usage, logprobs=logprobs)
+        return self._chunk(choice, echo.text, usage, logprobs=echo.json)
 
     def reasoned(self, choice: int, reading: str, usage: str) -> str:
         """Write the reading of the latent steps, apart from the text."""

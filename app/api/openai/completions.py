@@ -19,13 +19,15 @@ from app.api.answering.generation import GenerationFields
 from app.api.answering.trial_routing import unit_of
 from app.api.door.auth import require
 from app.api.door.callers import Caller
+from app.api.http.disconnect import watched
 from app.api.http.fields import only, storable
+from app.api.http.rendering import json_apart
 from app.api.openai.completion_chunks import CompletionChunks
 from app.api.openai.echo import Echo
 from app.api.openai.stream import AnswerStream
 from app.api.openai.whole import gather, text_completion
 from app.api.server import Server, ServerDep
-from app.errors import BadRequest
+from app.errors import BadRequest, Cancelled
 
 router = APIRouter()
 
@@ -89,14 +91,15 @@ async def completions(
 ) -> Response:
     """Continue one or more prompts."""
     ask = await completion_ask(server, body, caller, unit_of(request.headers, body, caller.key_id))
-    echoes = await echoed(server, ask) if body.echo else ()
+    echoes = await echoed(server, ask, request) if body.echo else ()
     if body.max_tokens == 0:
-        return JSONResponse(scores(server, ask, echoes))
+        return await json_apart(partial(scores, server, ask, echoes), server.prompts.apart)
     answers = submitted(Answers(server, ask))
     if body.stream:
         return AnswerStream(answers, CompletionChunks(ask, body.model, server.names, echoes))
     choices = await gather(answers, request.receive)
-    return JSONResponse(text_completion(answers, choices, body.model, server.names, echoes))
+    shown = partial(text_completion, answers, choices, body.model, server.names, echoes)
+    return await json_apart(shown, server.prompts.apart) if ask.logprobs else JSONResponse(shown())
 
 
 async def completion_ask(server: Server, body: CompletionBody, caller: Caller, unit: str) -> Ask:
@@ -138,22 +141,36 @@ def read_prompts(server: Server, body: CompletionBody) -> list[Prompt]:
     ]
 
 
-async def echoed(server: Server, ask: Ask) -> tuple[Echo, ...]:
+async def echoed(server: Server, ask: Ask, request: Request) -> tuple[Echo, ...]:
     """Prepare the prompts to be shown; scored by the engine where log-probabilities are wanted.
 
     Raises:
         EngineRefusal: the engine takes no more.
         BadRequest: this model cannot be scored.
+        Cancelled: the client left; prompts whose turn had not come are not scored.
 
     """
     if not ask.logprobs:
         return tuple(Echo(prompt, ()) for prompt in ask.prompts)
+    waiting = [server.engine.score(prompt.ids, ask.top_logprobs) for prompt in ask.prompts]
+
+    def give_up() -> None:
+        for future in waiting:
+            future.cancel()
+
     try:
-        waiting = [server.engine.score(prompt.ids, ask.top_logprobs) for prompt in ask.prompts]
-        scored = [await asyncio.wrap_future(future) for future in waiting]
+        async with watched(request.receive, give_up):
+            scored = [await asyncio.wrap_future(future) for future in waiting]
     except ValueError as error:
         raise BadRequest(f"This model's prompts cannot be scored: {error}.", param="logprobs") from error
-    return tuple(Echo(prompt, tuple(one)) for prompt, one in zip(ask.prompts, scored, strict=True))
+    except asyncio.CancelledError as error:
+        if any(future.cancelled() for future in waiting):
+            raise Cancelled("The client left before its prompts were scored.") from error
+        raise
+    echoes = tuple(Echo(prompt, tuple(one)) for prompt, one in zip(ask.prompts, scored, strict=True))
+    if not ask.fields.stream:
+        return echoes
+    return await server.prompts.apart(lambda: tuple(one.written(server.names) for one in echoes))
 
 
 def scores(server: Server, ask: Ask, echoes: tuple[Echo, ...]) -> dict[str, Any]:

@@ -3,11 +3,12 @@
 Leaves out the scoring itself (`Engine.score`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from app.api.answering.ask import Prompt
 from app.api.answering.token_names import TokenNames, completion_logprobs
+from app.api.http.rendering import encoded
 from app.engine.request import TokenInfo
 
 
@@ -17,6 +18,7 @@ class Echo:
 
     prompt: Prompt
     scored: tuple[TokenInfo, ...]  # of prompt.ids[1:]; empty when no log-probabilities were asked for
+    json: str = "null"  # `logprobs` as a stream shows them, once they are written
 
     @property
     def text(self) -> str:
@@ -26,3 +28,7 @@ class Echo:
     def logprobs(self, names: TokenNames) -> dict[str, Any]:
         """Write the prompt's log-probabilities; its first token has none."""
         return completion_logprobs(names, self.scored, offset=0, unscored=self.prompt.ids[:1])
+
+    def written(self, names: TokenNames) -> "Echo":
+        """Write the log-probabilities beforehand; a long prompt's take their time, so this runs apart."""
+        return replace(self, json=encoded(self.logprobs(names)).decode())

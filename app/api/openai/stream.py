@@ -61,6 +61,7 @@ class AnswerStream(Response):
         self._chunks = chunks
         self._usage = Usage(answers.ask.prompt_tokens, answers.ask.choices)
         self._outbox = Outbox()
+        self._opening = 0  # bytes of openings yet to be taken: an echoed prompt comes at once, however one reads
         options = answers.ask.fields.stream_options
         self._include_usage = options is not None and options.include_usage
         self._continuous_usage = self._include_usage and options is not None and options.continuous_usage_stats
@@ -85,24 +86,26 @@ class AnswerStream(Response):
         answers = self._answers
         while answers.open and answers.failure is None:
             text = "".join([self._written(item) for item in await answers.take()])
-            if answers.failure is None and (text or not self._outbox.used):
-                self._put(text)
-            if self._outbox.unread > MOST_UNREAD:
+            if answers.failure is None and not self._outbox.used:
+                await self._open()
+            if answers.failure is None and text:
+                self._outbox.put(text.encode())
+            if self._outbox.unread > MOST_UNREAD + self._opening:
                 self._outbox.clear()
                 words = f"The client is more than {MOST_UNREAD >> 20} MiB behind; read faster, or ask for less."
                 answers.fail(LepoError(words, code="client_too_slow"))
         if answers.failure is None:
             total = self._chunks.total(json.dumps(self._usage.as_json())) if self._include_usage else ""
-            self._put(total + DONE)
+            self._outbox.put((total + DONE).encode())
         elif self._outbox.used:
             self._outbox.put(error_event(answers.failure) + DONE.encode())
 
-    def _put(self, text: str) -> None:
-        """Write events for the client; before the first, each choice's opening."""
-        if not self._outbox.used:
-            choices = range(self._answers.ask.choices)
-            text = "".join([self._chunks.opening(choice, self._shown_usage()) for choice in choices]) + text
-        self._outbox.put(text.encode())
+    async def _open(self) -> None:
+        """Write each choice's opening, before any other event; between two of them others have their turn."""
+        for choice in range(self._answers.ask.choices):
+            self._outbox.put(self._chunks.opening(choice, self._shown_usage()).encode())
+            await asyncio.sleep(0)
+        self._opening = self._outbox.unread
 
     async def _send(self, send: Send) -> None:
         """Hand to the client what was written for it, as fast as it reads."""

@@ -26,7 +26,8 @@ FEW = settings(
     suppress_health_check=list(HealthCheck),
 )
 EMPTY = """
-    TRUNCATE api_keys, checkpoints, transitions, interactions, rollouts, grades, jobs, job_events, claims CASCADE;
+    TRUNCATE api_keys, checkpoints, transitions, requests, interactions, rollouts, grades, jobs, job_events, claims,
+        tallies CASCADE;
     DELETE FROM learning;
     INSERT INTO learning (id) VALUES (1);
 """

@@ -11,7 +11,7 @@ from sqlalchemy import select, text
 from app.store import claims, learnable
 from app.store.connect import Store, open_store
 from app.store.learnable import Outlook
-from app.store.tables import Checkpoint, Interaction
+from app.store.tables import Checkpoint, Interaction, StoredRequest
 from tests.app.store.acts import look, names, offered, plans, settings, started
 from tests.conftest import copies
 
@@ -23,10 +23,10 @@ KEYS = ("busy", "other", "third")
 
 FILL = """
     INSERT INTO interactions (
-        id, completion_id, choice, group_size, endpoint, model, checkpoint_id, policy_version, request, prompt_text,
+        id, completion_id, choice, group_size, endpoint, model, checkpoint_id, policy_version, request_id,
         prompt_tokens, answer, finish_reason, usage, learnable, charged_key_id, graded_at, reward
     )
-    SELECT gen_random_uuid(), 'chatcmpl-' || n, 0, 1, 'chat', 'lepo', :checkpoint, n % 7, '{}', '1+1?', 4, '2', 'stop',
+    SELECT gen_random_uuid(), 'chatcmpl-' || n, 0, 1, 'chat', 'lepo', :checkpoint, n % 7, :request, 4, '2', 'stop',
         '{}', true, :key, now() - n * interval '1 second', 1
     FROM generate_series(CAST(:first AS int), CAST(:last AS int)) AS n
 """
@@ -45,7 +45,8 @@ def store(postgres_url: str, template: str) -> Iterator[Store]:
 def fill(store: Store) -> None:
     base = Checkpoint(version=0, path="/base", digest="00", state="serving", metrics={})
     with store.session() as session:
-        session.add(base)
+        asked = StoredRequest(body={}, prompts=["1+1?"])
+        session.add_all((base, asked))
         session.flush()
         for name in KEYS:
             session.execute(
@@ -54,7 +55,8 @@ def fill(store: Store) -> None:
             )
         parts = {"busy": (1, WAITING), "other": (WAITING + 1, WAITING + 40), "third": (WAITING + 41, WAITING + 44)}
         for name, (first, last) in parts.items():
-            session.execute(text(FILL), {"checkpoint": base.id, "key": name, "first": first, "last": last})
+            facts = {"checkpoint": base.id, "request": asked.id, "key": name, "first": first, "last": last}
+            session.execute(text(FILL), facts)
         session.execute(text("INSERT INTO rollouts SELECT id, 1, '' FROM interactions"))
         session.execute(
             text(

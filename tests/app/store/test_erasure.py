@@ -55,9 +55,9 @@ def ids(store: Store) -> set[UUID]:
 
 def test_a_users_data_goes_from_every_table_and_others_stay(store: Store, answers: Answers) -> None:
     texts: dict[str, Any] = {
-        "prompt_text": f"{SECRET_TEXT} prompt",
+        "prompts": [f"{SECRET_TEXT} prompt"],
         "answer": f"{SECRET_TEXT} answer",
-        "request": {"messages": [{"content": SECRET_TEXT}]},
+        "body": {"messages": [{"content": SECRET_TEXT}]},
         "client_metadata": {"note": SECRET_TEXT},
     }
     mine = answers(2, user_tag="ada-the-first", **texts) + answers(1, user_tag="ada-the-first", **texts)
@@ -71,7 +71,7 @@ def test_a_users_data_goes_from_every_table_and_others_stay(store: Store, answer
             finish(session, begun, 201, {"interaction_id": show("int", one), "comment": grade.comment})
     assert SECRET_TEXT in everything(store)
     removed = erase(store, Subject(user="ada-the-first"))
-    assert removed == {"interactions": 3, "rollouts": 3, "grades": 6, "idempotency_keys": 3}
+    assert removed == {"interactions": 3, "rollouts": 3, "grades": 6, "idempotency_keys": 3, "requests": 2}
     left = everything(store)
     assert SECRET_TEXT not in left
     assert "ada-the-first" not in left
@@ -98,7 +98,7 @@ def test_a_retried_grade_of_a_removed_answer_is_not_found_and_not_replayed(store
 
 
 def test_the_tombstone_proves_what_was_removed_and_says_no_more(store: Store, answers: Answers) -> None:
-    [one] = answers(1, user_tag="ada", prompt_text="äöü?", answer="42")
+    [one] = answers(1, user_tag="ada", prompts=["äöü?"], answer="42")
     graded(store, [one], (0.5,))
     erase(store, ADA)
     with store.session() as session:

@@ -3,24 +3,25 @@
 What there is belongs to the project `default`, but for admin keys, which rule the whole service as before. What it
 stores so far is estimated from the sizes of the tables; from here on every byte is counted.
 
-Revision ID: 0008
+Revision ID: 0009
 """
 
 from alembic import op
 
-revision = "0008"
-down_revision = "0007"
+revision = "0009"
+down_revision = "0008"
 branch_labels = None
 depends_on = None
 
 SHARDS = 16
 # table -> what a row of it takes of its project, as SQL over `one`; and how it is found which project that is
 COUNTED = {
-    "interactions": (
-        "octet_length(one.prompt_text) + octet_length(one.answer) + octet_length(one.request::text)",
-        "changed AS one",
+    "requests": ("octet_length(one.body::text) + octet_length(one.prompts::text)", "changed AS one"),
+    "interactions": ("octet_length(one.answer)", "changed AS one"),
+    "rollouts": (
+        "coalesce(octet_length(one.payload), 0)",
+        "changed AS one JOIN interactions ON interactions.id = interaction_id",
     ),
-    "rollouts": ("octet_length(one.payload)", "changed AS one JOIN interactions ON interactions.id = interaction_id"),
     "grades": (
         "coalesce(octet_length(one.comment), 0) + coalesce(octet_length(one.correction), 0)",
         "changed AS one JOIN interactions ON interactions.id = interaction_id",
@@ -73,7 +74,7 @@ UP = (
     """
     INSERT INTO project_usage (project_id, shard, stored_bytes)
     SELECT 'default', 0, sum(pg_table_size(oid)) FROM pg_class
-    WHERE oid IN ('interactions'::regclass, 'rollouts'::regclass, 'grades'::regclass)
+    WHERE oid IN ('requests'::regclass, 'interactions'::regclass, 'rollouts'::regclass, 'grades'::regclass)
         AND EXISTS (SELECT 1 FROM interactions)
     HAVING count(*) > 0
     """,
@@ -100,6 +101,11 @@ UP = (
         ADD CONSTRAINT fk_interactions_project_id_projects FOREIGN KEY (project_id) REFERENCES projects (id)
     """,
     "CREATE INDEX ix_interactions_project_id ON interactions (project_id, id)",
+    """
+    ALTER TABLE requests
+        ADD COLUMN project_id TEXT DEFAULT 'default' NOT NULL,
+        ADD CONSTRAINT fk_requests_project_id_projects FOREIGN KEY (project_id) REFERENCES projects (id)
+    """,
     """
     ALTER TABLE tombstones
         ADD COLUMN project_id TEXT DEFAULT 'default' NOT NULL,
@@ -159,6 +165,7 @@ DOWN = (
     "ALTER TABLE erasures DROP COLUMN project_id",
     "ALTER TABLE tombstones DROP COLUMN project_id",
     "ALTER TABLE interactions DROP COLUMN project_id",
+    "ALTER TABLE requests DROP COLUMN project_id",
     # An admin of one project would rule everything: its key is closed.
     """
     UPDATE api_keys SET revoked_at = coalesce(revoked_at, now())
