@@ -50,7 +50,7 @@ def plot_learning_curve(path: Path, caption: str, readings: Sequence[Reading], b
     )
     versions.set_ylabel("policy version served", color="#7f7f7f")
     versions.set_ylim(bottom=0)
-    axes.legend(loc="lower right", frameon=False)
+    axes.legend(loc="upper left", frameon=False)
     axes.set_title(caption, loc="left")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
