@@ -114,6 +114,7 @@ class Engine:
         `torch.set_num_threads(1)`, and compute nothing large in threads that stay.
         """
         assert self._thread is None
+        self.grammars.warm()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 

@@ -109,7 +109,7 @@ class Grammars:
     """Compiled grammars of one tokenizer; safe from any thread."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, columns: int, eos_ids: Collection[int]) -> None:
-        """Keep what it takes; the tokenizer is read when the first grammar is compiled (a second for 128,000 tokens).
+        """Keep what it takes; the tokenizer is read when the first grammar is compiled, which may take seconds.
 
         Args:
             tokenizer: of the policy.
@@ -126,6 +126,10 @@ class Grammars:
         self._places = threading.Semaphore(MOST_WAITING)
         self._vocabulary: llguidance.LLTokenizer | None = None
         self._kept: OrderedDict[Constraint, Grammar | InvalidConstraint] = OrderedDict()
+
+    def warm(self) -> None:
+        """Read the tokenizer now, on the compiling thread: the first constraint need not wait for it."""
+        self.prepare(Constraint("regex", "."))
 
     def prepare(self, constraint: Constraint) -> "Future[Grammar] | None":
         """Compile a constraint elsewhere, on a thread that does nothing else; None: too many wait for it.

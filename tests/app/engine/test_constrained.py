@@ -1,8 +1,10 @@
 """Constrained answers: their text is a word of the language, they end right, and replay gives their record again."""
 
+import contextlib
 import json
 import math
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from app.engine.config import EngineConfig
 from app.engine.constraint import Constraint
 from app.engine.engine import Engine
-from app.engine.grammar import InvalidConstraint
+from app.engine.grammar import KEPT, MOST_WAITING, InvalidConstraint
 from app.engine.request import Finished, Request
 from tests.app.conftest import configurations, made
 from training.allowed import drawn_as_allowed
@@ -214,3 +216,84 @@ def test_what_cannot_be_served_is_refused_by_name(policy: Policy, constraint: Co
     for _ in range(2):  # what was refused once is refused again, from memory
         with pytest.raises(InvalidConstraint, match=says):
             engine.grammars.of(constraint)
+
+
+def nested(depth: int) -> dict[str, Any]:
+    return {"type": "object", "properties": {"a": nested(depth - 1)}} if depth else {"type": "string"}
+
+
+def doubling(depth: int) -> dict[str, Any]:
+    """Small as text, twice as large at every reference."""
+    defs: dict[str, Any] = {
+        f"d{at}": {"anyOf": [{"$ref": f"#/$defs/d{at + 1}"}, {"allOf": [{"$ref": f"#/$defs/d{at + 1}"}] * 2}]}
+        for at in range(depth)
+    }
+    return {"$defs": {**defs, f"d{depth}": nested(1)}, "$ref": "#/$defs/d0"}
+
+
+HOSTILE = {
+    "nested": Constraint("json_schema", json.dumps(nested(90))),
+    "doubling": Constraint("json_schema", json.dumps(doubling(20))),
+    "both": Constraint(
+        "json_schema", json.dumps({"allOf": [{"anyOf": [nested(1), {"required": [f"q{at}"]}]} for at in range(20)]})
+    ),
+    "properties": Constraint("json_schema", json.dumps({"properties": {f"p{at}": {} for at in range(2000)}})),
+    "long": Constraint("json_schema", json.dumps({"type": "string", "minLength": 10**5, "maxLength": 10**6})),
+    "exponential": Constraint("regex", "(a|b)*a(a|b){30}"),
+    "repeated": Constraint("regex", "((((a{1,100}){1,100}){1,100}){1,100})"),
+    "negated": Constraint("lark", "start: A\nA: ~/(.*a.{12})/ & /[ab]*b.{14}/"),
+    "ambiguous": Constraint("lark", 'start: a\na: a a | "x" | ""'),
+    "loop": Constraint("lark", "start: start"),
+    "brackets": Constraint("lark", "start: " + "(" * 5000 + '"x"' + ")" * 5000),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_constraint_is_refused_or_served_and_stops_nobody(policy: Policy, name: str) -> None:
+    """Seconds at most to compile, a fraction of one for a step, and the answer beside it is complete."""
+    engine = Engine(policy, EngineConfig(slots=4, max_length=128))
+    began = time.monotonic()
+    requests = [asked(None, 1, 24, choices=1)]
+    with contextlib.suppress(InvalidConstraint):
+        engine.grammars.of(HOSTILE[name])
+        requests.append(asked(HOSTILE[name], 2, 24, choices=2))
+    [free], *hostile = engine.generate(requests)
+    assert free.reason in {"stop", "length"}
+    assert free.rollout.answer_length + free.rollout.latent_length > 3
+    assert {one.reason for choices in hostile for one in choices} <= {"stop", "length", "deadline"}
+    assert all(drawn_as_allowed(one.rollout) for choices in hostile for one in choices)
+    assert time.monotonic() - began < 30
+
+
+def test_a_grammar_beyond_its_bounds_ends_its_answer_like_a_deadline(policy: Policy) -> None:
+    """A thousand ways to go on at once: more than are followed."""
+    wide = Constraint(
+        "lark",
+        "start: "
+        + " | ".join(f'"x" a{at}' for at in range(1200))
+        + "\n"
+        + "\n".join(f'a{at}: "x" "{at}"' for at in range(1200)),
+    )
+    grammars = Engine(policy, EngineConfig(slots=4, max_length=128)).grammars
+    with pytest.raises(InvalidConstraint):
+        grammars.of(wide)
+
+
+def test_many_that_wait_are_refused_and_what_was_compiled_is_at_hand(policy: Policy) -> None:
+    grammars = Engine(policy, EngineConfig(slots=4, max_length=128)).grammars
+    grammars.of(WORD)
+    with grammars._compiling:  # a compilation that takes its time
+        waiting = [grammars.prepare(Constraint("regex", f"a{{{at}}}")) for at in range(1, 60)]
+        assert waiting.count(None) == 59 - MOST_WAITING
+        ready = grammars.prepare(WORD)
+        assert ready is not None
+        assert ready.done()
+    assert all(one.result(30) for one in waiting if one is not None)
+    assert grammars.prepare(Constraint("regex", "b+")) is not None
+
+
+def test_only_the_latest_grammars_are_kept(policy: Policy) -> None:
+    grammars = Engine(policy, EngineConfig(slots=4, max_length=128)).grammars
+    for at in range(1, KEPT + 20):
+        grammars.of(Constraint("regex", f"a{{{at}}}"))
+    assert len(grammars._kept) == KEPT

@@ -1,6 +1,7 @@
 """Steps by graphs, shown on a CPU: a capture takes no step and asks nothing that CUDA forbids, a replay is a step."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from app.decoder.fused import FusedDecoder
 from app.engine import lane as lanes
 from app.engine.config import EngineConfig
+from app.engine.constraint import Constraint
 from app.engine.engine import Engine
 from app.engine.graphs import StepGraphs
 from tests.app.engine.recorded import RecordedGraph, emulate
@@ -19,6 +21,8 @@ from tests.app.engine.test_swap import Cold, request
 from training import one_pass
 from training.models.policy import Policy
 from training.sample import sample
+
+WORD = Constraint("regex", "(yes|no)")
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +49,19 @@ def test_replays_answer_as_the_reference_does(policies: Mapping[str, Policy], fa
     graphs = [captured.graph for captured in graphs_of(engine)._graphs.values()]
     assert all(isinstance(graph, RecordedGraph) and graph.replays for graph in graphs)
     assert sum(graph.replays for graph in graphs if isinstance(graph, RecordedGraph)) > 2 * len(graphs)
+
+
+def test_constrained_rows_are_replayed_too_and_leave_the_others_alone(policies: Mapping[str, Policy]) -> None:
+    """Masks change from step to step, the graph stays: it reads them where the host wrote them."""
+    policy = in_double(policies["qwen2"])
+    free, word = request(1, max_new=12), replace(request(2, max_new=12), ignore_eos=False, constraint=WORD)
+    engine = Engine(policy, EngineConfig(slots=5, max_length=128, prefill_chunk=16))
+    [[ours], [said], [again]] = engine.generate([free, word, replace(word, sampling=replace(word.sampling, seed=9))])
+    assert_same(ours.rollout, sample(policy, free.prompt_ids, free.sampling, free.max_new), 1e-5)
+    assert {said.text, again.text} <= {"yes", "no"}
+    masked = [bucket for bucket in graphs_of(engine)._graphs if bucket.masked]
+    assert masked
+    assert len(said.rollout.masks_MQ) + len(again.rollout.masks_MQ) > len(masked)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
