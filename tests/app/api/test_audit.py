@@ -66,7 +66,7 @@ def test_a_project_sees_what_its_own_keys_did(live: Live) -> None:
 def test_no_log_of_a_session_holds_a_secret_that_was_made_in_it(
     live: Live, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Every logger at its loudest, SQL statements with their parameters too; what answers and the shell show is meant."""
+    """Every logger at its loudest, SQL statements with their parameters too."""
     caplog.set_level(logging.DEBUG)
     for name in ("sqlalchemy.engine", "uvicorn", "httpx", "httpcore", "lepo"):
         caplog.set_level(logging.DEBUG, logger=name)
