@@ -85,6 +85,7 @@ async def alive(parts: Parts) -> AsyncIterator[Server]:
     parts.engine.start()
     async with AsyncExitStack() as stack:
         stack.push_async_callback(asyncio.to_thread, server.close)
+        stack.push_async_callback(server.rates.close)
         stack.push_async_callback(asyncio.to_thread, parts.engine.close, parts.settings.drain_seconds)
         await stack.enter_async_context(background(server, PolicyWatch(server).run()))
         if parts.redis_url is not None:

@@ -4,6 +4,7 @@
 out what each part does, and keeping it alive (`app.stack.supervisor`).
 """
 
+import logging
 import os
 import socket
 import sys
@@ -33,6 +34,8 @@ APART: Final[Mapping[str, tuple[str, ...]]] = {
     GRADER: ("worker", "--task", "grade", "--task", "sweep"),
 }
 READY_SECONDS: Final = 180.0  # a large model takes minutes to load
+
+log = logging.getLogger("lepo.stack")
 
 
 class Stack:
@@ -191,7 +194,9 @@ class Stack:
         with closing(open_store(self.database_url, pool=1)) as store, store.session() as session:
             if chosen is None:
                 return first_admin_key(session)
-            fix_admin_key(session, chosen.get_secret_value())
+            key, _ = fix_admin_key(session, chosen.get_secret_value())
+            if key.revoked_at is not None:
+                log.error("LEPO_ADMIN_KEY opens nothing: key %s was revoked; set another", key.id)
             return chosen.get_secret_value()
 
     def child(self, part: str) -> Child:

@@ -98,18 +98,18 @@ def set_limits(session: Session, name: str, limits: dict[str, Any]) -> Project:
 
 def used(session: Session, name: str) -> Used:
     """Add up what a project uses: a few rows, however much it is."""
-    today = func.sum(Usage.grading_ms).filter(Usage.grading_day == TODAY)
+    today = func.sum(Usage.grading_seconds).filter(Usage.grading_day == TODAY)
     row = session.execute(select(func.sum(Usage.stored_bytes), today).where(Usage.project_id == name)).one()
-    return Used(max(0, int(row[0] or 0)), float(row[1] or 0) / 1000)
+    return Used(max(0, int(row[0] or 0)), float(row[1] or 0))
 
 
 def spend_grading(session: Session, name: str, seconds: float) -> None:
     """Count what a grader took."""
     shard: ColumnElement[int] = func.mod(func.pg_backend_pid(), SHARDS)
     values = {"project_id": name, "shard": cast(shard, SmallInteger), "grading_day": TODAY}
-    spent = insert(Usage).values(**values, grading_ms=round(1000 * seconds))
-    same_day = case((Usage.grading_day == TODAY, Usage.grading_ms), else_=0)
-    changed = {"grading_ms": same_day + spent.excluded.grading_ms, "grading_day": spent.excluded.grading_day}
+    spent = insert(Usage).values(**values, grading_seconds=seconds)
+    same_day = case((Usage.grading_day == TODAY, Usage.grading_seconds), else_=0)
+    changed = {"grading_seconds": same_day + spent.excluded.grading_seconds, "grading_day": spent.excluded.grading_day}
     session.execute(spent.on_conflict_do_update(index_elements=["project_id", "shard"], set_=changed))
 
 

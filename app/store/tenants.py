@@ -44,7 +44,7 @@ class Usage(Base):
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
     shard: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)  # 0 .. SHARDS - 1
     stored_bytes: Mapped[Big] = mapped_column(server_default=text("0"))  # a part alone may be below 0
-    grading_ms: Mapped[Big] = mapped_column(server_default=text("0"))  # of `grading_day` alone
+    grading_seconds: Mapped[float] = mapped_column(server_default=text("0"))  # of `grading_day` alone
     grading_day: Mapped[date | None]  # UTC
 
 

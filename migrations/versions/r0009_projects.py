@@ -65,7 +65,7 @@ UP = (
         project_id TEXT NOT NULL,
         shard SMALLINT NOT NULL,
         stored_bytes BIGINT DEFAULT 0 NOT NULL,
-        grading_ms BIGINT DEFAULT 0 NOT NULL,
+        grading_seconds DOUBLE PRECISION DEFAULT 0 NOT NULL,
         grading_day DATE,
         CONSTRAINT pk_project_usage PRIMARY KEY (project_id, shard),
         CONSTRAINT fk_project_usage_project_id_projects FOREIGN KEY (project_id) REFERENCES projects (id)

@@ -5,20 +5,22 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from datetime import timedelta
+from datetime import UTC, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from app.store import learnable
 from app.store.connect import Store
 from app.store.grades import Entry, add_grade, ledger, rewards
 from app.store.grading import settle, take, try_again
 from app.store.interactions import get_interaction
+from app.store.projects import used
 from app.store.tables import Grade, Interaction
+from app.store.tenants import DEFAULT
 from tests.worker.world import World, make_world
 from worker.grade import LEASE_S, MOST_ATTEMPTS, MOST_LOST, grade
 
@@ -37,6 +39,21 @@ def world(store: Store, model_dir: Path, tmp_path: Path) -> World:
 
 def asked(world: World, grader: Mapping[str, Any], count: int = 1) -> list[UUID]:
     return [one for one, _ in world.ask([f"question {index}" for index in range(count)], grader=grader)]
+
+
+def test_a_project_whose_graders_have_run_long_enough_today_waits_for_tomorrow(world: World) -> None:
+    """Its answers stay pending until a new day, or until its bound is raised."""
+    asked(world, NE, 2)
+    bounded = world.with_settings(project_grading_seconds=1e-9)
+    assert grade(bounded.context) == {"graded": 1, "pending": 1}
+    with world.store.session() as session:
+        states = session.execute(select(Interaction.grading_state, Interaction.grading_until)).all()
+        [until] = [until for state, until in states if state == "pending"]
+        assert until is not None
+        assert (until.astimezone(UTC) + timedelta(seconds=1)).hour == 0, "the end of a day"
+        assert used(session, DEFAULT).grading_seconds > 0
+    end_leases(world)
+    assert grade(world.context) == {"graded": 1}
 
 
 def end_leases(world: World) -> None:

@@ -105,34 +105,32 @@ async def authenticate(server: Server, text: str | None, address: str, *, admin:
     digest = hashlib.sha256((text or "").encode("utf-8", "replace")).digest()
     if (caller := server.believed.get(digest)) is not None:
         return caller
+    find = await reader(server, text)
     if not server.believed.knows(digest):
-        server.strangers.require_patience(address)
         if (refusal := server.strangers.refusal(digest)) is not None:
-            server.strangers.count(address)
             raise Unauthorized(refusal.message, code=refusal.code)
+        server.strangers.require_patience(address)
     try:
-        caller = await looked_up(server, text, admin=admin)
+        caller = await (server.control if admin else server.traffic).run(find)
     except Unauthorized as error:
-        if text:
-            server.strangers.turn_away(digest, address, error)
+        server.strangers.turn_away(digest, address, error)
         raise
     server.believed.put(digest, caller)
     return caller
 
 
-async def looked_up(server: Server, text: str | None, *, admin: bool) -> Caller:
-    """Ask the store who holds a key or a token; what cannot be one is refused without.
+async def reader(server: Server, text: str | None) -> Callable[[Session], Caller]:
+    """Say how to look up a key or a token; what cannot be one is refused without a query.
 
     Raises:
-        Unauthorized: no key, or one that does not open.
+        Unauthorized: no key, or nothing that this service made.
 
     """
-    pool = server.control if admin else server.traffic
     if text is not None and text.startswith(PREFIX):
         token = read_token(text, await server.grading_secret())
-        return await pool.run(partial(of_token, token=token, settings=server.settings))
+        return partial(of_token, token=token, settings=server.settings)
     keys.require_form(text)
-    return await pool.run(partial(of_key, text=text, settings=server.settings))
+    return partial(of_key, text=text, settings=server.settings)
 
 
 def of_key(session: Session, text: str | None, settings: Settings) -> Caller:

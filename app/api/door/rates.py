@@ -12,12 +12,13 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from limits import RateLimitItemPerMinute
 from limits.aio.storage import MemoryStorage, RedisStorage
 from limits.aio.strategies import MovingWindowRateLimiter, SlidingWindowCounterRateLimiter
 from limits.errors import StorageError
+from redis.asyncio import ConnectionPool
 from redis.exceptions import RedisError
 
 from app.api.door.callers import Caller
@@ -81,7 +82,8 @@ class Rates:
 
     def __init__(self, redis_url: str | None) -> None:
         self._here = Count(MemoryStorage())
-        self._shared = None if redis_url is None else Count(shared_storage(redis_url))
+        self._pool = None if redis_url is None else pool(redis_url)
+        self._shared = None if self._pool is None else Count(shared(self._pool))
         self._alone_until = 0.0
         self._counted: Recent[str, Caller] = Recent()  # keys whose tokens count
 
@@ -119,6 +121,11 @@ class Rates:
         for who, _ in both(caller, caller.bounds.key_tokens, caller.bounds.project_tokens):
             await self._spend(who, tokens)
 
+    async def close(self) -> None:
+        """Let go of Redis."""
+        if self._pool is not None:
+            await self._pool.aclose()
+
     async def _request(self, who: str, limit: int) -> Left:
         return await self._count(lambda count: count.request(who, limit))
 
@@ -145,16 +152,15 @@ def both(caller: Caller, key_limit: int, project_limit: int) -> list[tuple[str, 
     return [(who, limit) for who, limit in named if limit]
 
 
-def shared_storage(redis_url: str) -> RedisStorage:
-    """Prepare counting in Redis; nothing is connected yet."""
-    url = redis_url.replace("unix://", "redis+unix://", 1) if redis_url.startswith("unix://") else redis_url
-    return RedisStorage(
-        f"async+{url}",
-        wrap_exceptions=True,
-        implementation="redispy",
-        socket_timeout=REDIS_S,
-        socket_connect_timeout=REDIS_S,
-    )
+def pool(redis_url: str) -> ConnectionPool:
+    """Prepare connections to Redis; none is opened yet."""
+    return ConnectionPool.from_url(redis_url, socket_timeout=REDIS_S, socket_connect_timeout=REDIS_S)
+
+
+def shared(connections: ConnectionPool) -> RedisStorage:
+    """Count in Redis."""
+    options: dict[str, Any] = {"connection_pool": connections}
+    return RedisStorage("async+redis://", wrap_exceptions=True, implementation="redispy", **options)
 
 
 def until_below(limit: int, before: int, before_s: float, now: int, now_s: float) -> float:

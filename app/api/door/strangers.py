@@ -1,4 +1,4 @@
-"""Keys that open nothing: remembered for a while, so that trying one again costs no query, and counted by address.
+"""Keys that open nothing: remembered for a while, so that trying one again costs no query; others count by address.
 
 An address that tries too many is refused without a query too, but for keys that opened here before: those who share
 its proxy go on. All of it is bounded, whatever is sent, and each server has its own. Behind a proxy an address is a
@@ -58,12 +58,8 @@ class Strangers:
         return found[0] if found is not None and found[1] > time.monotonic() else None
 
     def turn_away(self, digest: bytes, address: str, error: Unauthorized) -> None:
-        """Remember a key that opens nothing."""
+        """Remember a key that was looked up and opens nothing, and count it against its address."""
         self._bad.put(digest, (error, time.monotonic() + REMEMBERED_S))
-        self.count(address)
-
-    def count(self, address: str) -> None:
-        """Count one try against an address."""
         self._left.put(group(address), (self._tries(address) - 1.0, time.monotonic()))
 
     def require_patience(self, address: str) -> None:

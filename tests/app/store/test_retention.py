@@ -11,7 +11,20 @@ import pytest
 from sqlalchemy import delete, func, select, text
 
 from app.settings import Settings
-from app.store import checkpoints, claims, evaluations, events, jobs, lineage, policy_life, retention, swaps, tracker
+from app.store import (
+    audit,
+    checkpoints,
+    claims,
+    evaluations,
+    events,
+    jobs,
+    lent,
+    lineage,
+    policy_life,
+    retention,
+    swaps,
+    tracker,
+)
 from app.store.base import Base
 from app.store.claims import any_of
 from app.store.connect import Store
@@ -20,6 +33,7 @@ from app.store.grades import Entry, add_grade
 from app.store.idempotency import Begun, finish
 from app.store.idempotency import begin as begin_once
 from app.store.jobs import request
+from app.store.keys import create_key
 from app.store.migrate import downgrade, upgrade
 from app.store.removed import Erasure, Tombstone
 from app.store.tables import (
@@ -35,6 +49,7 @@ from app.store.tables import (
     Swap,
     TrackerValue,
 )
+from app.store.tenants import AuditEntry, LentToken
 from tests.app.store.learned import age, learned
 from tests.conftest import Answers
 
@@ -122,6 +137,18 @@ def make_tombstone(store: Store, answers: Answers) -> None:
             pass
 
 
+def make_audit(store: Store, answers: Answers) -> None:
+    with store.session() as session:
+        audit.done(session, "login:ada", "keys create", "k")
+
+
+def make_token(store: Store, answers: Answers) -> None:
+    [answer] = answers()
+    with store.session() as session:
+        key, _ = create_key(session, "k", ["grade"])
+        lent.lend(session, answer, key.id, 1, timedelta(0))
+
+
 CASES: dict[str, tuple[Callable[[Store, Answers], None], str, dict[str, int], type[Base], int]] = {
     # setting: what to make, the rule, what it removes, the table, how many rows stay
     "idempotency_keys": (make_idempotency_key, "keep_idempotency_days", {"idempotency_keys": 1}, IdempotencyKey, 0),
@@ -135,6 +162,8 @@ CASES: dict[str, tuple[Callable[[Store, Answers], None], str, dict[str, int], ty
     "swaps": (make_swap, "keep_swaps_days", {"swaps": 1}, Swap, 0),
     "trackers": (make_tracker, "keep_trackers_days", {"tracker_values": 1}, TrackerValue, 0),
     "tombstones": (make_tombstone, "keep_tombstones_days", {"tombstones": 1, "erasures": 1}, Tombstone, 0),
+    "audit": (make_audit, "keep_audit_days", {"audit": 1}, AuditEntry, 0),
+    "tokens": (make_token, "keep_idempotency_days", {"grading_tokens": 1}, LentToken, 0),
 }
 
 
