@@ -5,10 +5,11 @@ A latent step keeps only its support: ids, weights and log pi~ up to its last ca
 log-probability -inf. Leaves out compression (random mantissas do not shrink) and storage.
 
 Layout, little-endian: magic, codec version, payload length, CRC-32 of the payload; then the payload: the fixed fields
-of `_FIXED`, the support size of each latent step, and the arrays in the order of `_ARRAYS`.
+of `_FIXED`, the support size of each latent step, and the arrays in the order in which `encode` writes them. The masks
+of a constrained answer come last, each as what differs from the one before, by zlib: most of them say nearly the same.
 
 Axes: P prompt tokens, L latent steps, K candidates, O tokens of the lead-out, T answer tokens, N candidates of all
-latent steps together.
+latent steps together, M masks, Q bytes of a mask, S steps.
 """
 
 import struct
@@ -17,6 +18,7 @@ import zlib
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,16 +28,22 @@ from training.sampling import Sampling
 
 Word = TypeVar("Word", StopReason, PlacementName)
 
-CODEC_VERSION = 3  # 1 knew no `draws`: every latent step was one sample; 2 no placement: latents began the answer
+CODEC_VERSION = 4  # 1 knew no `draws`: each latent step was one sample; 2 no placement; 3 no masks and no min-p
 _MAGIC = b"LEPO"
 _HEADER = struct.Struct("<4sHII")  # magic, version, payload length, CRC-32
-_FIXED = struct.Struct("<IIIIIdddQQQBBIBII")
+_FIXED = struct.Struct("<IIIIIdddQQQBBIBIIdIII")
 _LAYOUTS = MappingProxyType(
-    {1: struct.Struct("<IIIIIdddQQQBB"), 2: struct.Struct("<IIIIIdddQQQBBI"), CODEC_VERSION: _FIXED}
+    {
+        1: struct.Struct("<IIIIIdddQQQBB"),
+        2: struct.Struct("<IIIIIdddQQQBBI"),
+        3: struct.Struct("<IIIIIdddQQQBBIBII"),
+        CODEC_VERSION: _FIXED,
+    }
 )
 _STOP_REASONS: tuple[StopReason, ...] = get_args(StopReason)  # stored by position: append only
 _PLACEMENTS: tuple[PlacementName, ...] = get_args(PlacementName)  # likewise
 _NEG_INF = float("-inf")
+_QUICK = 1  # of zlib: level 6 takes several times as long for masks little smaller
 
 
 class _Fixed(NamedTuple):
@@ -58,6 +66,10 @@ class _Fixed(NamedTuple):
     placement: int = 0  # position in `_PLACEMENTS`
     lead_in: int = 0
     lead_out: int = 0  # O
+    min_p: float = 0.0
+    masks: int = 0  # M
+    mask_bytes: int = 0  # Q
+    packed: int = 0  # bytes of the packed masks
 
 
 def encode(rollout: Rollout) -> bytes:
@@ -71,6 +83,7 @@ def encode(rollout: Rollout) -> bytes:
     sizes_L = _support_sizes(rollout)
     kept_LK = _inside(sizes_L, rollout.latent_ids_LK.shape[1])
     settings = rollout.sampling
+    packed = _packed(rollout.masks_MQ)
     fixed = _Fixed(
         rollout.prompt_ids_P.shape[0],
         rollout.latent_length,
@@ -89,6 +102,10 @@ def encode(rollout: Rollout) -> bytes:
         _PLACEMENTS.index(rollout.placement),
         rollout.lead_in,
         rollout.lead_out_ids_O.shape[0],
+        settings.min_p,
+        rollout.masks_MQ.shape[0],
+        rollout.masks_MQ.shape[1],
+        len(packed),
     )
     try:
         parts = [_FIXED.pack(*fixed)]
@@ -98,9 +115,9 @@ def encode(rollout: Rollout) -> bytes:
     steps = (rollout.latent_log_mass_L, rollout.prompt_ids_P)
     answer = (rollout.token_ids_T, rollout.token_logprobs_T, rollout.token_log_mass_T)
     kept = (array_LK.cpu()[kept_LK] for array_LK in latents)
-    arrays = (sizes_L.to(torch.int32), *kept, *steps, *answer, rollout.lead_out_ids_O)
+    arrays = (sizes_L.to(torch.int32), *kept, *steps, *answer, rollout.lead_out_ids_O, rollout.mask_S)
     parts += [_bytes(array) for array in arrays]
-    payload = b"".join(parts)
+    payload = b"".join([*parts, packed])
     return _HEADER.pack(_MAGIC, CODEC_VERSION, len(payload), zlib.crc32(payload)) + payload
 
 
@@ -139,9 +156,33 @@ def decode(data: bytes) -> Rollout:
         placement=_named(_PLACEMENTS, fixed.placement, "placement"),
         lead_in=fixed.lead_in,
         lead_out_ids_O=reader.take(torch.int32, fixed.lead_out),
+        mask_S=reader.take(torch.int32, fixed.latents + fixed.answer if fixed.masks else 0),
+        masks_MQ=_unpacked(reader.take(torch.uint8, fixed.packed), fixed.masks, fixed.mask_bytes),
     )
     reader.finish()
     return rollout
+
+
+def _packed(masks_MQ: Tensor) -> bytes:
+    """Pack masks; nothing for none."""
+    if not len(masks_MQ):
+        return b""
+    before_MQ = torch.nn.functional.pad(masks_MQ, (0, 0, 1, 0))[:-1]
+    return zlib.compress(_bytes(masks_MQ ^ before_MQ), _QUICK)
+
+
+def _unpacked(packed: Tensor, masks: int, width: int) -> Tensor:
+    """Unpack masks, [M, Q]; never more than there should be."""
+    if not masks:
+        return torch.empty((0, width), dtype=torch.uint8)
+    try:
+        data = zlib.decompressobj().decompress(packed.numpy().tobytes(), masks * width + 1)
+    except zlib.error as error:
+        raise ValueError(f"rollout bytes are damaged: its masks do not unpack ({error})") from error
+    if len(data) != masks * width or not width:
+        raise ValueError("rollout bytes are damaged: its masks have another size")
+    apart_MQ = np.frombuffer(data, dtype=np.uint8).reshape(masks, width)
+    return torch.from_numpy(np.bitwise_xor.accumulate(apart_MQ, axis=0))
 
 
 def _support_sizes(rollout: Rollout) -> Tensor:
@@ -179,6 +220,8 @@ def _check(rollout: Rollout) -> None:
         "token_logprobs_T": (torch.float32, (count,)),
         "token_log_mass_T": (torch.float32, (count,)),
         "lead_out_ids_O": (torch.int32, rollout.lead_out_ids_O.shape[:1]),
+        "masks_MQ": (torch.uint8, rollout.masks_MQ.shape[:2]),
+        "mask_S": (torch.int32, (steps + count if len(rollout.masks_MQ) else 0,)),
     }
     for name, (dtype, shape) in expected.items():
         tensor: Tensor = getattr(rollout, name)
@@ -213,6 +256,7 @@ def _sampling(fixed: _Fixed) -> Sampling:
         top_p=fixed.top_p,
         seed=fixed.seed,
         draws=fixed.draws,
+        min_p=fixed.min_p,
     )
 
 

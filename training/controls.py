@@ -3,6 +3,7 @@
 Axes: B rows.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -24,12 +25,21 @@ class Controls(NamedTuple):
     tau_B1: Tensor  # float32 [B, 1]
     stream_B1: Tensor  # int64 [B, 1] from `noise.stream`
     draws_B1: Tensor  # int64 [B, 1], samples averaged at a latent step, >= 1
+    floor_B1: Tensor  # float32 [B, 1], log of min-p: of how far a kept candidate may lie below the first; -inf: off
 
 
 def controls_for(samplings: Sequence[Sampling], device: torch.device) -> Controls:
     """Stack the settings of several answers as tensors on `device`, in their order."""
-    real = [(1 / (one.temperature or 1.0), one.top_p if one.top_p < 1 else float("inf"), one.tau) for one in samplings]
+    real = [_real(one) for one in samplings]
     whole = [(min(one.top_k, _MAX_TOP_K) if one.temperature else 1, one.seed, one.draws) for one in samplings]
-    scale_B1, nucleus_B1, tau_B1 = torch.tensor(real, dtype=torch.float32, device=device)[:, :, None].unbind(1)
+    scale_B1, nucleus_B1, tau_B1, floor_B1 = torch.tensor(real, dtype=torch.float32, device=device)[:, :, None].unbind(
+        1
+    )
     top_k_B1, seed_B1, draws_B1 = torch.tensor(whole, dtype=torch.int64, device=device)[:, :, None].unbind(1)
-    return Controls(scale_B1, top_k_B1, nucleus_B1, tau_B1, stream(seed_B1), draws_B1)
+    return Controls(scale_B1, top_k_B1, nucleus_B1, tau_B1, stream(seed_B1), draws_B1, floor_B1)
+
+
+def _real(one: Sampling) -> tuple[float, float, float, float]:
+    """Give the settings of one answer that are no whole numbers, in their order."""
+    nucleus = one.top_p if one.top_p < 1 else math.inf
+    return 1 / (one.temperature or 1.0), nucleus, one.tau, math.log(one.min_p) if one.min_p else -math.inf

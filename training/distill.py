@@ -24,7 +24,7 @@ from torch import Tensor
 from training.executed import Executed, collate
 from training.models.head import CausalLM
 from training.optimization.batches import micro_batches
-from training.rollout import Rollout
+from training.rollout import Rollout, no_masks, nothing
 from training.scoring import Reader, score
 from training.shared_prompts import executed_length
 
@@ -106,6 +106,8 @@ def corrected(rollout: Rollout, answer_ids_T: Tensor, hinted_ids_H: Tensor | Non
         token_log_mass_T=torch.zeros_like(nothing_T),
         sampling=sampling,
         stop_reason="stop",
+        masks_MQ=no_masks(),  # they were of the answer that was given
+        mask_S=nothing(),
     )
     return Correction(rollout, shown, None if hinted_ids_H is None else hinted_ids_H.to(torch.int32))
 

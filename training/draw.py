@@ -70,7 +70,7 @@ def draw(logits_BV: Tensor, controls: Controls, step_B1: Tensor, width: int) -> 
     """
     if not one_pass.fits(logits_BV):
         return draw_by_parts(logits_BV, controls, step_B1, width)
-    settings = controls.scale_B1, controls.top_k_B1, controls.nucleus_B1, controls.stream_B1
+    settings = controls.scale_B1, controls.top_k_B1, controls.nucleus_B1, controls.floor_B1, controls.stream_B1
     return Drawn(*one_pass.draw_rows(logits_BV, *settings, step_B1, width), controls.tau_B1)
 
 

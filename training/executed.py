@@ -15,6 +15,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
+from training.allowed import Allowed, allowed_of
 from training.latent import mix
 from training.rollout import Rollout
 from training.sampling import Target
@@ -39,6 +40,7 @@ class Steps:
     ids_NK: Tensor  # int64 [N, K], kept candidates; K = 1 for tokens; 0 where weight is 0
     temperature_N: Tensor | None  # float32 [N], what divides the logits of the target; None: 1 everywhere
     width: int  # longest rollout in steps of this kind
+    allowed: Allowed | None = None  # which ids each step could draw; None: any
 
     def padded(self, values: Tensor, rows: int, fill: float | bool = 0.0) -> Tensor:
         """Lay values [N, ...] out as [B, width, ...]; differentiable."""
@@ -101,7 +103,7 @@ def collate(
     for rollout in rollouts:
         if rollout.altered:
             raise ValueError(
-                "an altered rollout (logit_bias or min_tokens) is not a sample of the policy: leave it out"
+                "an altered rollout (logit_bias, min_tokens or a penalty) is not a sample of the policy: leave it out"
             )
         if not len(rollout.prompt_ids_P):
             raise ValueError("a rollout needs at least one prompt id")
@@ -116,14 +118,15 @@ def collate(
     token_ids_N = torch.cat([rollout.token_ids_T for rollout in rollouts]).long()
     answers = [rollout.answer_length for rollout in rollouts]
     token_steps = _steps([one.begin for one in rollouts], answers, temperatures, token_ids_N[:, None], places)
+    latents_allowed, tokens_allowed = allowed_of(rollouts, device)
     return Executed(
         rollouts=len(rollouts),
         input_ids_RS=_input_ids(rollouts, places).to(device),
         layout=_layout(rollouts, places, device) if places.shared else None,
-        latents=_moved(latent_steps, device),
+        latents=_moved(latent_steps, device, latents_allowed),
         latent_weights_NK=_stacked([rollout.latent_weights_LK for rollout in rollouts]).to(device),
         latent_recorded_NK=_stacked([latents_LK for latents_LK, _ in recorded], fill=float("-inf")).to(device),
-        tokens=_moved(token_steps, device),
+        tokens=_moved(token_steps, device, tokens_allowed),
         token_recorded_N=torch.cat([tokens_T for _, tokens_T in recorded]).to(device),
         tau_B=torch.tensor([rollout.sampling.tau for rollout in rollouts], device=device),
         draws_B=torch.tensor([rollout.sampling.draws for rollout in rollouts], device=device),
@@ -187,7 +190,7 @@ def _steps(begins: list[int], lengths: list[int], temperature_B: Tensor, ids_NK:
     return Steps(rollout_N, step_N, row_N, predictor_N, position_N, ids_NK, temperature_N, max(lengths))
 
 
-def _moved(steps: Steps, device: torch.device) -> Steps:
+def _moved(steps: Steps, device: torch.device, allowed: Allowed | None) -> Steps:
     return Steps(
         steps.rollout_N.to(device),
         steps.step_N.to(device),
@@ -197,6 +200,7 @@ def _moved(steps: Steps, device: torch.device) -> Steps:
         steps.ids_NK.to(device),
         None if steps.temperature_N is None else steps.temperature_N.to(device),
         steps.width,
+        allowed,
     )
 
 

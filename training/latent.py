@@ -37,11 +37,12 @@ class Support(NamedTuple):
 
 @torch.no_grad()
 def support(logits_BV: Tensor, controls: Controls, width: int) -> Support:
-    """Temperature, then top-k, then nucleus top-p, renormalised over what is kept.
+    """Temperature, then top-k, then nucleus top-p and min-p, renormalised over what is kept.
 
     A candidate stays while the probability before it (under the top-k distribution) is below top-p, so the first one
-    always stays. Temperature 0 keeps the first one alone, with log-probabilities taken at temperature 1. Nothing is
-    learned through the filter: gradients come from the replay.
+    always stays; min-p drops those of them that are less likely than its share of the first. Temperature 0 keeps the
+    first one alone, with log-probabilities taken at temperature 1. Nothing is learned through the filter: gradients
+    come from the replay.
 
     Args:
         logits_BV: [B, V], any float dtype; the work is done in float32 (float64 stays).
@@ -58,7 +59,8 @@ def support(logits_BV: Tensor, controls: Controls, width: int) -> Support:
     kept_BK.masked_fill_(rank_K >= controls.top_k_B1, NEG_INF)
     top_k_BK = kept_BK.softmax(-1)
     before_BK = top_k_BK.cumsum(-1).sub_(top_k_BK)
-    logprobs_BK = kept_BK.masked_fill_(before_BK >= controls.nucleus_B1, NEG_INF).log_softmax(-1)
+    dropped_BK = (before_BK >= controls.nucleus_B1) | (kept_BK < kept_BK[:, :1] + controls.floor_B1)
+    logprobs_BK = kept_BK.masked_fill_(dropped_BK, NEG_INF).log_softmax(-1)
     return Support(ids_BK, logprobs_BK, full_BK, full_BK[:, :1] - logprobs_BK[:, :1])
 
 

@@ -46,7 +46,7 @@ _P2, _P1, _P0 = np.float32(5.550332471162809e-2), np.float32(2.402264791363012e-
 _EXPONENT_BIAS, _MANTISSA_BITS = np.int32(127), np.int32(23)
 
 _SIGNATURE = (
-    "void(float32[:, ::1], float32[:, :], int64[:, :], float32[:, :], int64[:, :], int64[:, :],"
+    "void(float32[:, ::1], float32[:, :], int64[:, :], float32[:, :], float32[:, :], int64[:, :], int64[:, :],"
     " int64[:, ::1], float32[:, ::1])"
 )
 
@@ -61,6 +61,7 @@ def draw_rows(
     scale_B1: Tensor,
     top_k_B1: Tensor,
     nucleus_B1: Tensor,
+    floor_B1: Tensor,
     stream_B1: Tensor,
     step_B1: Tensor,
     width: int,
@@ -69,9 +70,10 @@ def draw_rows(
 
     Args:
         logits_BV: [B, V], for which `fits` says yes.
-        scale_B1: as the three that follow a field of `training.latent.Controls`.
+        scale_B1: as the four that follow a field of `training.latent.Controls`.
         top_k_B1: int64 [B, 1].
         nucleus_B1: float32 [B, 1].
+        floor_B1: float32 [B, 1].
         stream_B1: int64 [B, 1].
         step_B1: int64 [B, 1], of each answer, 0-based.
         width: K, where the vocabulary has as many.
@@ -83,8 +85,8 @@ def draw_rows(
     logits_BV = logits_BV.float().contiguous()
     batch, width = logits_BV.shape[0], min(width, logits_BV.shape[1])
     whole_BX, real_BX = np.empty((batch, width + 1), np.int64), np.empty((batch, 2 * width + 3), np.float32)
-    settings = (scale_B1.numpy(), top_k_B1.numpy(), nucleus_B1.numpy(), stream_B1.numpy(), step_B1.numpy())
-    compiled_draw()(logits_BV.numpy(force=True), *settings, whole_BX, real_BX)
+    settings = (scale_B1, top_k_B1, nucleus_B1, floor_B1, stream_B1, step_B1)
+    compiled_draw()(logits_BV.numpy(force=True), *(one_B1.numpy() for one_B1 in settings), whole_BX, real_BX)
     ids_BK, token_B1 = torch.from_numpy(whole_BX).split_with_sizes((width, 1), 1)
     logprobs_BK, scores_BK, told_B3 = torch.from_numpy(real_BX).split_with_sizes((width, width, 3), 1)
     return ids_BK, logprobs_BK, scores_BK, token_B1, told_B3
@@ -205,7 +207,9 @@ def _scan(logits_V: Any, start: int, values_K: Any, ids_K: Any) -> None:
 
 
 @_compiled
-def _filter(values_K: Any, highest: np.float32, scale: np.float32, top_k: int, nucleus: np.float32) -> float:
+def _filter(
+    values_K: Any, highest: np.float32, scale: np.float32, top_k: int, nucleus: np.float32, floor: np.float32
+) -> float:
     """Turn the largest logits into log pi~; the log of what they were divided by, relative to the largest."""
     width = values_K.shape[0]
     top_k, total = min(top_k, width), 0.0
@@ -213,7 +217,7 @@ def _filter(values_K: Any, highest: np.float32, scale: np.float32, top_k: int, n
         values_K[place] = (values_K[place] - highest) * scale
         total += math.exp(values_K[place])
     kept, before = 0, 0.0
-    while kept < top_k and (kept == 0 or before < nucleus * total):
+    while kept < top_k and (kept == 0 or (before < nucleus * total and values_K[kept] >= floor)):
         before += math.exp(values_K[kept])
         kept += 1
     log_kept = math.log(before)
@@ -263,6 +267,7 @@ def _draw(
     scale_B1: Any,
     top_k_B1: Any,
     nucleus_B1: Any,
+    floor_B1: Any,
     stream_B1: Any,
     step_B1: Any,
     whole_BX: Any,
@@ -276,7 +281,7 @@ def _draw(
         _select(logits_V, logprobs_K, ids_K)  # the largest logits, which become log pi~
         highest, scale = logprobs_K[0], scale_B1[row, 0]
         log_total = math.log(_total(logits_V, highest, scale))
-        log_kept = _filter(logprobs_K, highest, scale, top_k_B1[row, 0], nucleus_B1[row, 0])
+        log_kept = _filter(logprobs_K, highest, scale, top_k_B1[row, 0], nucleus_B1[row, 0], floor_B1[row, 0])
         best = _perturb(logprobs_K, ids_K, _key(stream_B1[row, 0], step_B1[row, 0]), scores_K)
         token = ids_K[best]
         whole_BX[row, width] = token

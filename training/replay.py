@@ -2,7 +2,8 @@
 
 LEPO (arXiv:2604.17892) takes every log-probability, old, new and reference, on the executed mixtures. They are mixed
 again from the recorded ids and weights by the function that mixed them when sampling, so under the weights that
-sampled, `replay(sample(x))` gives the recorded log-probabilities. Memory is one chunk of the head, never [B, T, V].
+sampled, `replay(sample(x))` gives the recorded log-probabilities; those of a constrained answer are over the tokens
+that each of its steps could draw (`training.allowed`). Memory is one chunk of the head, never [B, T, V].
 
 A reference model embeds the same ids and weights with its own embedding: the sample is (ids, weights).
 What was recorded comes along on the same footing: the log-probabilities of the policy that drew (mu), ready to be
@@ -107,7 +108,8 @@ def replay(
     def scored(steps: Steps, temperature_N: Tensor | None) -> Scores:
         where = (steps.row_N, steps.predictor_N)
         frozen = None if reference is None or frozen_RSD is None else Reader(reference, frozen_RSD[where])
-        return score(Reader(model, hidden_RSD[where]), steps.ids_NK, temperature_N, config.chunk_elements, frozen)
+        reader = Reader(model, hidden_RSD[where])
+        return score(reader, steps.ids_NK, temperature_N, config.chunk_elements, frozen, steps.allowed)
 
     at_one = config.latent_temperature == "one"
     latents = scored(batch.latents, None if at_one else batch.latents.temperature_N)
@@ -115,10 +117,9 @@ def replay(
     if not at_one or batch.latents.temperature_N is None:
         return padded(batch, latents, tokens)
     with torch.no_grad():
-        where = (batch.latents.row_N, batch.latents.predictor_N)
-        current = score(
-            Reader(model, hidden_RSD[where]), batch.latents.ids_NK, batch.latents.temperature_N, config.chunk_elements
-        )
+        where, steps = (batch.latents.row_N, batch.latents.predictor_N), batch.latents
+        reader = Reader(model, hidden_RSD[where])
+        current = score(reader, steps.ids_NK, steps.temperature_N, config.chunk_elements, allowed=steps.allowed)
     return padded(batch, latents, tokens, current)
 
 

@@ -3,11 +3,12 @@
 Record what was sampled, not what could be recomputed: the kept ids and weights of each latent step are the executed
 input, and the log-probabilities are those of the policy that drew them. The byte form is `training.codec`'s.
 
-Axes: P prompt tokens, L latent steps, K candidates kept per latent step, O tokens of the lead-out, T answer tokens.
+Axes: P prompt tokens, L latent steps, K candidates kept per latent step, O tokens of the lead-out, T answer tokens,
+S = L + T steps that were drawn, M distinct masks, Q bytes of a mask.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 from torch import Tensor
@@ -16,11 +17,17 @@ from training.placement import Placement, PlacementName
 from training.sampling import Sampling
 
 StopReason = Literal["stop", "length", "cancelled", "deadline"]
+UNCONSTRAINED: Final = -1  # in `mask_S`: the step could draw any token
 
 
 def nothing() -> Tensor:
     """No token ids, int32 [0]."""
     return torch.empty(0, dtype=torch.int32)
+
+
+def no_masks() -> Tensor:
+    """No masks, uint8 [0, 0]."""
+    return torch.empty((0, 0), dtype=torch.uint8)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,10 +50,12 @@ class Rollout:
     sampling: Sampling  # settings of this answer, its own seed included
     policy_version: int  # version of the weights that drew every step, >= 0
     stop_reason: StopReason
-    altered: bool = False  # True when logit_bias or min_tokens bent the distribution: served, never learned from
+    altered: bool = False  # True when logit_bias, min_tokens or a penalty bent the distribution: never learned from
     placement: PlacementName = "answer"  # where the latent steps sat; "answer" where there were none
     lead_in: int = 0  # tokens at the end of the prompt that were put there before the latent steps
     lead_out_ids_O: Tensor = field(default_factory=nothing)  # int32 [O], executed after them: given, not drawn
+    masks_MQ: Tensor = field(default_factory=no_masks)  # uint8 [M, Q], see `training.allowed`; M = 0: unconstrained
+    mask_S: Tensor = field(default_factory=nothing)  # int32 [S], mask of each step, or -1; [0] where M is 0
 
     @property
     def latent_length(self) -> int:

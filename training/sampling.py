@@ -27,6 +27,7 @@ class Sampling:
     top_p: float = 0.95  # nucleus kept, in (0, 1]
     seed: int = 0  # names the noise; 0 <= seed < 2**63
     draws: int = 1  # Gumbel-softmax samples whose mean is a latent step's mixture; in [1, 64], published: 1
+    min_p: float = 0.0  # candidates less likely than this share of the likeliest are dropped; in [0, 1], 0 is off
 
     def __post_init__(self) -> None:
         if self.latent_length < 0:
@@ -45,6 +46,8 @@ class Sampling:
             raise ValueError(f"seed must be in [0, 2**63), got {self.seed}")
         if not 1 <= self.draws <= MOST_DRAWS:
             raise ValueError(f"draws must be in [1, {MOST_DRAWS}], got {self.draws}")
+        if not 0.0 <= self.min_p <= 1.0:
+            raise ValueError(f"min_p must be in [0, 1], got {self.min_p}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,4 +83,5 @@ class Target:
 
     def drew(self, sampling: Sampling) -> bool:
         """Whether an answer was drawn with the target's own settings."""
-        return (sampling.temperature, sampling.top_k, sampling.top_p) == (self.temperature, self.top_k, self.top_p)
+        settings = (sampling.temperature, sampling.top_k, sampling.top_p)
+        return settings == (self.temperature, self.top_k, self.top_p) and sampling.min_p == 0.0

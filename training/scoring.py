@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from training.allowed import Allowed
 from training.models.head import CausalLM
 
 
@@ -38,7 +39,12 @@ class Reader(NamedTuple):
 
 
 def score(
-    policy: Reader, ids_NK: Tensor, temperature_N: Tensor | None, chunk_elements: int, reference: Reader | None = None
+    policy: Reader,
+    ids_NK: Tensor,
+    temperature_N: Tensor | None,
+    chunk_elements: int,
+    reference: Reader | None = None,
+    allowed: Allowed | None = None,
 ) -> Scores:
     """Score `ids_NK` under softmax(logits / temperature), chunk by chunk.
 
@@ -48,6 +54,7 @@ def score(
         temperature_N: float32 [N], > 0; None: 1 everywhere.
         chunk_elements: largest C * V, > 0; a chunk is at least one position.
         reference: a frozen model that read the same positions, for the KL.
+        allowed: which ids each position could draw: both models' probability is all on those; None: any.
 
     """
     total, wide = len(ids_NK), _wide(policy.hidden_ND.dtype)
@@ -61,7 +68,8 @@ def score(
         hidden_CD = policy.hidden_ND[pick]
         raw_CV = policy.model.output_layer(hidden_CD)
         again = Reader(policy.model, hidden_CD.detach()) if total > rows else None
-        chunk = _Chunk(policy.model, again, ids_NK[pick], scale_C, frozen)
+        masks = None if allowed is None else allowed.at(pick)
+        chunk = _Chunk(policy.model, again, ids_NK[pick], scale_C, frozen, masks)
         parts.append(Scores(*cast("Any", _ReadOut).apply(raw_CV, chunk)))
     if not parts:
         nothing = policy.hidden_ND.new_zeros(0, dtype=wide)
@@ -78,11 +86,16 @@ class _Chunk:
     ids_CK: Tensor  # int64 [C, K]
     scale_C: Tensor | None  # float32 [C] (float64 for a float64 model), 1 / temperature
     reference: Reader | None
+    allowed: Allowed | None  # which ids could be drawn; None: any
 
     def scaled(self, logits_CV: Tensor) -> Tensor:
-        """Logits in float32 (float64 stays), divided by the temperature; the input itself where nothing is to do."""
+        """Logits in float32 (float64 stays), divided by the temperature; the input itself where nothing is to do.
+
+        What could not be drawn is out of reach, and has no gradient.
+        """
         wide_CV = logits_CV.to(_wide(logits_CV.dtype))
-        return wide_CV if self.scale_C is None else wide_CV * self.scale_C[:, None]
+        scaled_CV = wide_CV if self.scale_C is None else wide_CV * self.scale_C[:, None]
+        return scaled_CV if self.allowed is None else self.allowed.apply(scaled_CV)
 
     def reference_logprobs(self) -> Tensor | None:
         """Log-distribution of the reference, [C, V]."""

@@ -17,13 +17,14 @@ from app.store.claims import Claimed, Skipped
 from app.store.grades import Reward
 from app.store.key_quota import Group, choose
 from training.advantage import Graded, Mode
+from training.allowed import drawn_as_allowed
 from training.codec import decode
 from training.rollout import Rollout
 from worker.gate.evaluation_set import EvaluationSet
 
 Reason = Literal[
     "unreadable",  # its rollout is of a codec this release does not read, damaged, or of another model
-    "altered",  # logit_bias or min_tokens bent its distribution
+    "altered",  # logit_bias, min_tokens or a penalty bent its distribution
     "empty",  # no step to learn from
     "held_out",  # asks what the gate examines
     "no_exploration",  # greedy, or never more than one candidate: nothing was tried
@@ -125,7 +126,8 @@ def sound(rollout: Rollout, vocabulary: int) -> bool:
         [rollout.prompt_ids_P, rollout.latent_ids_LK.flatten(), rollout.lead_out_ids_O, rollout.token_ids_T]
     )
     known = bool(((ids >= 0) & (ids < vocabulary)).all()) and len(rollout.prompt_ids_P) > 0
-    return known and bool(rollout.latent_weights_LK.isfinite().all() and rollout.token_logprobs_T.isfinite().all())
+    finite = bool(rollout.latent_weights_LK.isfinite().all() and rollout.token_logprobs_T.isfinite().all())
+    return known and finite and drawn_as_allowed(rollout)
 
 
 def sample(one: Claimed, reward: Reward, rollout: Rollout, key: str) -> Sample:

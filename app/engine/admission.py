@@ -85,6 +85,12 @@ def _check_ranges(request: Request, bounds: Bounds) -> None:
         f"choices must be 1 to {bounds.most_choices}, got {request.choices}": (
             not 1 <= request.choices <= bounds.most_choices
         ),
+        f"penalties.repetition must be more than 0, got {request.penalties.repetition}": (
+            not request.penalties.repetition > 0
+        ),
+        "min_tokens and ignore_eos do not go with a constraint: it says where the answer ends": (
+            request.constraint is not None and (request.min_tokens > 0 or request.ignore_eos)
+        ),
         f"min_tokens must be 0 or more, got {request.min_tokens}": request.min_tokens < 0,
         "stop holds an empty string: leave it out": not all(request.stop),
         f"top_logprobs must be 0 to {most_top}, got {request.top_logprobs}": not 0 <= request.top_logprobs <= most_top,

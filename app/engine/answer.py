@@ -5,17 +5,19 @@ tokens alone: a latent step has no token, so it can neither stop an answer nor a
 """
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from app.engine.grammar import Grammar, Guide
 from app.engine.request import Delta, Event, Finished, FinishReason, Reasoned, Request, TokenInfo
 from app.engine.rows import Trace
 from app.engine.text import Decode, Detokenizer, Pieces, StopScanner
 from training.noise import choice_seed
-from training.rollout import Rollout
+from training.rollout import Rollout, no_masks, nothing
 from training.sampling import Sampling
 
 
@@ -31,7 +33,9 @@ class Reader:
 class Answer:
     """One choice, from its first step to its `Finished`."""
 
-    def __init__(self, request: Request, choice: int, reader: Reader, *, telling: bool) -> None:
+    def __init__(
+        self, request: Request, choice: int, reader: Reader, grammar: Grammar | None = None, *, telling: bool
+    ) -> None:
         self.request = request
         self.choice = choice
         self.sampling: Sampling = dataclasses.replace(request.sampling, seed=choice_seed(request.sampling.seed, choice))
@@ -49,6 +53,9 @@ class Answer:
         self._detokenizer = Detokenizer(reader.decode, reader.pieces)
         self._scanner = StopScanner(request.stop) if request.stop else None
         self._reads = telling or bool(request.stop)
+        self._grammar = grammar
+        self._guide: Guide | None = None  # made by the first step: copying a grammar is the engine's work
+        self._said: Counter[int] = Counter()  # the answer's tokens, where they are penalised
         self._drawn: list[Sequence[float]] = []  # by step: token id, its log-probability, log of the mass kept
         self._pieces: list[str] = []
         self._ended_by_id = False
@@ -86,21 +93,51 @@ class Answer:
         return self.in_tokens and self.answer_tokens < self.request.min_tokens and bool(self.endings)
 
     @property
+    def constrained(self) -> bool:
+        """Whether its text must satisfy a constraint."""
+        return self._grammar is not None
+
+    @property
+    def masked(self) -> bool:
+        """Whether the next step draws what its constraint allows: a token, or a latent step in the answer's place."""
+        return self.constrained and (self.in_tokens or (self.in_latents and self.request.placement.name == "answer"))
+
+    @property
+    def mask(self) -> bytes | None:
+        """What the next step may draw, see `app.engine.grammar`; None: anything."""
+        return self._guided().mask if self.masked else None
+
+    @property
+    def bent(self) -> bool:
+        """Whether the request changes the logits of the next step, by more than a constraint."""
+        return bool(self.request.logit_bias) or self.forbids_endings or self.request.penalties.any
+
+    @property
     def phase_left(self) -> int:
         """Steps until the answer asks something else of a step: latents, lead-out and `min_tokens` end one by one."""
         if self.in_latents:
             return self._latent_length - self.steps
         if not self.in_tokens:
             return self._before_tokens - self.steps
+        if self.request.penalties.any:
+            return 1
         short = self.request.min_tokens - self.answer_tokens
         return short if short > 0 else self.request.max_new
 
     def bias(self) -> dict[int, float]:
         """Collect what the next step adds to this row's logits."""
-        added = dict(self.request.logit_bias)
+        added, penalties = dict(self.request.logit_bias), self.request.penalties
+        for token, times in self._said.items():
+            added[token] = added.get(token, 0.0) - penalties.presence - times * penalties.frequency
         if self.forbids_endings:
             added |= dict.fromkeys(self.endings, float("-inf"))
         return added
+
+    def repeated(self) -> dict[int, float]:
+        """Collect what the next step divides this row's logits by: of tokens that were read or said before."""
+        factor = self.request.penalties.repetition
+        said = {*self.request.executed_ids, *self._said} if factor != 1.0 else ()
+        return dict.fromkeys(said, factor)
 
     def take(
         self, drawn: Sequence[float], top: tuple[tuple[int, float], ...], now: float, events: list[Event]
@@ -115,6 +152,7 @@ class Answer:
 
         """
         self._drawn.append(drawn)
+        self._follow(int(drawn[0]))
         self.steps += 1
         if self.steps <= self._latent_length:
             if self._telling and self.steps == self._latent_length:
@@ -137,7 +175,28 @@ class Answer:
             self._tell(piece, (TokenInfo(token, drawn[1], top),), events)
             if self._ended_by_text:
                 return "stop"
+        if self._guide is not None and (self._guide.failed or self._guide.over):
+            return "deadline" if self._guide.failed else "stop"
         return "length" if self.latents + self.answer_tokens >= self.request.max_new else None
+
+    def _guided(self) -> Guide:
+        assert self._grammar is not None
+        self._guide = self._guide or self._grammar.guide()
+        return self._guide
+
+    def _follow(self, token: int) -> None:
+        """Let the constraint and the penalties know what the step under way drew."""
+        if self.in_tokens and self.request.penalties.any:
+            self._said[token] += 1
+        if not self.constrained or not (self.in_latents or self.in_tokens):
+            return
+        guide = self._guided()
+        if not self.masked:
+            guide.pass_by()
+        elif self.in_latents or token in self.endings:
+            guide.stay()
+        else:
+            guide.take(token)
 
     def finish(
         self,
@@ -186,6 +245,7 @@ class Answer:
 
     def _rollout(self, reason: FinishReason, trace: Trace, prompt_P: Tensor) -> Rollout:
         ids_S, logprobs_S, masses_S = torch.tensor(self._drawn, dtype=torch.float64).view(-1, 3).unbind(1)
+        masks_MQ, mask_S = (no_masks(), nothing()) if self._guide is None else self._guide.record()
         return Rollout(
             prompt_ids_P=prompt_P,
             latent_ids_LK=trace.ids_LK,
@@ -198,13 +258,15 @@ class Answer:
             sampling=self.sampling,
             policy_version=self.spans[0][0],
             stop_reason=reason,
-            altered=bool(self.request.logit_bias) or self.request.min_tokens > 0,
+            altered=bool(self.request.logit_bias) or self.request.min_tokens > 0 or self.request.penalties.any,
             placement=self.request.placement.name if self._latent_length else "answer",
             lead_in=len(self.request.lead_in_ids),
             lead_out_ids_O=torch.tensor(self._lead_out_ids[: self.steps - self.latents], dtype=torch.int32),
+            masks_MQ=masks_MQ,
+            mask_S=mask_S,
         )
 
 
-def answers_of(request: Request, reader: Reader, *, telling: bool) -> Sequence[Answer]:
-    """All choices of a request."""
-    return [Answer(request, choice, reader, telling=telling) for choice in range(request.choices)]
+def answers_of(request: Request, reader: Reader, grammar: Grammar | None, *, telling: bool) -> Sequence[Answer]:
+    """All choices of a request; `grammar` is its constraint's."""
+    return [Answer(request, choice, reader, grammar, telling=telling) for choice in range(request.choices)]

@@ -1,9 +1,10 @@
-"""What some rows add to their logits: `logit_bias`, and endings forbidden until `min_tokens` are there.
+"""What some rows do to their logits: penalties, `logit_bias`, and endings forbidden until `min_tokens` are there.
 
-Flat indices of all rows in one tensor, built again only when rows or phases change, so that rows that ask for nothing
+Repetition penalties come first, on the model's own logits; the rest is added. Flat indices of all rows in one tensor,
+built again only when rows or phases change (at every step where there are penalties), so that rows that ask for nothing
 pay nothing. An answer so bent is marked `altered` and never learned from.
 
-Axes: B rows, V vocabulary, N entries.
+Axes: B rows, V vocabulary, N entries, F entries that are divided by a factor.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,18 +14,41 @@ from torch import Tensor
 
 
 class Bias:
-    """Additions to the logits of a batch."""
+    """Changes of the logits of a batch."""
 
-    def __init__(self, per_row: Sequence[Mapping[int, float]], vocabulary: int, device: torch.device) -> None:
-        entries = [
-            (row * vocabulary + token, value) for row, asked in enumerate(per_row) for token, value in asked.items()
-        ]
-        self._index_N = torch.tensor([index for index, _ in entries], dtype=torch.long, device=device)
-        self._value_N = torch.tensor([value for _, value in entries], dtype=torch.float32, device=device)
+    def __init__(
+        self,
+        per_row: Sequence[Mapping[int, float]],
+        vocabulary: int,
+        device: torch.device,
+        factors: Sequence[Mapping[int, float]] = (),
+    ) -> None:
+        """Lay out what every row asks for.
+
+        Args:
+            per_row: token id -> what is added to its logit.
+            vocabulary: V.
+            device: of the logits.
+            factors: token id -> what its logit is divided by (multiplied with where it is negative), > 0.
+
+        """
+        self._index_N, self._value_N = _flat(per_row, vocabulary, device)
+        self._index_F, self._factor_F = _flat(factors, vocabulary, device)
 
     def add(self, logits_BV: Tensor) -> Tensor:
-        """Logits with the additions, in float32 (float64 stays)."""
+        """Logits so changed, in float32 (float64 stays)."""
         wide = torch.promote_types(logits_BV.dtype, torch.float32)
         bent_BV = logits_BV.to(wide, copy=True).contiguous()
-        bent_BV.view(-1).index_add_(0, self._index_N, self._value_N.to(wide))
+        flat = bent_BV.view(-1)
+        if len(self._index_F):
+            was_F, factor_F = flat[self._index_F], self._factor_F.to(wide)
+            flat[self._index_F] = torch.where(was_F > 0, was_F / factor_F, was_F * factor_F)
+        flat.index_add_(0, self._index_N, self._value_N.to(wide))
         return bent_BV
+
+
+def _flat(per_row: Sequence[Mapping[int, float]], vocabulary: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Lay entries of all rows out as flat indices and values."""
+    entries = [(row * vocabulary + token, value) for row, asked in enumerate(per_row) for token, value in asked.items()]
+    index_N = torch.tensor([index for index, _ in entries], dtype=torch.long, device=device)
+    return index_N, torch.tensor([value for _, value in entries], dtype=torch.float32, device=device)

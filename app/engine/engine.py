@@ -25,6 +25,7 @@ from app.engine import admission
 from app.engine.answer import Reader
 from app.engine.config import EngineConfig
 from app.engine.deadlines import Deadlines
+from app.engine.grammar import Grammars
 from app.engine.lanes import Lanes
 from app.engine.request import Crashed, EngineClosed, Event, Finished, FinishReason, QueueFull, Request, Sink, TokenInfo
 from app.engine.score import Scorer
@@ -65,6 +66,7 @@ class Engine:
         self._lanes = Lanes(policy, anatomy, config, self.max_length)
         self._lanes.serving.prove()
         self._reader = Reader(decoder(policy.tokenizer), pieces(policy.tokenizer), policy.eos_ids)
+        self.grammars = Grammars(policy.tokenizer, anatomy.columns, policy.eos_ids)
         self._bounds = admission.Bounds(
             vocabulary=anatomy.vocabulary,
             max_length=self.max_length,
@@ -134,6 +136,8 @@ class Engine:
             QueueFull: too many wait; `retry_after_s` says when to come back.
             EngineClosed: the engine is stopping, has stopped, or has failed.
             RequestTooLong: prompt and budget do not fit a slot.
+            InvalidConstraint: the constraint cannot be served. Compile it before, elsewhere (`grammars.of`): it may
+                take seconds.
             ValueError: a field is out of range; the message names it.
 
         """
@@ -273,7 +277,8 @@ class Engine:
 
     def _submit(self, request: Request, sink: Sink, *, telling: bool, bounded: bool) -> Ticket:
         admission.check(request, self._bounds)
-        ticket = Ticket(request, sink, self._reader, self._cancel, telling=telling)
+        grammar = None if request.constraint is None else self.grammars.of(request.constraint)
+        ticket = Ticket(request, sink, self._reader, self._cancel, telling=telling, grammar=grammar)
         with self._changed:
             self._require_open()
             if bounded:

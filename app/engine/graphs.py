@@ -1,4 +1,4 @@
-"""The fused step as CUDA graphs: one per (rows, length, width, draws) bucket, captured when first needed.
+"""The fused step as CUDA graphs: one per (rows, length, width, draws, masked) bucket, captured when first needed.
 
 A replay reads and writes the very tensors that `app.engine.rows` owns, so a graph needs no copies in or out; the rows
 that pad a batch to its bucket are unused slots, which stand at position 0 and harm nobody. Weights keep their storage
@@ -35,6 +35,7 @@ class Bucket:
     width: int  # candidates
     draws: int  # samples made at latent steps; 0: there are none among them
     trace_room: int  # the trace buffers' size when there are, else 0: they move when they grow
+    masked: bool = False  # whether rows draw what their constraints allow
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +63,15 @@ class StepGraphs:
         return len(self._graphs)
 
     def step(
-        self, rows: int, length: int, width: int, *, draws: int, bias: Bias | None = None
+        self, rows: int, length: int, width: int, *, draws: int, bias: Bias | None = None, masked: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Do what `Rows.step` does, replayed."""
         assert bias is None
         trace_room = self._rows.trace_room if draws else 0
-        bucket = Bucket(self._rounded(rows), length, width, draws, trace_room)
+        bucket = Bucket(self._rounded(rows), length, width, draws, trace_room, masked)
         results = self.run(bucket)
         if results is None:
-            return self._rows.step(rows, length, width, draws=draws)
+            return self._rows.step(rows, length, width, draws=draws, masked=masked)
         if rows < bucket.rows:
             self._rows.clear(slice(rows, bucket.rows))  # the step moved the unused rows on, too
         drawn_B3, logits_BV = results
@@ -88,7 +89,7 @@ class StepGraphs:
 
     def eager(self, bucket: Bucket) -> tuple[Tensor, Tensor]:
         """Step all rows of a bucket without a graph: what a capture records."""
-        return self._rows.step(bucket.rows, bucket.length, bucket.width, draws=bucket.draws)
+        return self._rows.step(bucket.rows, bucket.length, bucket.width, draws=bucket.draws, masked=bucket.masked)
 
     def _rounded(self, rows: int) -> int:
         up = 1 << (rows - 1).bit_length() if rows <= _FINE else -(-rows // _FINE) * _FINE

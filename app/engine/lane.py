@@ -183,7 +183,9 @@ class Lane:
         plan = self._plan or plan_for(self._answers(), self.rows.width, self.anatomy.columns, self.policy.device)
         run = self.rows.step if self._graphs is None or plan.bias is not None else self._graphs.step
         length = self._lengths.bucket(plan.needed)
-        drawn_B3, logits_BV = run(rows, length, plan.width, draws=plan.draws, bias=plan.bias)
+        if plan.masked:
+            self.rows.allow([answer.mask for answer in self._answers()])
+        drawn_B3, logits_BV = run(rows, length, plan.width, draws=plan.draws, bias=plan.bias, masked=plan.masked)
         drawn = drawn_B3.tolist()  # the one place where the host waits for the device
         tops = self._tops(logits_BV, plan.top_logprobs) if plan.top_logprobs else [()] * rows
         self.totals.steps += 1
@@ -302,9 +304,12 @@ class Lane:
         return answers
 
     def _tops(self, logits_BV: Tensor, most: int) -> list[tuple[tuple[int, float], ...]]:
-        """Likeliest tokens of each row that asked for them, at its temperature."""
+        """Likeliest tokens of each row that asked for them, at its temperature; none that could not be drawn."""
         answers = self._answers()
         scale_B1 = self.rows.controls(len(answers)).scale_B1
         top = (logits_BV.float() * scale_B1).log_softmax(-1).topk(most, dim=-1)
-        pairs = zip(top.indices.tolist(), top.values.tolist(), answers, strict=True)
-        return [tuple(zip(ids, values, strict=True))[: answer.request.top_logprobs] for ids, values, answer in pairs]
+        found = zip(top.indices.tolist(), top.values.tolist(), answers, strict=True)
+        return [
+            tuple(pair for pair in zip(ids, values, strict=True) if pair[1] > -math.inf)[: answer.request.top_logprobs]
+            for ids, values, answer in found
+        ]

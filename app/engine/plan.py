@@ -26,7 +26,8 @@ class Plan:
     tokens: int  # rows that draw answer tokens; the others are at a lead-out
     draws: int  # samples made for their mixtures, a power of two, enough for each of them; 0: none is at one
     top_logprobs: int  # likeliest tokens reported, the most that any row asked for
-    bias: Bias | None  # what rows add to their logits
+    bias: Bias | None  # what rows do to their logits
+    masked: bool  # whether a row's constraint says which tokens it may draw
 
     def advance(self) -> bool:
         """Go on by one step; False when the plan is over."""
@@ -46,7 +47,9 @@ def plan_for(answers: Sequence[Answer], most: int, columns: int, device: torch.d
 
     """
     top_k = max(answer.sampling.top_k for answer in answers)
-    bent = any(answer.request.logit_bias or answer.forbids_endings for answer in answers)
+    bias = None
+    if any(answer.bent for answer in answers):
+        bias = Bias([one.bias() for one in answers], columns, device, [one.repeated() for one in answers])
     return Plan(
         needed=max(answer.base + answer.steps for answer in answers) + 1,
         left=min(answer.phase_left for answer in answers),
@@ -55,7 +58,8 @@ def plan_for(answers: Sequence[Answer], most: int, columns: int, device: torch.d
         tokens=sum(answer.in_tokens for answer in answers),
         draws=_power_of_two(max((answer.sampling.draws for answer in answers if answer.in_latents), default=0)),
         top_logprobs=max(answer.request.top_logprobs for answer in answers),
-        bias=Bias([answer.bias() for answer in answers], columns, device) if bent else None,
+        bias=bias,
+        masked=any(answer.masked for answer in answers),
     )
 
 

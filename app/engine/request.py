@@ -5,13 +5,36 @@ Plain records that cross threads; nothing here touches a tensor but the finished
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
+from app.engine.constraint import Constraint
 from training.placement import ANSWER, Placement
 from training.rollout import Rollout
 from training.sampling import Sampling
 
-FinishReason = Literal["stop", "length", "cancelled", "deadline"]
+FinishReason = Literal[
+    "stop",  # by the end of sequence, a stop string or id, or because its constraint allows nothing more
+    "length",  # at `max_new`
+    "cancelled",  # by whoever asked, or because the engine stops
+    "deadline",  # at a bound of time, or of the work that its constraint may cause
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Penalties:
+    """What tokens lose that were said before, in the order in which they are taken off."""
+
+    repetition: float = 1.0  # divides a positive logit, multiplies a negative one, of the prompt's tokens too; > 0
+    frequency: float = 0.0  # taken off for every time the answer has the token, -2 to 2
+    presence: float = 0.0  # taken off once if the answer has the token, -2 to 2
+
+    @property
+    def any(self) -> bool:
+        """Whether there is any."""
+        return self != NO_PENALTIES
+
+
+NO_PENALTIES: Final = Penalties()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +58,8 @@ class Request:
     deadline_s: float | None = None  # seconds from submission after which the answer ends with "deadline"
     placement: Placement = ANSWER  # where the latent steps sit; without any it changes nothing
     version: int | None = None  # policy version wanted, where it is the candidate held ready; else what serves answers
+    constraint: Constraint | None = None  # what the answer's text must be; see `app.engine.grammar`
+    penalties: Penalties = NO_PENALTIES  # on tokens that were said before
     background: bool = False  # nobody waits: it takes slots nobody wants, and gives them up to whoever comes
 
     @property

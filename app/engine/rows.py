@@ -5,13 +5,14 @@ token, and a select of the next input. Only ids and log-probabilities cross to t
 are always the first ones, so the step works on slices. Leaves out whose row it is and when an answer ends.
 
 Axes: R rows at most, B rows in use, V vocabulary, K candidates kept, D hidden size, M positions in view, L latent
-steps.
+steps, Q bytes of a mask.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from app.decoder.cache import KVPool, SlotCache
 from app.decoder.flash import wants_lengths
 from app.decoder.masks import Mask, Masks, StepMasks
 from app.engine.bias import Bias
+from training.allowed import forbidden
 from training.controls import Controls, controls_for
 from training.draw import Drawn, averaged_weights, draw
 from training.latent import chosen, mix
@@ -88,6 +90,7 @@ class Rows:
         self._controls = controls_for([Sampling()] * rows, self.device)
         self._row_R1 = torch.arange(rows, device=self.device)[:, None]
         self._in_use = self._view(rows)
+        self._allowed_RQ = torch.empty((rows, 0), dtype=torch.uint8, device=self.device)  # see `training.allowed`
         self.trace_room = 0  # latent steps the trace buffers hold
         self._trace_ids_RLK = self._trace_weights_RLK = self._trace_logprobs_RLK = torch.empty((rows, 0, width))
 
@@ -123,12 +126,23 @@ class Rows:
         row_S, id_S = torch.tensor(list(ids.items()), device=self.device).unbind(1)
         self.next_R1D[row_S, 0] = self.embedding(id_S)
 
+    def allow(self, masks: Sequence[bytes | None]) -> None:
+        """Say which tokens the first rows may draw in the next masked step; None: any."""
+        size = max(len(mask) for mask in masks if mask is not None) if any(masks) else self._allowed_RQ.shape[1]
+        if size != self._allowed_RQ.shape[1]:
+            self._allowed_RQ = torch.full((self.pool.rows, size), 255, dtype=torch.uint8, device=self.device)
+        bits_BQ = np.full((len(masks), size), 255, dtype=np.uint8)
+        for row, mask in enumerate(masks):
+            if mask is not None:
+                bits_BQ[row] = np.frombuffer(mask, dtype=np.uint8)
+        self._allowed_RQ[: len(masks)].copy_(torch.from_numpy(bits_BQ))
+
     def clear(self, rows: slice) -> None:
         """Make unused rows harmless: they stand at position 0 when a padded batch runs them."""
         self.at_3R1[:, rows] = 0
 
     def step(
-        self, rows: int, length: int, width: int, *, draws: int, bias: Bias | None = None
+        self, rows: int, length: int, width: int, *, draws: int, bias: Bias | None = None, masked: bool = False
     ) -> tuple[Tensor, Tensor]:
         """One step of the first `rows` rows.
 
@@ -137,7 +151,8 @@ class Rows:
             length: M, positions in view; beyond every row's position.
             width: K, candidates drawn from; no row's top-k is larger.
             draws: samples made at latent steps, no fewer than a row averages; 0: no row is at one.
-            bias: what rows that asked for it add to their logits.
+            bias: what rows that asked for it do to their logits.
+            masked: whether rows draw what `allow` said only.
 
         Returns:
             float32 [B, 3] (exact for ids below 2^24): token id (at a latent step the mode of z), its log-probability
@@ -149,6 +164,9 @@ class Rows:
         logits_BV = self.forward(now.next_B1D, now.position_B1, length, mask)
         if bias is not None:
             logits_BV = bias.add(logits_BV)
+        if masked:
+            closed_BV = forbidden(self._allowed_RQ[:rows], logits_BV.shape[1])
+            logits_BV = logits_BV.masked_fill(closed_BV, float("-inf"))
         drawn = draw(logits_BV, now.controls, now.step_B1, width)
         told_B3, next_B1D = drawn.told_B3, self.embedding(drawn.token_B1)
         if draws:

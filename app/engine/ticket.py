@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from app.engine.answer import Answer, Reader, answers_of
+from app.engine.grammar import Grammar
 from app.engine.request import Event, FinishReason, Request, Sink
 from app.engine.rows import Trace
 
@@ -15,10 +16,17 @@ class Ticket:
     """What `Engine.submit` gives back; everything but `cancel` belongs to the engine's thread."""
 
     def __init__(
-        self, request: Request, sink: Sink, reader: Reader, on_cancel: Callable[["Ticket"], None], *, telling: bool
+        self,
+        request: Request,
+        sink: Sink,
+        reader: Reader,
+        on_cancel: Callable[["Ticket"], None],
+        *,
+        telling: bool,
+        grammar: Grammar | None = None,
     ) -> None:
         self.request = request
-        self.answers = answers_of(request, reader, telling=telling)
+        self.answers = answers_of(request, reader, grammar, telling=telling)
         self.executed_ids = request.executed_ids  # before the first step
         self.prompt_P: Tensor = torch.tensor(self.executed_ids, dtype=torch.int32)
         self.arrived = time.monotonic()

@@ -35,7 +35,7 @@ GOLDEN_2 = (
     "00090000000400000002000000000080bf000000c0000080be000000bf"
 )
 
-GOLDEN = (
+GOLDEN_3 = (
     "4c45504f0300b3000000410cd2900300000002000000020000000200000003000000000000000000e03f000000000000e8"
     "3f666666666666ee3f1e000000000000000700000000000000040000000000000002010400000002010000000200000002"
     "000000010000000700000008000000030000000000403f0000803e0000803f000000bf0000c0bf00000000000000be0000"
@@ -56,6 +56,7 @@ def make_rollout(rng: random.Random, latents: int, width: int, answer: int) -> R
     sizes_L = torch.tensor([rng.randint(1, width) for _ in range(latents)], dtype=torch.int64)
     outside_LK = torch.arange(width) >= sizes_L[:, None]
     logprobs_LK = -torch.rand(latents, width, generator=generator)  # a support never ends in -inf
+    masks = rng.choice([0, 0, 1, 5])
     return Rollout(
         prompt_ids_P=ids(rng.randint(1, 40)),
         latent_ids_LK=ids(latents, width).masked_fill(outside_LK, 0),
@@ -73,6 +74,7 @@ def make_rollout(rng: random.Random, latents: int, width: int, answer: int) -> R
             top_p=rng.uniform(1e-9, 1.0),
             seed=rng.randrange(2**63),
             draws=rng.randint(1, 64),
+            min_p=rng.choice([0.0, rng.random()]),
         ),
         policy_version=rng.randrange(2**40),
         stop_reason=rng.choice(STOP_REASONS),
@@ -80,6 +82,8 @@ def make_rollout(rng: random.Random, latents: int, width: int, answer: int) -> R
         placement=rng.choice(PLACEMENTS),
         lead_in=rng.randrange(5),
         lead_out_ids_O=ids(rng.randint(0, 6)),
+        masks_MQ=torch.randint(0, 256, (masks, 40 if masks else 0), dtype=torch.uint8, generator=generator),
+        mask_S=torch.randint(-1, max(1, masks), (latents + answer if masks else 0,), dtype=torch.int32),
     )
 
 

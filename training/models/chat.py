@@ -6,7 +6,7 @@ out tools, documents and images, and plain prompts, which the tokenizer encodes 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -16,7 +16,12 @@ _PASSED_OVER = ("system", "developer", "tool")  # roles that a template may not 
 
 
 def render_chat(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, object]], *, add_generation_prompt: bool = True
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Mapping[str, object]],
+    *,
+    add_generation_prompt: bool = True,
+    continue_final_message: bool = False,
+    settings: Mapping[str, Any] | None = None,
 ) -> list[int]:
     """Token ids of a conversation, ready to be answered.
 
@@ -26,6 +31,8 @@ def render_chat(
         tokenizer: of the policy; it must carry a chat template.
         messages: at least one, each with a `role` of `ROLES` and a `content`.
         add_generation_prompt: end with the opening of the assistant's turn.
+        continue_final_message: end inside the last message, so that it is gone on with; not with the former.
+        settings: variables that the template reads.
 
     Raises:
         ValueError: no chat template, no messages, an unknown role, or the template refuses the conversation.
@@ -42,9 +49,11 @@ def render_chat(
         ids = tokenizer.apply_chat_template(
             cast("list[dict[str, str]]", [dict(message) for message in messages]),  # content may be parts too
             add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
             tokenize=True,
             return_dict=False,
             sanitize_control_tokens=True,
+            **(settings or {}),
         )
         for index, message in enumerate(messages):
             if message["role"] in _PASSED_OVER and _is_passed_over(tokenizer, messages, index):

@@ -56,13 +56,14 @@ class Stored:
 
     @property
     def shown_reason(self) -> str:
-        """`finish_reason` in OpenAI's words: an answer cut short is `length`, whatever cut it."""
-        return "stop" if self.finished.reason == "stop" else "length"
+        """`finish_reason` in OpenAI's words, and vLLM's `abort` where a deadline or the server's end cut it short."""
+        return self.finished.reason if self.finished.reason in {"stop", "length"} else "abort"
 
     @property
     def extra(self) -> dict[str, Any]:
         """What a choice carries beside OpenAI's fields."""
-        return {"interaction_id": self.interaction_id, "policy_version": self.finished.rollout.policy_version}
+        shown = {"interaction_id": self.interaction_id, "policy_version": self.finished.rollout.policy_version}
+        return shown if self.shown_reason != "abort" else {**shown, "stop_reason": self.finished.reason}
 
 
 @dataclass(frozen=True, slots=True)

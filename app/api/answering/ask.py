@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from app.api.answering.generation import Budget, GenerationFields
+from app.engine.constraint import Constraint
 from app.engine.request import Request
 from app.store.base import Json
 
@@ -38,6 +39,7 @@ class Ask:
     key_id: str | None  # whose key it was
     grader_source: str  # whether that key may grade: `scoped` or `request`
     as_asked: Json  # the body without grader, user and metadata, for the record
+    constraint: Constraint | None = None  # what the answers' text must be, compiled
     unit: str = ""  # the session, user or key it belongs to: see `app.api.answering.trial_routing`
     completion_hex: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))  # Unix seconds
@@ -79,4 +81,6 @@ class Ask:
             deadline_s=deadline_s,
             placement=self.budget.placement,
             version=version,
+            constraint=self.constraint,
+            penalties=fields.penalties,
         )

@@ -7,9 +7,12 @@ from collections.abc import Iterable, Sequence
 
 from app.api.answering.answers import Answers
 from app.api.answering.ask import Prompt
+from app.api.answering.constraint import compiled
+from app.api.answering.formats import ResponseFormat, constraint_of
 from app.api.answering.generation import Budget, GenerationFields, draw_settings, first_seed
 from app.api.door.callers import Caller
 from app.api.server import Server
+from app.engine.constraint import Constraint
 from app.errors import BadRequest, Forbidden, NotFound
 from training.graders.parse import parse_grader
 from training.graders.spec import GraderSpecError
@@ -38,6 +41,34 @@ def check_fields(server: Server, fields: GenerationFields, caller: Caller, promp
     if (fields.priority or 0) < 0 and not caller.may("admin"):
         raise Forbidden("A priority below 0 needs an admin key.", param="priority")
     check_grader(fields.grader)
+
+
+async def constraint_for(server: Server, fields: GenerationFields) -> Constraint | None:
+    """Give what the answers' text must be, compiled; None: any text.
+
+    Raises:
+        BadRequest: it cannot be served, or does not go with another field; `param` names the field.
+        Unavailable: too many wait for theirs.
+
+    """
+    if fields.structured_outputs is not None and (fields.response_format or ResponseFormat(type="text")).type != "text":
+        raise BadRequest("Send response_format or structured_outputs, not both.", param="structured_outputs")
+    wanted = constraint_of(fields.response_format, fields.structured_outputs)
+    return None if wanted is None else await checked(server, fields, *wanted)
+
+
+async def checked(server: Server, fields: GenerationFields, constraint: Constraint, param: str) -> Constraint:
+    """Compile a constraint that a request asks for, or that follows from it.
+
+    Raises:
+        BadRequest: as of `constraint_for`.
+        Unavailable: likewise.
+
+    """
+    for name, given in (("min_tokens", fields.min_tokens), ("ignore_eos", fields.ignore_eos)):
+        if given:
+            raise BadRequest(f"{name} does not go with {param}, which says where the answer ends.", param=name)
+    return await compiled(server, constraint, param)
 
 
 def check_grader(spec: dict[str, object] | None) -> None:

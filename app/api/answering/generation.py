@@ -12,7 +12,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
+from app.api.answering.formats import FormatFields
 from app.api.http.fields import Ignored, JsonObject, Strict, Text, only
+from app.engine.request import Penalties
 from app.errors import BadRequest
 from app.settings import Settings
 from training.placement import ANSWER, Placement, PlacementName
@@ -88,12 +90,12 @@ class LatentFields(Strict):
 class StreamOptions(Strict):
     """`stream_options`."""
 
-    include_usage: bool = False
-    continuous_usage_stats: bool = False
-    include_obfuscation: bool = False  # accepted, never done
+    include_usage: bool | None = False
+    continuous_usage_stats: bool | None = False
+    include_obfuscation: bool | None = False  # accepted, never done
 
 
-class GenerationFields(Strict):
+class GenerationFields(FormatFields, Strict):
     """Everything a request may say about how its answers are drawn."""
 
     model: Text
@@ -102,7 +104,13 @@ class GenerationFields(Strict):
     stop: Annotated[list[Text] | Text | None, AfterValidator(check_stop)] = None
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=1, lt=COUNTS)
+    top_k: int | None = Field(None, ge=-1, lt=COUNTS, description="0 and -1: as many as LEPO_MAX_TOP_K allows.")
+    min_p: float | None = Field(None, ge=0, le=1, description="Drops what is less likely than this share of the first.")
+    presence_penalty: float | None = Field(
+        None, ge=-2, le=2, description="An answer with penalties is not learned from."
+    )
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    repetition_penalty: float | None = Field(None, gt=0, le=10, description="Of the prompt's tokens too.")
     max_tokens: int | None = Field(None, ge=0, lt=COUNTS, description="Answer tokens, latent steps not counted.")
     max_completion_tokens: int | None = Field(
         None, ge=1, lt=COUNTS, description="Latent steps and answer tokens together; goes before max_tokens."
@@ -119,12 +127,6 @@ class GenerationFields(Strict):
     user: Annotated[Text, Field(max_length=256)] | None = None
     metadata: Annotated[dict[Text, Text] | None, AfterValidator(check_metadata)] = None
 
-    presence_penalty: Annotated[Any, AfterValidator(only(0, 0.0))] = None
-    frequency_penalty: Annotated[Any, AfterValidator(only(0, 0.0))] = None
-    repetition_penalty: Annotated[Any, AfterValidator(only(1, 1.0))] = None
-    min_p: Annotated[Any, AfterValidator(only(0, 0.0))] = None
-    response_format: Annotated[Any, AfterValidator(only({"type": "text"}))] = None
-
     use_beam_search: Annotated[Any, AfterValidator(only(False))] = None
     skip_special_tokens: Annotated[Any, AfterValidator(only(True))] = None
     include_stop_str_in_output: Annotated[Any, AfterValidator(only(False))] = None
@@ -133,6 +135,7 @@ class GenerationFields(Strict):
     service_tier: Ignored = None
     safety_identifier: Ignored = None
     prompt_cache_key: Ignored = None
+    prompt_cache_retention: Ignored = None
 
     @property
     def choices(self) -> int:
@@ -143,6 +146,15 @@ class GenerationFields(Strict):
     def stops(self) -> tuple[str, ...]:
         """Stop strings, none to sixteen."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def penalties(self) -> Penalties:
+        """Penalties on what was said before, none where nothing is said."""
+        return Penalties(
+            repetition=1.0 if self.repetition_penalty is None else float(self.repetition_penalty),
+            frequency=float(self.frequency_penalty or 0),
+            presence=float(self.presence_penalty or 0),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +229,11 @@ def fit_latents(length: int, max_new: int, *, asked: bool) -> int:
 def sampling(fields: GenerationFields, settings: Settings, length: int, seed: int) -> Sampling:
     """Settle the draw. One filter serves latent and token steps, so `latent.top_k` and `top_k` are one value."""
     latent = fields.latent or LatentFields()
-    top_k = latent.top_k or fields.top_k or min(settings.top_k, settings.max_top_k)
+    top_k = latent.top_k or fields.top_k
+    if top_k is None:
+        top_k = min(settings.top_k, settings.max_top_k)
+    elif top_k < 1:
+        top_k = settings.max_top_k
     if top_k > settings.max_top_k:
         param = "latent.top_k" if latent.top_k else "top_k"
         raise BadRequest(f"{param} may be {settings.max_top_k} at most (LEPO_MAX_TOP_K).", param=param)
@@ -229,6 +245,7 @@ def sampling(fields: GenerationFields, settings: Settings, length: int, seed: in
         top_p=settings.top_p if fields.top_p is None else float(fields.top_p),
         seed=seed,
         draws=settings.latent_draws if latent.draws is None else latent.draws,
+        min_p=float(fields.min_p or 0),
     )
 
 

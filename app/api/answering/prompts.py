@@ -12,6 +12,7 @@ import anyio.to_thread
 from transformers import PreTrainedTokenizerBase
 
 from app.api.answering.ask import Prompt
+from app.api.answering.template_fields import template_settings
 from app.errors import BadRequest
 from training.models.chat import render_chat
 
@@ -43,19 +44,34 @@ class PromptReader:
         """Turn token ids into text, special tokens shown."""
         return cast("str", self.tokenizer.decode(list(ids), skip_special_tokens=False))
 
-    def chat(self, messages: Sequence[Mapping[str, object]], *, reply: bool = True) -> Prompt:
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        *,
+        reply: bool = True,
+        continues: bool = False,
+        settings: Mapping[str, object] | None = None,
+    ) -> Prompt:
         """Put messages through the model's chat template; control tokens inside them stay text.
 
         Args:
             messages: `role`, `content` as text, perhaps `name`.
             reply: end with what invites the assistant's answer.
+            continues: end inside the last message, to go on with it; without `reply`.
+            settings: variables for the template, see `app.api.answering.template_fields`.
 
         Raises:
-            BadRequest: the model has no template, or its template refuses these messages.
+            BadRequest: the model has no template, or its template refuses these messages or settings.
 
         """
         try:
-            ids = render_chat(self.tokenizer, messages, add_generation_prompt=reply)
+            ids = render_chat(
+                self.tokenizer,
+                messages,
+                add_generation_prompt=reply,
+                continue_final_message=continues,
+                settings=template_settings(self.tokenizer, settings),
+            )
         except ValueError as error:
             raise BadRequest(f"{error}.", param="messages") from error
         return Prompt(tuple(ids), self.decode(ids))

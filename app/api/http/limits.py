@@ -11,10 +11,17 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.http.errors import error_response
-from app.errors import TooLarge
+from app.errors import LepoError, TooLarge
 
 DISCARD_FACTOR = 64  # times the bound that is still read and thrown away
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+class NotEncoded(LepoError):
+    """A body is compressed: what it grows to cannot be bounded before it is read."""
+
+    status = 415
+    default_code = "unsupported_encoding"
 
 
 class BodyTooLarge(Exception):
@@ -46,6 +53,13 @@ class Limits:
 
     async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand the request on with its body read whole, or refuse it."""
+        coding = Headers(scope=scope).get("content-encoding", "identity")
+        if coding.strip().lower() not in {"", "identity"}:
+            words = (
+                f"Bodies are read as they are sent, for their size is bounded; send this one without {coding[:32]!r}."
+            )
+            await error_response(NotEncoded(words))(scope, receive, send)
+            return
         try:
             body = await self._body(receive, declared_length(scope))
         except BodyTooLarge:

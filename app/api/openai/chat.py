@@ -12,12 +12,12 @@ from starlette.responses import JSONResponse, Response
 
 from app.api.answering.answers import Answers
 from app.api.answering.ask import APART, Ask
-from app.api.answering.checks import budget_for, check_fields, submitted
+from app.api.answering.checks import budget_for, check_fields, constraint_for, submitted
 from app.api.answering.generation import COUNTS, GenerationFields
 from app.api.answering.trial_routing import unit_of
 from app.api.door.auth import require
 from app.api.door.callers import Caller
-from app.api.http.fields import Ignored, only
+from app.api.http.fields import Ignored, JsonObject, only
 from app.api.openai.chat_chunks import ChatChunks
 from app.api.openai.messages import Message
 from app.api.openai.stream import AnswerStream
@@ -35,6 +35,13 @@ class ChatBody(GenerationFields):
     max_tokens: int | None = Field(None, ge=1, lt=COUNTS, description="Answer tokens, latent steps not counted.")
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
+
+    chat_template_kwargs: JsonObject | None = Field(None, description="Variables that the model's chat template reads.")
+    add_generation_prompt: bool | None = Field(None, description="False: leave out the opening of the answer.")
+    continue_final_message: bool | None = Field(None, description="Go on with the last message, the assistant's.")
+    add_special_tokens: Annotated[Any, AfterValidator(only(False))] = None  # the template writes them
+    echo: Annotated[Any, AfterValidator(only(False))] = None
+    chat_template: Annotated[Any, AfterValidator(only())] = None
 
     tools: Annotated[Any, AfterValidator(only([]))] = None
     tool_choice: Annotated[Any, AfterValidator(only("none", "auto"))] = None
@@ -73,16 +80,29 @@ async def chat_ask(server: Server, body: ChatBody, caller: Caller, unit: str) ->
     if body.top_logprobs and not body.logprobs:
         raise BadRequest("top_logprobs needs logprobs: true.", param="top_logprobs")
     messages = [message.for_template() for message in body.messages]
-    prompt = await server.prompts.apart(partial(server.prompts.chat, messages))
+    continues = bool(body.continue_final_message)
+    if continues and (body.add_generation_prompt or messages[-1]["role"] != "assistant"):
+        words = "continue_final_message goes on with a last message of the assistant, without add_generation_prompt."
+        raise BadRequest(words, param="continue_final_message")
+    read = partial(
+        server.prompts.chat,
+        messages,
+        reply=not continues and body.add_generation_prompt is not False,
+        continues=continues,
+        settings=body.chat_template_kwargs,
+    )
+    prompt = await server.prompts.apart(read)
+    placement = server.placements.of_text if continues else server.placements.of_chat
     return Ask(
         endpoint="chat",
         prompts=(prompt,),
         fields=body,
-        budget=budget_for(server, body, (prompt,), "messages", server.placements.of_chat),
+        budget=budget_for(server, body, (prompt,), "messages", placement),
         top_logprobs=body.top_logprobs or 0,
         logprobs=bool(body.logprobs),
         key_id=caller.key_id,
         grader_source=caller.grader_source,
         as_asked=body.model_dump(mode="json", exclude_none=True, exclude=APART),
+        constraint=await constraint_for(server, body),
         unit=unit,
     )

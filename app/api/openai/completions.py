@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from app.api.answering.answers import Answers
 from app.api.answering.ask import APART, Ask, Prompt
-from app.api.answering.checks import budget_for, check_fields, submitted
+from app.api.answering.checks import budget_for, check_fields, constraint_for, submitted
 from app.api.answering.generation import GenerationFields
 from app.api.answering.trial_routing import unit_of
 from app.api.door.auth import require
@@ -70,6 +70,7 @@ class CompletionBody(GenerationFields):
 
     prompt: Annotated[Any, AfterValidator(check_prompt), WithJsonSchema(PROMPT_SCHEMA)]
     echo: bool | None = None
+    add_special_tokens: bool | None = Field(None, description="False: read a text without the tokens put around one.")
     logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
 
     best_of: int | None = Field(None, ge=1, description="Must equal n.")
@@ -121,6 +122,7 @@ async def completion_ask(server: Server, body: CompletionBody, caller: Caller, u
         key_id=caller.key_id,
         grader_source=caller.grader_source,
         as_asked=body.model_dump(mode="json", exclude_none=True, exclude=APART),
+        constraint=await constraint_for(server, body),
         unit=unit,
     )
 
@@ -129,7 +131,9 @@ def read_prompts(server: Server, body: CompletionBody) -> list[Prompt]:
     """Tokenize what is text, check what is ids."""
     reader = server.prompts
     return [
-        reader.text(prompt, "prompt") if isinstance(prompt, str) else reader.tokens(prompt, "prompt")
+        reader.text(prompt, "prompt", special=body.add_special_tokens is not False)
+        if isinstance(prompt, str)
+        else reader.tokens(prompt, "prompt")
         for prompt in body.prompts
     ]
 

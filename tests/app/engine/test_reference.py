@@ -110,7 +110,7 @@ def test_latent_steps_are_placed_as_the_reference_places_them(policy: Policy, dt
 
 def test_an_answer_ended_within_its_lead_out_says_what_was_executed(policy: Policy) -> None:
     request = Request((4, 8), Sampling(latent_length=2, seed=1), max_new=20, placement=PREAMBLE)
-    (answer,) = answers_of(request, Reader(str, None, policy.eos_ids), telling=False)
+    (answer,) = answers_of(request, Reader(str, None, policy.eos_ids), None, telling=False)
     answer.spans.append((3, 0))
     given = []
     for _ in range(4):  # two latent steps and two of the lead-out's three
