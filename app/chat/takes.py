@@ -92,8 +92,15 @@ def shows(
 
 
 def rendered(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], tools: Any = None, *, reply: bool = False
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Any = None,
+    *,
+    reply: bool = False,
+    **settings: Any,
 ) -> str:
     """Write a conversation as text."""
     given = cast("list[dict[str, str]]", [dict(message) for message in messages])
-    return str(tokenizer.apply_chat_template(given, tools=tools, add_generation_prompt=reply, tokenize=False))
+    return str(
+        tokenizer.apply_chat_template(given, tools=tools, add_generation_prompt=reply, tokenize=False, **settings)
+    )

@@ -3,7 +3,8 @@
 What a template takes is found out once by rendering a conversation and looking for its words. What it does not take is
 said in a way it does: tools in a system text, calls and results in words, a developer as the system, the system as part
 of the user's first message. What it still leaves out is refused; nothing is dropped. Control tokens inside of what a
-caller writes stay text. Leaves out HTTP, finding out (`app.chat.takes`), and how models write calls (`app.chat.dialects`).
+caller writes stay text. Leaves out HTTP, finding out (`app.chat.takes`), and how models write calls
+(`app.chat.dialects`).
 """
 
 import hashlib
@@ -56,13 +57,19 @@ class ChatTemplate:
         own = written_as(tokenizer, self.takes) if self.takes.calls else None
         self.dialect: ToolDialect | None = DIALECTS.get(parser) if parser != "auto" else own or HERMES
 
-    def marks(self) -> tuple[int, ...]:
-        """Ids of special tokens that are part of a call: an answer's text must show them."""
+    def marks(self) -> dict[str, int]:
+        """Give special tokens that are part of a call, and their ids: an answer's text must show them."""
         special = dict(zip(self._tokenizer.all_special_tokens, self._tokenizer.all_special_ids, strict=True))
-        return () if self.dialect is None else tuple(special[mark] for mark in self.dialect.marks if mark in special)
+        return {} if self.dialect is None else {mark: special[mark] for mark in self.dialect.marks if mark in special}
 
     def render(
-        self, messages: Sequence[Mapping[str, Any]], tools: Toolbox = NO_TOOLS, *, reply: bool = True
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Toolbox = NO_TOOLS,
+        *,
+        reply: bool = True,
+        continues: bool = False,
+        settings: Mapping[str, Any] | None = None,
     ) -> tuple[int, ...]:
         """Write a conversation as token ids.
 
@@ -71,6 +78,8 @@ class ChatTemplate:
                 text, `tool_call_id`.
             tools: what may be called.
             reply: end with what invites the assistant's answer.
+            continues: end inside the last message, so that it is gone on with; not with the former.
+            settings: variables that the template reads.
 
         Raises:
             ValueError: there is no template, it refuses the conversation, or it leaves a part of it out.
@@ -89,11 +98,13 @@ class ChatTemplate:
                 cast("list[dict[str, str]]", [dict(one.message) for one in said]),
                 tools=cast("Any", given),
                 add_generation_prompt=reply,
+                continue_final_message=continues,
                 tokenize=True,
                 return_dict=False,
                 sanitize_control_tokens=True,
+                **(settings or {}),
             )
-            left_out = self._left_out(said, given)
+            left_out = self._left_out(said, given, settings or {})
         except (TemplateError, TypeError) as error:
             raise ValueError(f"the chat template refuses these messages: {error}") from error
         if left_out is not None:
@@ -180,7 +191,7 @@ class ChatTemplate:
             return given
         return hashlib.sha256(given.encode()).hexdigest()[:SHORT]
 
-    def _left_out(self, said: Sequence[Said], tools: Any) -> int | None:
+    def _left_out(self, said: Sequence[Said], tools: Any, settings: Mapping[str, Any]) -> int | None:
         """Place of a caller's message that the template says nothing of: changed words must be seen."""
         looked = [index for index, one in enumerate(said) if one.message["role"] != "user" and one.text.strip()]
         if not looked:
@@ -189,7 +200,7 @@ class ChatTemplate:
             one.saying(f"{one.text}{WORD.format(index)}.").message if index in looked else one.message
             for index, one in enumerate(said)
         ]
-        shown = rendered(self._tokenizer, marked, tools)
+        shown = rendered(self._tokenizer, marked, tools, **settings)
         return next((said[index].place for index in looked if f"{WORD.format(index)}." not in shown), None)
 
     def _refuse_control_tokens(self, messages: Sequence[Mapping[str, Any]], tools: Any) -> None:

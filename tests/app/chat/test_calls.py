@@ -107,7 +107,7 @@ def test_pieces_do_not_matter(dialect: ToolDialect, fragments: list[str], data: 
     texts = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
     whole = read(dialect, text)
     assert read(dialect, *texts) == whole == read(dialect, *text)
-    assert [json.loads(piece.arguments) for piece in whole if isinstance(piece, Call)] != None
+    assert all(isinstance(json.loads(piece.arguments), dict) for piece in whole if isinstance(piece, Call))
 
 
 def test_a_call_is_named_alike_whenever_it_is_read() -> None:
