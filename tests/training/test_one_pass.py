@@ -20,7 +20,7 @@ SETTINGS = [
     for temperature in (0.0, 0.3, 1.0, 2.5)
     for top_k in (1, 5, 30, 64)
     for top_p in (0.1, 0.95, 1.0)
-]
+] + [Sampling(top_k=30, top_p=top_p, min_p=min_p, seed=3) for top_p in (0.9, 1.0) for min_p in (0.01, 0.3, 1.0)]
 
 
 def random_logits(batch: int, vocab: int, scale: float = 3.0) -> Tensor:

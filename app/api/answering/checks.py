@@ -69,7 +69,7 @@ async def checked(server: Server, fields: GenerationFields, constraint: Constrai
     for name, given in (("min_tokens", fields.min_tokens), ("ignore_eos", fields.ignore_eos)):
         if given:
             raise BadRequest(f"{name} does not go with {param}, which says where the answer ends.", param=name)
-    return await compiled(server, constraint, param)
+    return await compiled(server.engine.grammars, constraint, param)
 
 
 def check_grader(spec: dict[str, object] | None) -> None:

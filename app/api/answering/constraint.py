@@ -10,9 +10,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from app.api.server import Server
 from app.engine.constraint import Constraint
-from app.engine.grammar import InvalidConstraint
+from app.engine.grammar import Grammars, InvalidConstraint
 from app.errors import BadRequest, Unavailable
 
 ANY_OBJECT: Final = Constraint("json_schema", '{"type": "object"}')  # any JSON object
@@ -44,11 +43,11 @@ def constraint_for_choices(choices: Sequence[str]) -> Constraint:
     )
 
 
-async def compiled(server: Server, constraint: Constraint, param: str) -> Constraint:
+async def compiled(grammars: Grammars, constraint: Constraint, param: str) -> Constraint:
     """Compile a constraint on the grammars' own thread, so that neither the event loop nor the engine waits for it.
 
     Args:
-        server: whose engine it is for.
+        grammars: of the engine that it is for.
         constraint: what a client asks for.
         param: the field that it came from.
 
@@ -58,7 +57,7 @@ async def compiled(server: Server, constraint: Constraint, param: str) -> Constr
 
     """
     try:
-        compiling = server.engine.grammars.prepare(constraint)
+        compiling = grammars.prepare(constraint)
         if compiling is None:
             words = "Too many constraints wait to be compiled; try again."
             raise Unavailable(words, code="compiler_busy", retry_after=2)

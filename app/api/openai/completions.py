@@ -16,6 +16,7 @@ from app.api.answering.answers import Answers
 from app.api.answering.ask import APART, Ask, Prompt
 from app.api.answering.checks import budget_for, check_fields, constraint_for, submitted
 from app.api.answering.generation import GenerationFields
+from app.api.answering.prompts import PromptReader
 from app.api.answering.trial_routing import unit_of
 from app.api.door.auth import require
 from app.api.door.callers import Caller
@@ -111,7 +112,7 @@ async def completion_ask(server: Server, body: CompletionBody, caller: Caller, u
         raise BadRequest("best_of must equal n: answers are not ranked here.", param="best_of")
     if body.max_tokens == 0 and (not body.echo or body.stream):
         raise BadRequest("max_tokens may be 0 only with echo and without stream.", param="max_tokens")
-    prompts = tuple(await server.prompts.apart(partial(read_prompts, server, body)))
+    prompts = tuple(await server.prompts.apart(partial(read_prompts, server.prompts, body)))
     return Ask(
         endpoint="completion",
         prompts=prompts,
@@ -127,9 +128,8 @@ async def completion_ask(server: Server, body: CompletionBody, caller: Caller, u
     )
 
 
-def read_prompts(server: Server, body: CompletionBody) -> list[Prompt]:
+def read_prompts(reader: PromptReader, body: CompletionBody) -> list[Prompt]:
     """Tokenize what is text, check what is ids."""
-    reader = server.prompts
     return [
         reader.text(prompt, "prompt", special=body.add_special_tokens is not False)
         if isinstance(prompt, str)
