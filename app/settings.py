@@ -185,6 +185,11 @@ class Settings(BaseSettings):
         1.0, ge=0, le=2, description="Divides the logits when a request does not say; 0: greedy."
     )
     max_completion_tokens: int = Field(256, ge=1, description="Latent steps plus tokens when a request does not say.")
+    tool_parser: Literal["auto", "hermes", "llama3", "mistral", "none"] = Field(
+        "auto",
+        description="How the model writes tool calls: 'hermes' (Qwen too), 'llama3', 'mistral'; 'none': they are not "
+        "looked for; 'auto': as its chat template writes them, 'hermes' where that has no place for any.",
+    )
 
     # Learning
     learn: bool = Field(True, description="Whether the periodic task may start updates by itself.")

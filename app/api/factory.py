@@ -21,7 +21,7 @@ from app.api.grading import graders, grades, tokens
 from app.api.http import errors
 from app.api.http.heads import Heads
 from app.api.http.limits import Limits
-from app.api.openai import chat, completions, models, tokenize
+from app.api.openai import chat, completions, models, responses, tokenize
 from app.api.policy.bell import listen
 from app.api.policy.watch import PolicyWatch
 from app.api.server import Parts, Server
@@ -29,8 +29,8 @@ from app.api.server import Parts, Server
 log = logging.getLogger("lepo.api")
 
 ROUTERS = (
-    *(chat.router, completions.router, models.router, tokenize.router, interactions.router, grades.router),
-    *(tokens.router, projects.router, audit.router, docs.router),
+    *(chat.router, completions.router, responses.router, models.router, tokenize.router),
+    *(interactions.router, grades.router, tokens.router, projects.router, audit.router, docs.router),
     *(graders.router, jobs.router, checkpoints.router, trials.router, learning.router, keys.router),
     *(overview.router, erasure.router, export.router),
     *(health.router, dashboard.router),

@@ -58,7 +58,7 @@ class Server:
         self.control = Transactions(parts.control, parts.settings.control_pool, CONTROL_S, "control")
         self.redis_url = parts.redis_url
         self.redactor = load_redactor(parts.settings.redact)
-        self.prompts = PromptReader(parts.tokenizer)
+        self.prompts = PromptReader(parts.tokenizer, parts.settings.tool_parser)
         self.placements = parts.placements
         self.names = TokenNames(parts.tokenizer)
         self.metrics = Metrics(parts.engine, parts.settings.served_name)

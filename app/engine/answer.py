@@ -50,9 +50,10 @@ class Answer:
         self.base = len(request.executed_ids) - 1  # position of its first step
         self._telling = telling  # whether anyone reads the deltas
         self._decode = reader.decode
-        self._detokenizer = Detokenizer(reader.decode, reader.pieces)
+        before = request.prompt_ids[-1] if request.goes_on else None
+        self._detokenizer = Detokenizer(reader.decode, reader.pieces, request.marks, before)
         self._scanner = StopScanner(request.stop) if request.stop else None
-        self._reads = telling or bool(request.stop)
+        self._reads = telling or bool(request.stop) or bool(request.marks) or request.goes_on
         self._grammar = grammar
         self._guide: Guide | None = None  # made by the first step: copying a grammar is the engine's work
         self._said: Counter[int] = Counter()  # the answer's tokens, where they are penalised

@@ -3,7 +3,7 @@
 Plain records that cross threads; nothing here touches a tensor but the finished rollout.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
@@ -60,6 +60,8 @@ class Request:
     version: int | None = None  # policy version wanted, where it is the candidate held ready; else what serves answers
     constraint: Constraint | None = None  # what the answer's text must be; see `app.engine.grammar`
     penalties: Penalties = NO_PENALTIES  # on tokens that were said before
+    marks: Mapping[int, str] = field(default_factory=dict)  # special tokens that the text shows, and as what
+    goes_on: bool = False  # the text goes on from the prompt's, so a first space is kept
     background: bool = False  # nobody waits: it takes slots nobody wants, and gives them up to whoever comes
 
     @property

@@ -5,7 +5,7 @@ them at each step is quadratic. `Detokenizer` decodes a short window that starts
 gives out what is new in it. `StopScanner` finds stop strings in the text, across the borders of tokens and pieces.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from tokenizers.decoders import ByteLevel
 from transformers import PreTrainedTokenizerBase
@@ -49,19 +49,43 @@ def pieces(tokenizer: PreTrainedTokenizerBase) -> Pieces | None:
 class Detokenizer:
     """The text of one answer as its ids arrive."""
 
-    __slots__ = ("_before", "_decode", "_given", "_ids", "_pending", "_pieces", "_whole")
+    __slots__ = ("_before", "_decode", "_given", "_ids", "_marks", "_pending", "_pieces", "_whole")
 
-    def __init__(self, decode: Decode, pieces: Pieces | None = None) -> None:
+    def __init__(
+        self,
+        decode: Decode,
+        pieces: Pieces | None = None,
+        marks: Mapping[int, str] | None = None,
+        before: int | None = None,
+    ) -> None:
+        """Begin a text.
+
+        Args:
+            decode: ids to text, without special tokens.
+            pieces: texts of single ids, where they are enough.
+            marks: special tokens that are shown all the same, and as what.
+            before: id that the text follows; None: it begins one, where some tokenizers leave out a space.
+
+        """
         self._decode = decode
+        self._marks = marks or {}
         self._pieces = pieces
         self._ids: list[int] = []  # the window: context that was given out before, then what is new
         self._given = 0  # characters of the window's text that were given out
         self._whole = 0  # ids of the window whose text has been given out whole
         self._before = 0  # the same, one giving earlier: where the next window may start
         self._pending = 0  # ids since the text was last whole
+        if before is not None and pieces is None:
+            shown = decode([before])
+            if _BROKEN not in shown:
+                self._ids, self._given, self._whole = [before], len(shown), 1
 
     def push(self, token: int) -> str:
         """Add an id; give out the new text, empty while a character is incomplete."""
+        if token in self._marks:
+            rest = self.flush()
+            self._ids, self._given, self._whole, self._before = [], 0, 0, 0
+            return rest + self._marks[token]
         if self._pieces is not None and not self._pending and (piece := self._pieces[token]) is not None:
             return piece  # the window may lack it: no other id's text depends on it
         self._ids.append(token)

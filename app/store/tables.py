@@ -30,7 +30,7 @@ from app.store.base import AnyJson, AnyText, Base, Big, Created, Id, Json, one_o
 
 SCOPES: Final = ("infer", "grade", "admin")
 TRUSTS: Final = ("ordinary", "trusted", "quarantined")
-ENDPOINTS: Final = ("chat", "completion")
+ENDPOINTS: Final = ("chat", "completion", "response")
 FINISHES: Final = ("stop", "length", "cancelled", "deadline")
 GRADING_STATES: Final = ("none", "pending", "graded", "failed")
 GRADE_STATES: Final = ("graded", "corrected", "failed", "retracted")

@@ -5,6 +5,7 @@ Routes write it, `app.api.answering.answers` reads it. Leaves out HTTP and how a
 
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 from uuid import UUID
@@ -15,9 +16,9 @@ from app.engine.request import Request
 from app.identifiers import uuid7
 from app.store.base import Json
 
-Endpoint = Literal["chat", "completion"]
+Endpoint = Literal["chat", "completion", "response"]
 APART: Final[set[str]] = {"grader", "user", "metadata"}  # of a body: recorded in columns of their own
-ID_PREFIXES: Final = {"chat": "chatcmpl", "completion": "cmpl"}
+ID_PREFIXES: Final = {"chat": "chatcmpl-", "completion": "cmpl-", "response": "resp_"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class Ask:
     grader_source: str  # whether that key may grade: `scoped` or `request`
     as_asked: Json  # the body without grader, user and metadata, for the record
     constraint: Constraint | None = None  # what the answers' text must be, compiled
+    marks: Mapping[int, str] = field(default_factory=dict)  # special tokens that the answers' text shows
     unit: str = ""  # the session, user or key it belongs to: see `app.api.answering.trial_routing`
     completion_hex: str = field(default_factory=lambda: uuid.uuid4().hex)
     request_id: UUID = field(default_factory=uuid7)  # of what is stored of it
@@ -49,8 +51,8 @@ class Ask:
 
     @property
     def completion_id(self) -> str:
-        """Id of the response: `chatcmpl-<32 hex>` or `cmpl-<32 hex>`."""
-        return f"{ID_PREFIXES[self.endpoint]}-{self.completion_hex}"
+        """Id of the response: `chatcmpl-<32 hex>`, `cmpl-<32 hex>` or `resp_<32 hex>`."""
+        return ID_PREFIXES[self.endpoint] + self.completion_hex
 
     @property
     def stored(self) -> bool:
@@ -81,7 +83,7 @@ class Ask:
             choices=fields.choices,
             min_tokens=fields.min_tokens or 0,
             stop=fields.stops,
-            stop_ids=tuple(fields.stop_token_ids or ()),
+            stop_ids=(*(fields.stop_token_ids or ()), *self.budget.stop_ids),
             ignore_eos=bool(fields.ignore_eos),
             logit_bias={int(token): float(bias) for token, bias in (fields.logit_bias or {}).items()},
             top_logprobs=self.top_logprobs,
@@ -91,4 +93,6 @@ class Ask:
             version=version,
             constraint=self.constraint,
             penalties=fields.penalties,
+            marks=self.marks,
+            goes_on=self.endpoint == "completion",
         )

@@ -4,6 +4,7 @@ Leaves out reading prompts and writing answers (`chat`, `completions`).
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from app.api.answering.answers import Answers
 from app.api.answering.ask import Prompt
@@ -115,7 +116,23 @@ def budget_for(
         raise BadRequest("min_tokens is more than the answer may have.", param="min_tokens")
     check_ids(server, "logit_bias", map(int, fields.logit_bias or ()))
     check_ids(server, "stop_token_ids", fields.stop_token_ids or ())
-    return budget
+    return replace(budget, stop_ids=special_stops(server, fields.stops))
+
+
+def special_stops(server: Server, stops: Sequence[str]) -> tuple[int, ...]:
+    """Give the ids of stop strings that are special tokens: an answer's text does not show those.
+
+    Raises:
+        BadRequest: a stop string holds one among other text, so it could never be found.
+
+    """
+    special = server.prompts.special
+    for stop in stops:
+        inside = next((token for token in special if token in stop and token != stop), None)
+        if inside is not None and stop not in special:
+            words = f"stop: {stop!r} holds {inside!r}, which is one token and never text; send that alone."
+            raise BadRequest(words, param="stop")
+    return tuple(special[stop] for stop in stops if stop in special)
 
 
 def placement_for(server: Server, fields: GenerationFields, default: Placement | None) -> Placement | None:

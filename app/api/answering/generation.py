@@ -166,6 +166,7 @@ class Budget:
     sampling: Sampling  # with the request's seed
     max_new: int  # latent steps plus answer tokens
     placement: Placement = ANSWER  # where the latent steps sit, if there are any
+    stop_ids: tuple[int, ...] = ()  # special tokens among the stop strings, which no text can spell
 
 
 def draw_settings(

@@ -13,8 +13,9 @@ from transformers import PreTrainedTokenizerBase
 
 from app.api.answering.ask import Prompt
 from app.api.answering.template_fields import template_settings
+from app.chat.template import ChatTemplate
+from app.chat.tools import NO_TOOLS, Toolbox
 from app.errors import BadRequest
-from training.models.chat import render_chat
 
 T = TypeVar("T")
 
@@ -24,9 +25,12 @@ THREADS = 2
 class PromptReader:
     """Reads prompts with one tokenizer."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, parser: str = "auto") -> None:
         self.tokenizer = tokenizer
-        self.vocabulary = len(tokenizer)
+        self.template = ChatTemplate(tokenizer, parser)
+        # One more than the largest id: where ids were left free, there are fewer entries than that.
+        self.vocabulary = max(tokenizer.get_vocab().values(), default=-1) + 1
+        self.special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
         self._limiter = anyio.CapacityLimiter(THREADS)
         self.encode(
             "a", special=True
@@ -47,6 +51,7 @@ class PromptReader:
     def chat(
         self,
         messages: Sequence[Mapping[str, object]],
+        tools: Toolbox = NO_TOOLS,
         *,
         reply: bool = True,
         continues: bool = False,
@@ -55,7 +60,8 @@ class PromptReader:
         """Put messages through the model's chat template; control tokens inside them stay text.
 
         Args:
-            messages: `role`, `content` as text, perhaps `name`.
+            messages: as `app.chat.template.ChatTemplate.render` takes them.
+            tools: what may be called.
             reply: end with what invites the assistant's answer.
             continues: end inside the last message, to go on with it; without `reply`.
             settings: variables for the template, see `app.api.answering.template_fields`.
@@ -65,16 +71,11 @@ class PromptReader:
 
         """
         try:
-            ids = render_chat(
-                self.tokenizer,
-                messages,
-                add_generation_prompt=reply,
-                continue_final_message=continues,
-                settings=template_settings(self.tokenizer, settings),
-            )
+            told = template_settings(self.tokenizer, settings)
+            ids = self.template.render(messages, tools, reply=reply, continues=continues, settings=told)
         except ValueError as error:
             raise BadRequest(f"{error}.", param="messages") from error
-        return Prompt(tuple(ids), self.decode(ids))
+        return Prompt(ids, self.decode(ids))
 
     def text(self, text: str, param: str, *, special: bool = True) -> Prompt:
         """Read one plain prompt.

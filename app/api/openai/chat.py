@@ -1,6 +1,6 @@
-"""`POST /v1/chat/completions`: OpenAI's chat, answered with latent steps.
+"""`POST /v1/chat/completions`: OpenAI's chat, answered with latent steps, in words or in calls of tools.
 
-Leaves out tools, images and audio: the model is text in, text out, and says so with a 400.
+Leaves out images and audio: the model is text in, text out, and says so with a 400.
 """
 
 from functools import partial
@@ -17,13 +17,15 @@ from app.api.answering.generation import COUNTS, GenerationFields
 from app.api.answering.trial_routing import unit_of
 from app.api.door.auth import require
 from app.api.door.callers import Caller
-from app.api.http.fields import Ignored, JsonObject, only
+from app.api.http.fields import JsonObject, only
 from app.api.http.rendering import json_apart
 from app.api.openai.chat_chunks import ChatChunks
-from app.api.openai.messages import Message
+from app.api.openai.messages import Message, for_template
 from app.api.openai.stream import AnswerStream
+from app.api.openai.tools import Legacy, ToolChoice, Tools, constraint_of, marks_of, reader_of, toolbox
 from app.api.openai.whole import chat_completion, gather
 from app.api.server import Server, ServerDep
+from app.chat.tools import Toolbox
 from app.errors import BadRequest
 
 router = APIRouter()
@@ -44,17 +46,23 @@ class ChatBody(GenerationFields):
     echo: Annotated[Any, AfterValidator(only(False))] = None
     chat_template: Annotated[Any, AfterValidator(only())] = None
 
-    tools: Annotated[Any, AfterValidator(only([]))] = None
-    tool_choice: Annotated[Any, AfterValidator(only("none", "auto"))] = None
-    functions: Annotated[Any, AfterValidator(only([]))] = None
-    function_call: Annotated[Any, AfterValidator(only("none", "auto"))] = None
+    tools: Tools | None = None
+    tool_choice: ToolChoice = None
+    parallel_tool_calls: bool | None = Field(None, description="False: an answer holds one call at most.")
+    functions: Legacy = None
+    function_call: Legacy = None
     modalities: Annotated[Any, AfterValidator(only(["text"]))] = None
     audio: Annotated[Any, AfterValidator(only())] = None
     prediction: Annotated[Any, AfterValidator(only())] = None
     reasoning_effort: Annotated[Any, AfterValidator(only())] = None
     verbosity: Annotated[Any, AfterValidator(only("medium"))] = None
     web_search_options: Annotated[Any, AfterValidator(only())] = None
-    parallel_tool_calls: Ignored = None
+
+    @property
+    def box(self) -> Toolbox:
+        """What the answers may call."""
+        functions = [tool.function for tool in self.tools or ()]
+        return toolbox(functions, self.tool_choice, parallel=self.parallel_tool_calls)
 
 
 @router.post("/v1/chat/completions", response_model=None, tags=["inference"])
@@ -64,10 +72,11 @@ async def chat_completions(
     """Answer a conversation."""
     ask = await chat_ask(server, body, caller, unit_of(request.headers, body, caller.key_id))
     answers = submitted(Answers(server, ask))
+    readers = [reader_of(server, body.box) for _ in range(ask.choices)]
     if body.stream:
-        return AnswerStream(answers, ChatChunks(ask, body.model, server.names))
+        return AnswerStream(answers, ChatChunks(ask, body.model, server.names, readers))
     choices = await gather(answers, request.receive)
-    shown = partial(chat_completion, answers, choices, body.model, server.names)
+    shown = partial(chat_completion, answers, choices, body.model, server.names, readers)
     return await json_apart(shown, server.prompts.apart) if ask.logprobs else JSONResponse(shown())
 
 
@@ -81,7 +90,7 @@ async def chat_ask(server: Server, body: ChatBody, caller: Caller, unit: str) ->
     check_fields(server, body, caller, prompts=1)
     if body.top_logprobs and not body.logprobs:
         raise BadRequest("top_logprobs needs logprobs: true.", param="top_logprobs")
-    messages = [message.for_template() for message in body.messages]
+    messages, box = for_template(body.messages), body.box
     continues = bool(body.continue_final_message)
     if continues and (body.add_generation_prompt or messages[-1]["role"] != "assistant"):
         words = "continue_final_message goes on with a last message of the assistant, without add_generation_prompt."
@@ -89,6 +98,7 @@ async def chat_ask(server: Server, body: ChatBody, caller: Caller, unit: str) ->
     read = partial(
         server.prompts.chat,
         messages,
+        box,
         reply=not continues and body.add_generation_prompt is not False,
         continues=continues,
         settings=body.chat_template_kwargs,
@@ -105,6 +115,7 @@ async def chat_ask(server: Server, body: ChatBody, caller: Caller, unit: str) ->
         key_id=caller.key_id,
         grader_source=caller.grader_source,
         as_asked=body.model_dump(mode="json", exclude_none=True, exclude=APART),
-        constraint=await constraint_for(server, body),
+        constraint=await constraint_of(server, body, box) or await constraint_for(server, body),
+        marks=marks_of(server, box),
         unit=unit,
     )

@@ -5,19 +5,28 @@ share the interpreter with the engine's thread. Leaves out when each is sent (`a
 """
 
 import json
+from collections.abc import Iterator, Sequence
 from json.encoder import encode_basestring_ascii as quoted
-from typing import Any
 
+from app.api.answering.answers import Stored
 from app.api.answering.ask import Ask
 from app.api.answering.token_names import TokenNames, chat_logprobs
+from app.api.http.errors import error_event
+from app.api.openai.stream import DONE
+from app.api.openai.whole import finish_reason
+from app.chat.calls import CallReader, Piece, call_id
 from app.engine.request import TokenInfo
+from app.errors import LepoError
 
 
 class ChatChunks:
     """Writes the events of one stream. `usage` is JSON text, or empty where the stream shows none."""
 
-    def __init__(self, ask: Ask, model: str, names: TokenNames) -> None:
+    def __init__(self, ask: Ask, model: str, names: TokenNames, readers: Sequence[CallReader | None]) -> None:
+        """Begin a stream; `readers` find the calls in each choice, where it may hold any."""
         self._ask = ask
+        self._readers = readers
+        self._calls = [0] * ask.choices  # written so far
         self._names = names
         self._head = (
             f'data: {{"id":"{ask.completion_id}","object":"chat.completion.chunk","created":{ask.created},'
@@ -34,18 +43,48 @@ class ChatChunks:
         return self._chunk(choice, f'{{"reasoning":{text},"reasoning_content":{text}}}', usage)
 
     def delta(self, choice: int, text: str, tokens: tuple[TokenInfo, ...], usage: str) -> str:
-        """Write new text of the answer."""
+        """Write new text of the answer, and calls that are complete."""
+        reader = self._readers[choice]
         logprobs = json.dumps(chat_logprobs(self._names, tokens)) if self._ask.logprobs else "null"
-        return self._chunk(choice, f'{{"content":{quoted(text)}}}', usage, logprobs=logprobs)
+        if reader is None:
+            return self._content(choice, text, usage, logprobs)
+        pieces = reader.push(text)
+        if self._ask.logprobs and not (pieces and isinstance(pieces[0], str)):
+            pieces.insert(0, "")  # tokens whose text is held back are shown when they are drawn
+        return "".join(self._pieces(choice, pieces, usage, logprobs))
 
-    def last(self, choice: int, finish: str, extra: dict[str, Any], usage: str) -> str:
+    def last(self, stored: Stored, usage: str) -> str:
         """Write the end of one choice, once it is stored."""
-        more = "".join(f',"{key}":{json.dumps(value)}' for key, value in extra.items())
-        return self._chunk(choice, "{}", usage, finish=f'"{finish}"', more=more)
+        choice, reader = stored.choice, self._readers[stored.choice]
+        rest = "" if reader is None else "".join(self._pieces(choice, reader.end(), usage, "null"))
+        finish = finish_reason(stored, called=self._calls[choice] > 0)
+        more = "".join(f',"{key}":{json.dumps(value)}' for key, value in stored.extra.items())
+        return rest + self._chunk(choice, "{}", usage, finish=f'"{finish}"', more=more)
 
     def total(self, usage: str) -> str:
-        """Write the usage of the whole request, for `stream_options.include_usage`."""
-        return f'{self._head},"choices":[],"usage":{usage}}}\n\n'
+        """Write the usage of the whole request, for `stream_options.include_usage`, and the end of the stream."""
+        return f'{self._head},"choices":[],"usage":{usage}}}\n\n' + DONE if usage else DONE
+
+    def failed(self, error: LepoError) -> str:
+        """Write why there is no more."""
+        return error_event(error).decode() + DONE
+
+    def _pieces(self, choice: int, pieces: Sequence[Piece], usage: str, logprobs: str) -> Iterator[str]:
+        """Write text and calls in order; the log-probabilities go with the first."""
+        for piece in pieces:
+            if isinstance(piece, str):
+                yield self._content(choice, piece, usage, logprobs)
+                logprobs = "null"
+                continue
+            place = self._calls[choice]
+            self._calls[choice] += 1
+            named = {"name": piece.name, "arguments": ""}
+            begun = {"index": place, "id": call_id(self._ask.completion_id, choice, place), "type": "function"}
+            for part in ({**begun, "function": named}, {"index": place, "function": {"arguments": piece.arguments}}):
+                yield self._chunk(choice, json.dumps({"tool_calls": [part]}), usage)
+
+    def _content(self, choice: int, text: str, usage: str, logprobs: str) -> str:
+        return self._chunk(choice, f'{{"content":{quoted(text)}}}', usage, logprobs=logprobs)
 
     def _chunk(
         self, choice: int, delta: str, usage: str, *, logprobs: str = "null", finish: str = "null", more: str = ""

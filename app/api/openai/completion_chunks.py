@@ -5,12 +5,15 @@ The twin of `chat_chunks`. With `echo` the prompt is the first text of each choi
 
 import json
 from json.encoder import encode_basestring_ascii as quoted
-from typing import Any
 
+from app.api.answering.answers import Stored
 from app.api.answering.ask import Ask
 from app.api.answering.token_names import TokenNames, completion_logprobs
+from app.api.http.errors import error_event
 from app.api.openai.echo import Echo
+from app.api.openai.stream import DONE
 from app.engine.request import TokenInfo
+from app.errors import LepoError
 
 
 class CompletionChunks:
@@ -46,14 +49,18 @@ class CompletionChunks:
         self._written[choice] += len(text)
         return self._chunk(choice, text, usage, logprobs=logprobs)
 
-    def last(self, choice: int, finish: str, extra: dict[str, Any], usage: str) -> str:
+    def last(self, stored: Stored, usage: str) -> str:
         """Write the end of one choice, once it is stored."""
-        more = "".join(f',"{key}":{json.dumps(value)}' for key, value in extra.items())
-        return self._chunk(choice, "", usage, finish=f'"{finish}"', more=more)
+        more = "".join(f',"{key}":{json.dumps(value)}' for key, value in stored.extra.items())
+        return self._chunk(stored.choice, "", usage, finish=f'"{stored.shown_reason}"', more=more)
 
     def total(self, usage: str) -> str:
-        """Write the usage of the whole request, for `stream_options.include_usage`."""
-        return f'{self._head},"choices":[],"usage":{usage}}}\n\n'
+        """Write the usage of the whole request, for `stream_options.include_usage`, and the end of the stream."""
+        return f'{self._head},"choices":[],"usage":{usage}}}\n\n' + DONE if usage else DONE
+
+    def failed(self, error: LepoError) -> str:
+        """Write why there is no more."""
+        return error_event(error).decode() + DONE
 
     def _chunk(
         self, choice: int, text: str, usage: str, *, logprobs: str = "null", finish: str = "null", more: str = ""

@@ -8,14 +8,14 @@ is written (`chat_chunks`, `completion_chunks`), and ending a connection that no
 
 import asyncio
 import json
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app.api.answering.answers import Answers, Said, Stored
 from app.api.http.disconnect import watched
-from app.api.http.errors import error_event, error_response
+from app.api.http.errors import error_response
 from app.api.http.outbox import Outbox
 from app.api.openai.usage import Usage
 from app.engine.request import Delta, TokenInfo
@@ -40,12 +40,16 @@ class Chunks(Protocol):
         """Write new text."""
         ...
 
-    def last(self, choice: int, finish: str, extra: dict[str, Any], usage: str) -> str:
+    def last(self, stored: Stored, usage: str) -> str:
         """Write the end of a choice."""
         ...
 
     def total(self, usage: str) -> str:
-        """Write the usage of the whole request."""
+        """Write the end of the stream, after the usage of the whole request where there is any to show."""
+        ...
+
+    def failed(self, error: LepoError) -> str:
+        """Write the end of a stream that cannot go on."""
         ...
 
 
@@ -95,10 +99,10 @@ class AnswerStream(Response):
                 words = f"The client is more than {MOST_UNREAD >> 20} MiB behind; read faster, or ask for less."
                 answers.fail(LepoError(words, code="client_too_slow"))
         if answers.failure is None:
-            total = self._chunks.total(json.dumps(self._usage.as_json())) if self._include_usage else ""
-            self._outbox.put((total + DONE).encode())
+            total = self._chunks.total(json.dumps(self._usage.as_json()) if self._include_usage else "")
+            self._outbox.put(total.encode())
         elif self._outbox.used:
-            self._outbox.put(error_event(answers.failure) + DONE.encode())
+            self._outbox.put(self._chunks.failed(answers.failure).encode())
 
     async def _open(self) -> None:
         """Write each choice's opening, before any other event; between two of them others have their turn."""
@@ -123,7 +127,7 @@ class AnswerStream(Response):
         if isinstance(item, Stored):
             rollout = item.finished.rollout
             self._usage.settle(item.choice, rollout.latent_length, rollout.answer_length)
-            return self._chunks.last(item.choice, item.shown_reason, item.extra, self._shown_usage())
+            return self._chunks.last(item, self._shown_usage())
         if not isinstance(item.event, Delta):
             self._usage.grow(item.choice, latents=len(item.event.reading_ids))
             return self._chunks.reasoned(item.choice, item.event.reading, self._shown_usage())

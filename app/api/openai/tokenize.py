@@ -8,7 +8,7 @@ from pydantic import Field
 
 from app.api.door.auth import require
 from app.api.http.fields import Strict, Text
-from app.api.openai.messages import Message
+from app.api.openai.messages import Message, for_template
 from app.api.server import ServerDep
 from app.errors import BadRequest
 
@@ -40,7 +40,7 @@ async def tokenize(body: TokenizeBody, server: ServerDep) -> dict[str, Any]:
     if (body.prompt is None) == (body.messages is None):
         raise BadRequest("Give either prompt or messages.", param="prompt")
     if body.messages is not None:
-        messages = [message.for_template() for message in body.messages]
+        messages = for_template(body.messages)
         ids = (await reader.apart(partial(reader.chat, messages, reply=body.add_generation_prompt))).ids
     else:
         ids = await reader.apart(partial(reader.encode, body.prompt or "", special=body.add_special_tokens))

@@ -3,6 +3,7 @@
 Leaves out streaming (`app.api.openai.stream`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ from app.api.answering.token_names import TokenNames, chat_logprobs, completion_
 from app.api.http.disconnect import watched
 from app.api.openai.echo import Echo
 from app.api.openai.usage import Usage
+from app.chat.calls import Call, CallReader, call_id
 from app.engine.request import Delta, TokenInfo
 
 
@@ -51,26 +53,48 @@ async def gather(answers: Answers, receive: Receive) -> list[Choice]:
     return choices
 
 
-def chat_completion(answers: Answers, choices: list[Choice], model: str, names: TokenNames) -> dict[str, Any]:
-    """Write a `chat.completion`."""
-    return envelope(answers, choices, model, "chat.completion") | {
-        "choices": [chat_choice(choice, names, logprobs=answers.ask.logprobs) for choice in choices]
-    }
+def chat_completion(
+    answers: Answers, choices: list[Choice], model: str, names: TokenNames, readers: Sequence[CallReader | None]
+) -> dict[str, Any]:
+    """Write a `chat.completion`; `readers` find the calls in each choice, where it may hold any."""
+    ask = answers.ask
+    written = [
+        chat_choice(choice, names, reader, ask.completion_id, logprobs=ask.logprobs)
+        for choice, reader in zip(choices, readers, strict=True)
+    ]
+    return envelope(answers, choices, model, "chat.completion") | {"choices": written}
 
 
-def chat_choice(choice: Choice, names: TokenNames, *, logprobs: bool) -> dict[str, Any]:
+def chat_choice(
+    choice: Choice, names: TokenNames, reader: CallReader | None, completion_id: str, *, logprobs: bool
+) -> dict[str, Any]:
     """Write one choice of a chat; the latent steps' reading stands beside the answer, never in it."""
     assert choice.stored is not None
-    message: dict[str, Any] = {"role": "assistant", "content": choice.stored.finished.text, "refusal": None}
+    said = choice.stored.finished.text
+    pieces = [said] if reader is None else [*reader.push(said), *reader.end()]
+    calls = [piece for piece in pieces if isinstance(piece, Call)]
+    text = "".join(piece for piece in pieces if isinstance(piece, str))
+    message: dict[str, Any] = {"role": "assistant", "content": text or (None if calls else ""), "refusal": None}
+    if calls:
+        ids = [call_id(completion_id, choice.stored.choice, place) for place in range(len(calls))]
+        message["tool_calls"] = [
+            {"id": one, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for one, call in zip(ids, calls, strict=True)
+        ]
     if choice.stored.finished.rollout.latent_length:
         message |= {"reasoning": choice.reading, "reasoning_content": choice.reading}
     return {
         "index": choice.stored.choice,
         "message": message,
         "logprobs": chat_logprobs(names, choice.tokens) if logprobs else None,
-        "finish_reason": choice.stored.shown_reason,
+        "finish_reason": finish_reason(choice.stored, called=bool(calls)),
         **choice.stored.extra,
     }
+
+
+def finish_reason(stored: Stored, *, called: bool) -> str:
+    """Say why a choice of a chat ended: one that was not cut short and calls tools ends for their sake."""
+    return "tool_calls" if called and stored.shown_reason == "stop" else stored.shown_reason
 
 
 def text_completion(

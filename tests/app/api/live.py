@@ -33,6 +33,7 @@ from training.models.policy import fingerprint, load_policy
 from training.placement import declare_placement
 
 CONTEXT = 256
+ROOMY = 2048  # tokens
 SCOPES = {"infer": ["infer"], "grade": ["grade"], "both": ["infer", "grade"], "admin": ["admin"]}
 
 
