@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from app.api.answering.ask import Ask
 from app.api.answering.record import remember
 from app.api.answering.shadow import offer
+from app.api.answering.telling import choices_told, tell
 from app.api.answering.trial_routing import version_for
 from app.api.http.mailbox import Mailbox
 from app.api.server import Server
@@ -26,6 +27,7 @@ from app.engine.ticket import Ticket
 from app.errors import LepoError, Unavailable
 from app.identifiers import show
 from app.store.tables import Interaction
+from app.telemetry.told import ChoiceTold
 
 log = logging.getLogger("lepo.api")
 
@@ -87,6 +89,7 @@ class Answers:
         self._commits: set[asyncio.Task[None]] = set()
         self._began = time.monotonic()
         self._last_token_at: dict[int, float] = {}
+        self._told: list[ChoiceTold] = []  # choices committed so far
 
     def submit(self) -> None:
         """Hand every prompt to the engine, or none.
@@ -133,11 +136,14 @@ class Answers:
         return news
 
     async def finish(self) -> None:
-        """See every choice into the store, and let go of the request. Runs on after the client has left."""
+        """See every choice into the store, and let go of the request, once. Runs on after the client has left."""
         self.cancel()
         while self.open:
             await self.take()
+        if self.ask.completion_id not in self.server.underway:
+            return
         self.server.underway.discard(self.ask.completion_id)
+        tell(self.server, self.ask, self._began, self._told, self.failure)
         if self.failure is None:
             offer(self.server, self.ask)
 
@@ -168,6 +174,7 @@ class Answers:
 
     async def _store(self, prompt: int, finished: list[Finished]) -> None:
         """Commit choices of one prompt in one transaction; what comes of it arrives in the mailbox."""
+        ended = time.monotonic()
         try:
             rows = await self.server.traffic.run(
                 lambda session: [self._remember(session, prompt, one) for one in finished]
@@ -175,10 +182,13 @@ class Answers:
         except LepoError as error:
             self._mailbox.put((Lost(len(finished), error),))
             return
+        committed = time.monotonic()
         first = prompt * self.ask.fields.choices
-        pairs = zip(finished, rows, strict=True)
+        pairs = list(zip(finished, rows, strict=True))
+        self._told += choices_told(self.ask, prompt, pairs, self._began, (ended, committed))
         self._mailbox.put([Stored(first + one.choice, one, show("int", row.id)) for one, row in pairs])
-        self.server.metrics.answered(finished, time.monotonic() - self._began)
+        seconds = ended - self._began, committed - self._began
+        self.server.metrics.answered(finished, len(self.ask.prompts[prompt].ids), *seconds)
 
     def _remember(self, session: Session, prompt: int, finished: Finished) -> Interaction:
         keep = self.server.settings.redact_keep_rollouts
@@ -206,4 +216,4 @@ class Answers:
                 before = self._last_token_at.get(one.choice)
                 self._last_token_at[one.choice] = now
                 if before is not None:
-                    self.server.metrics.inter_token.observe((now - before) / len(one.event.tokens))
+                    self.server.metrics.between_tokens((now - before) / len(one.event.tokens))

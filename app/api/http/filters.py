@@ -1,6 +1,6 @@
 """Which answers a listing or an export shows, as query parameters. Leaves out what they select (`app.store`)."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated
 from uuid import UUID
 
@@ -11,11 +11,12 @@ from app.identifiers import read
 from app.store.interactions import Filters
 
 Version = Annotated[int | None, Query(ge=0, lt=2**63)]
+Moment = Annotated[datetime | None, Query(description="RFC 3339; without a zone it is UTC.")]
 
 
 def wanted(
-    since: datetime | None = None,
-    until: datetime | None = None,
+    since: Moment = None,
+    until: Moment = None,
     graded: bool | None = None,
     policy_version: Version = None,
     user: str | None = None,
@@ -25,8 +26,8 @@ def wanted(
 ) -> Filters:
     """Read the conditions; `learned_by` shows the answers that the policy of that version was made from."""
     return Filters(
-        since=since,
-        until=until,
+        since=in_utc(since),
+        until=in_utc(until),
         graded=graded,
         api_key_id=key,
         completion_id=completion_id,
@@ -34,6 +35,11 @@ def wanted(
         user_tag=user,
         learned_by=learned_by,
     )
+
+
+def in_utc(moment: datetime | None) -> datetime | None:
+    """Read a moment without a zone as UTC: else it would be in that of the server's machine."""
+    return moment if moment is None or moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def place(after: str | None = None) -> UUID | None:
