@@ -85,6 +85,8 @@ def answer(
             nothing ends, so that whoever runs it starts another.
 
     """
+    import gc
+
     import torch
 
     from app.api.draining import DrainingServer
@@ -106,6 +108,8 @@ def answer(
         raise click.ClickException(str(error)) from error
     parts = Parts(settings, engine, policy.tokenizer, placements, traffic, control, bell_address(settings), telemetry)
     server = DrainingServer.of(create_app(parts), engine, settings)
+    gc.collect()
+    gc.freeze()  # a million objects of libraries that stay: looking through them stops every thread for a good while
     server.run([listener])
     if server.failure is not None:
         raise click.ClickException(server.failure)

@@ -6,6 +6,15 @@ from contextlib import asynccontextmanager, suppress
 
 from starlette.types import Receive
 
+from app.errors import LepoError
+
+
+class ClientLeft(LepoError):
+    """Nobody reads the answer any more; it ends a request whose client left before there was one."""
+
+    status = 499
+    default_code = "client_left"
+
 
 @asynccontextmanager
 async def watched(receive: Receive, on_leave: Callable[[], None]) -> AsyncIterator[None]:

@@ -18,6 +18,7 @@ from app.api.answering.trial_routing import unit_of
 from app.api.door.auth import require
 from app.api.door.callers import Caller
 from app.api.http.fields import Ignored, only
+from app.api.http.large import large_json
 from app.api.openai.chat_chunks import ChatChunks
 from app.api.openai.messages import Message
 from app.api.openai.stream import AnswerStream
@@ -59,6 +60,8 @@ async def chat_completions(
     if body.stream:
         return AnswerStream(answers, ChatChunks(ask, body.model, server.names))
     choices = await gather(answers, request.receive)
+    if body.logprobs:
+        return await large_json(lambda: chat_completion(answers, choices, body.model, server.names))
     return JSONResponse(chat_completion(answers, choices, body.model, server.names))
 
 

@@ -9,17 +9,22 @@ from typing import Any
 
 from app.api.answering.ask import Ask
 from app.api.answering.token_names import TokenNames, completion_logprobs
+from app.api.http.large import written
 from app.api.openai.echo import Echo
 from app.engine.request import TokenInfo
 
 
 class CompletionChunks:
-    """Writes the events of one stream. `usage` is JSON text, or empty where the stream shows none."""
+    """Writes the events of one stream. `usage` is JSON text, or empty where the stream shows none.
+
+    Made beside the event loop where there are prompts to show: their log-probabilities are written at once.
+    """
 
     def __init__(self, ask: Ask, model: str, names: TokenNames, echoes: tuple[Echo, ...]) -> None:
         self._ask = ask
         self._names = names
         self._echoes = echoes
+        self._scored = ["".join(written(echo.logprobs(names))) if ask.logprobs else "null" for echo in echoes]
         shown = [len(echo.text) for echo in echoes] or [0] * len(ask.prompts)
         self._written = [shown[choice // ask.fields.choices] for choice in range(ask.choices)]
         self._head = (
@@ -31,9 +36,8 @@ class CompletionChunks:
         """Write the echoed prompt, when there is one."""
         if not self._echoes:
             return ""
-        echo = self._echoes[choice // self._ask.fields.choices]
-        logprobs = json.dumps(echo.logprobs(self._names)) if self._ask.logprobs else "null"
-        return self._chunk(choice, echo.text, usage, logprobs=logprobs)
+        prompt = choice // self._ask.fields.choices
+        return self._chunk(choice, self._echoes[prompt].text, usage, logprobs=self._scored[prompt])
 
     def reasoned(self, choice: int, reading: str, usage: str) -> str:
         """Write the reading of the latent steps, apart from the text."""

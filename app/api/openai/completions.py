@@ -4,6 +4,7 @@ A prompt is a text, a list of texts, token ids, or a list of lists of token ids.
 """
 
 import asyncio
+from concurrent.futures import Future
 from functools import partial
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import AfterValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 from starlette.responses import JSONResponse, Response
+from starlette.types import Receive
 
 from app.api.answering.answers import Answers
 from app.api.answering.ask import APART, Ask, Prompt
@@ -19,12 +21,15 @@ from app.api.answering.generation import GenerationFields
 from app.api.answering.trial_routing import unit_of
 from app.api.door.auth import require
 from app.api.door.callers import Caller
+from app.api.http.disconnect import ClientLeft, watched
 from app.api.http.fields import only, storable
+from app.api.http.large import large_json
 from app.api.openai.completion_chunks import CompletionChunks
 from app.api.openai.echo import Echo
 from app.api.openai.stream import AnswerStream
 from app.api.openai.whole import gather, text_completion
 from app.api.server import Server, ServerDep
+from app.engine.request import TokenInfo
 from app.errors import BadRequest
 
 router = APIRouter()
@@ -88,13 +93,16 @@ async def completions(
 ) -> Response:
     """Continue one or more prompts."""
     ask = await completion_ask(server, body, caller, unit_of(request.headers, body, caller.key_id))
-    echoes = await echoed(server, ask) if body.echo else ()
+    echoes = await echoed(server, ask, request.receive) if body.echo else ()
     if body.max_tokens == 0:
-        return JSONResponse(scores(server, ask, echoes))
-    answers = submitted(Answers(server, ask))
+        return await large_json(lambda: scores(server, ask, echoes))
     if body.stream:
-        return AnswerStream(answers, CompletionChunks(ask, body.model, server.names, echoes))
+        chunks = await server.prompts.apart(lambda: CompletionChunks(ask, body.model, server.names, echoes))
+        return AnswerStream(submitted(Answers(server, ask)), chunks)
+    answers = submitted(Answers(server, ask))
     choices = await gather(answers, request.receive)
+    if ask.logprobs:
+        return await large_json(lambda: text_completion(answers, choices, body.model, server.names, echoes))
     return JSONResponse(text_completion(answers, choices, body.model, server.names, echoes))
 
 
@@ -110,7 +118,7 @@ async def completion_ask(server: Server, body: CompletionBody, caller: Caller, u
         raise BadRequest("best_of must equal n: answers are not ranked here.", param="best_of")
     if body.max_tokens == 0 and (not body.echo or body.stream):
         raise BadRequest("max_tokens may be 0 only with echo and without stream.", param="max_tokens")
-    prompts = tuple(await server.prompts.apart(partial(read_prompts, server, body)))
+    prompts, as_asked = await server.prompts.apart(partial(read_body, server, body))
     return Ask(
         endpoint="completion",
         prompts=prompts,
@@ -120,35 +128,52 @@ async def completion_ask(server: Server, body: CompletionBody, caller: Caller, u
         logprobs=body.logprobs is not None,
         key_id=caller.key_id,
         grader_source=caller.grader_source,
-        as_asked=body.model_dump(mode="json", exclude_none=True, exclude=APART),
+        as_asked=as_asked,
         unit=unit,
     )
 
 
-def read_prompts(server: Server, body: CompletionBody) -> list[Prompt]:
-    """Tokenize what is text, check what is ids."""
+def read_body(server: Server, body: CompletionBody) -> tuple[tuple[Prompt, ...], dict[str, Any]]:
+    """Tokenize what is text, check what is ids; gives the prompts, and the body for the record."""
     reader = server.prompts
-    return [
+    prompts = [
         reader.text(prompt, "prompt") if isinstance(prompt, str) else reader.tokens(prompt, "prompt")
         for prompt in body.prompts
     ]
+    return tuple(prompts), body.model_dump(mode="json", exclude_none=True, exclude=APART)
 
 
-async def echoed(server: Server, ask: Ask) -> tuple[Echo, ...]:
+async def echoed(server: Server, ask: Ask, receive: Receive) -> tuple[Echo, ...]:
     """Prepare the prompts to be shown; scored by the engine where log-probabilities are wanted.
+
+    When the client leaves, prompts that wait to be scored are taken back.
 
     Raises:
         EngineRefusal: the engine takes no more.
         BadRequest: this model cannot be scored.
+        ClientLeft: it did.
 
     """
     if not ask.logprobs:
         return tuple(Echo(prompt, ()) for prompt in ask.prompts)
+    orders: list[Future[list[TokenInfo]]] = []
+
+    def take_back() -> None:
+        for order in orders:
+            order.cancel()
+
     try:
-        waiting = [server.engine.score(prompt.ids, ask.top_logprobs) for prompt in ask.prompts]
-        scored = [await asyncio.wrap_future(future) for future in waiting]
+        for prompt in ask.prompts:
+            orders.append(server.engine.score(prompt.ids, ask.top_logprobs))  # noqa: PERF401 - the third may be refused
+        async with watched(receive, take_back):
+            await asyncio.gather(*map(asyncio.wrap_future, orders), return_exceptions=True)
+        if any(order.cancelled() for order in orders):
+            raise ClientLeft("The client left.")
+        scored = [order.result() for order in orders]
     except ValueError as error:
         raise BadRequest(f"This model's prompts cannot be scored: {error}.", param="logprobs") from error
+    finally:
+        take_back()
     return tuple(Echo(prompt, tuple(one)) for prompt, one in zip(ask.prompts, scored, strict=True))
 
 
