@@ -1,13 +1,14 @@
 """Large JSON responses, made and written down beside the event loop, handed to the client in pieces.
 
 The standard encoder does not let another thread run until it is done, and with the log-probabilities of a hundred
-prompts that takes seconds. So a value is encoded in small parts, on a thread: between two of them the event loop goes
-on. Leaves out which responses are large: that is their routes' to know.
+prompts that takes seconds; freeing what they were made of, all at once, takes a good part of one. So a value is encoded
+in small parts, on a thread, and its long parts are iterators over what is `drained`: between two parts the event loop
+goes on. Leaves out which responses are large: that is their routes' to know.
 """
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import anyio.to_thread
 from starlette.responses import Response
@@ -15,6 +16,8 @@ from starlette.types import Receive, Scope, Send
 
 AT_ONCE: Final = 32  # entries of a list that one call of the encoder takes
 PIECE: Final = 65_536  # bytes handed over together
+
+T = TypeVar("T")
 
 encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode  # as JSONResponse
 
@@ -32,7 +35,7 @@ def written(value: Any) -> Iterator[str]:
             yield f"{',' if place else ''}{encode(key)}:"
             yield from written(item)
         yield "}"
-    elif isinstance(value, list | tuple) and any(map(long, value)):
+    elif isinstance(value, Iterator) or (isinstance(value, list | tuple) and any(map(long, value))):
         yield "["
         for place, item in enumerate(value):
             yield "," if place else ""
@@ -45,6 +48,13 @@ def written(value: Any) -> Iterator[str]:
         yield "]"
     else:
         yield encode(value)
+
+
+def drained(items: list[T]) -> Iterator[T]:
+    """Give the items of a list one by one, and let go of each: the list is empty afterwards."""
+    items.reverse()
+    while items:
+        yield items.pop()
 
 
 def long(value: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from app.api.answering.ask import Ask
 from app.api.answering.token_names import TokenNames, completion_logprobs
-from app.api.http.large import written
+from app.api.http.large import drained, written
 from app.api.openai.echo import Echo
 from app.engine.request import TokenInfo
 
@@ -17,15 +17,17 @@ from app.engine.request import TokenInfo
 class CompletionChunks:
     """Writes the events of one stream. `usage` is JSON text, or empty where the stream shows none.
 
-    Made beside the event loop where there are prompts to show: their log-probabilities are written at once.
+    Made beside the event loop where there are prompts to show: their log-probabilities are written at once, and
+    `echoes` is empty afterwards.
     """
 
-    def __init__(self, ask: Ask, model: str, names: TokenNames, echoes: tuple[Echo, ...]) -> None:
+    def __init__(self, ask: Ask, model: str, names: TokenNames, echoes: list[Echo]) -> None:
         self._ask = ask
         self._names = names
-        self._echoes = echoes
-        self._scored = ["".join(written(echo.logprobs(names))) if ask.logprobs else "null" for echo in echoes]
-        shown = [len(echo.text) for echo in echoes] or [0] * len(ask.prompts)
+        self._shown = [
+            (echo.text, "".join(written(echo.logprobs(names))) if ask.logprobs else "null") for echo in drained(echoes)
+        ]
+        shown = [len(text) for text, _ in self._shown] or [0] * len(ask.prompts)
         self._written = [shown[choice // ask.fields.choices] for choice in range(ask.choices)]
         self._head = (
             f'data: {{"id":"{ask.completion_id}","object":"text_completion","created":{ask.created},'
@@ -34,10 +36,10 @@ class CompletionChunks:
 
     def opening(self, choice: int, usage: str) -> str:
         """Write the echoed prompt, when there is one."""
-        if not self._echoes:
+        if not self._shown:
             return ""
-        prompt = choice // self._ask.fields.choices
-        return self._chunk(choice, self._echoes[prompt].text, usage, logprobs=self._scored[prompt])
+        text, logprobs = self._shown[choice // self._ask.fields.choices]
+        return self._chunk(choice, text, usage, logprobs=logprobs)
 
     def reasoned(self, choice: int, reading: str, usage: str) -> str:
         """Write the reading of the latent steps, apart from the text."""

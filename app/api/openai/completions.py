@@ -23,7 +23,7 @@ from app.api.door.auth import require
 from app.api.door.callers import Caller
 from app.api.http.disconnect import ClientLeft, watched
 from app.api.http.fields import only, storable
-from app.api.http.large import large_json
+from app.api.http.large import drained, large_json
 from app.api.openai.completion_chunks import CompletionChunks
 from app.api.openai.echo import Echo
 from app.api.openai.stream import AnswerStream
@@ -93,7 +93,7 @@ async def completions(
 ) -> Response:
     """Continue one or more prompts."""
     ask = await completion_ask(server, body, caller, unit_of(request.headers, body, caller.key_id))
-    echoes = await echoed(server, ask, request.receive) if body.echo else ()
+    echoes = await echoed(server, ask, request.receive) if body.echo else []
     if body.max_tokens == 0:
         return await large_json(lambda: scores(server, ask, echoes))
     if body.stream:
@@ -143,7 +143,7 @@ def read_body(server: Server, body: CompletionBody) -> tuple[tuple[Prompt, ...],
     return tuple(prompts), body.model_dump(mode="json", exclude_none=True, exclude=APART)
 
 
-async def echoed(server: Server, ask: Ask, receive: Receive) -> tuple[Echo, ...]:
+async def echoed(server: Server, ask: Ask, receive: Receive) -> list[Echo]:
     """Prepare the prompts to be shown; scored by the engine where log-probabilities are wanted.
 
     When the client leaves, prompts that wait to be scored are taken back.
@@ -155,7 +155,7 @@ async def echoed(server: Server, ask: Ask, receive: Receive) -> tuple[Echo, ...]
 
     """
     if not ask.logprobs:
-        return tuple(Echo(prompt, ()) for prompt in ask.prompts)
+        return [Echo(prompt, ()) for prompt in ask.prompts]
     orders: list[Future[list[TokenInfo]]] = []
 
     def take_back() -> None:
@@ -174,20 +174,23 @@ async def echoed(server: Server, ask: Ask, receive: Receive) -> tuple[Echo, ...]
         raise BadRequest(f"This model's prompts cannot be scored: {error}.", param="logprobs") from error
     finally:
         take_back()
-    return tuple(Echo(prompt, tuple(one)) for prompt, one in zip(ask.prompts, scored, strict=True))
+    return [Echo(prompt, tuple(one)) for prompt, one in zip(ask.prompts, scored, strict=True)]
 
 
-def scores(server: Server, ask: Ask, echoes: tuple[Echo, ...]) -> dict[str, Any]:
-    """Write a response that only scores its prompts: nothing was generated, so nothing is recorded."""
-    choices = [
+def scores(server: Server, ask: Ask, echoes: list[Echo]) -> dict[str, Any]:
+    """Write a response that only scores its prompts: nothing was generated, so nothing is recorded.
+
+    Its choices are an iterator, and `echoes` is empty afterwards.
+    """
+    choices = (
         {
             "index": index,
             "text": echo.text,
             "logprobs": echo.logprobs(server.names) if ask.logprobs else None,
             "finish_reason": "length",
         }
-        for index, echo in enumerate(echoes)
-    ]
+        for index, echo in enumerate(drained(echoes))
+    )
     usage = {"prompt_tokens": ask.prompt_tokens, "completion_tokens": 0, "total_tokens": ask.prompt_tokens}
     return {
         "id": ask.completion_id,

@@ -61,6 +61,7 @@ class AnswerStream(Response):
         self._chunks = chunks
         self._usage = Usage(answers.ask.prompt_tokens, answers.ask.choices)
         self._outbox = Outbox()
+        self._opened = 0  # bytes of the openings: they may wait for the client beside MOST_UNREAD
         options = answers.ask.fields.stream_options
         self._include_usage = options is not None and options.include_usage
         self._continuous_usage = self._include_usage and options is not None and options.continuous_usage_stats
@@ -86,22 +87,24 @@ class AnswerStream(Response):
         while answers.open and answers.failure is None:
             text = "".join([self._written(item) for item in await answers.take()])
             if answers.failure is None and (text or not self._outbox.used):
-                self._put(text)
-            if self._outbox.unread > MOST_UNREAD:
+                await self._put(text)
+            if self._outbox.unread > MOST_UNREAD + self._opened:
                 self._outbox.clear()
                 words = f"The client is more than {MOST_UNREAD >> 20} MiB behind; read faster, or ask for less."
                 answers.fail(LepoError(words, code="client_too_slow"))
         if answers.failure is None:
             total = self._chunks.total(json.dumps(self._usage.as_json())) if self._include_usage else ""
-            self._put(total + DONE)
+            await self._put(total + DONE)
         elif self._outbox.used:
             self._outbox.put(error_event(answers.failure) + DONE.encode())
 
-    def _put(self, text: str) -> None:
-        """Write events for the client; before the first, each choice's opening."""
+    async def _put(self, text: str) -> None:
+        """Write events for the client; before the first, each choice's opening, which may be a large prompt's."""
         if not self._outbox.used:
-            choices = range(self._answers.ask.choices)
-            text = "".join([self._chunks.opening(choice, self._shown_usage()) for choice in choices]) + text
+            for choice in range(self._answers.ask.choices):
+                self._outbox.put(self._chunks.opening(choice, self._shown_usage()).encode())
+                self._opened = self._outbox.unread
+                await asyncio.sleep(0)
         self._outbox.put(text.encode())
 
     async def _send(self, send: Send) -> None:

@@ -4,6 +4,7 @@ Leaves out streaming (`app.api.openai.stream`).
 """
 
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from typing import Any
 
 from starlette.types import Receive
@@ -11,6 +12,7 @@ from starlette.types import Receive
 from app.api.answering.answers import Answers, Stored
 from app.api.answering.token_names import TokenNames, chat_logprobs, completion_logprobs
 from app.api.http.disconnect import watched
+from app.api.http.large import drained
 from app.api.openai.echo import Echo
 from app.api.openai.usage import Usage
 from app.engine.request import Delta, TokenInfo
@@ -52,10 +54,10 @@ async def gather(answers: Answers, receive: Receive) -> list[Choice]:
 
 
 def chat_completion(answers: Answers, choices: list[Choice], model: str, names: TokenNames) -> dict[str, Any]:
-    """Write a `chat.completion`."""
-    return envelope(answers, choices, model, "chat.completion") | {
-        "choices": [chat_choice(choice, names, logprobs=answers.ask.logprobs) for choice in choices]
-    }
+    """Write a `chat.completion`; `choices` is empty afterwards, and with log-probabilities they are an iterator."""
+    logprobs = answers.ask.logprobs
+    shown = (chat_choice(choice, names, logprobs=logprobs) for choice in drained(choices))
+    return envelope(answers, choices, model, "chat.completion") | {"choices": shown if logprobs else list(shown)}
 
 
 def chat_choice(choice: Choice, names: TokenNames, *, logprobs: bool) -> dict[str, Any]:
@@ -74,16 +76,14 @@ def chat_choice(choice: Choice, names: TokenNames, *, logprobs: bool) -> dict[st
 
 
 def text_completion(
-    answers: Answers, choices: list[Choice], model: str, names: TokenNames, echoes: tuple[Echo, ...]
+    answers: Answers, choices: list[Choice], model: str, names: TokenNames, echoes: list[Echo]
 ) -> dict[str, Any]:
-    """Write a `text_completion`."""
-    per_prompt = answers.ask.fields.choices
-    return envelope(answers, choices, model, "text_completion") | {
-        "choices": [
-            text_choice(choice, names, echoes[place // per_prompt] if echoes else None, logprobs=answers.ask.logprobs)
-            for place, choice in enumerate(choices)
-        ]
-    }
+    """Write a `text_completion`; lists are empty afterwards, and with log-probabilities the choices are an iterator."""
+    per_prompt, logprobs = answers.ask.fields.choices, answers.ask.logprobs
+    before = chain.from_iterable(repeat(echo, per_prompt) for echo in drained(echoes)) if echoes else repeat(None)
+    pairs = zip(drained(choices), before, strict=False)
+    shown = (text_choice(choice, names, echo, logprobs=logprobs) for choice, echo in pairs)
+    return envelope(answers, choices, model, "text_completion") | {"choices": shown if logprobs else list(shown)}
 
 
 def text_choice(choice: Choice, names: TokenNames, echo: Echo | None, *, logprobs: bool) -> dict[str, Any]:
