@@ -93,19 +93,12 @@ def beat() -> None:
     """Ring workers at LEPO_LEARN_INTERVAL, LEPO_GRADE_INTERVAL and LEPO_SWEEP_INTERVAL. Run exactly one."""
     from app.settings import read_settings
     from app.stack.addresses import redis_address
-    from app.telemetry.tracing import telemetry_of
     from worker.celery_app import build
 
     settings = read_settings()
     log_plainly(settings.log_format)
-    telemetry = telemetry_of(settings, "beat")
     log.info("ringing every %g s to learn and every %g s to grade", settings.learn_interval, settings.grade_interval)
-    celery = build(settings, redis_address(settings))
-    telemetry.follow_tasks(celery)
-    try:
-        celery.Beat(**BEAT).run()
-    finally:
-        telemetry.close()
+    build(settings, redis_address(settings)).Beat(**BEAT).run()
 
 
 @click.command("sweep", short_help="Remove what is too old to keep.")

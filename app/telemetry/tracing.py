@@ -43,7 +43,7 @@ def telemetry_of(settings: Settings, part: str) -> Telemetry:
 
     Args:
         settings: LEPO_OTEL_*.
-        part: which process this is: serve, worker or beat.
+        part: which process this is: serve or worker.
 
     Raises:
         BadRequest: a collector is named and the packages to speak to it are missing.
