@@ -20,6 +20,7 @@ from app.advice import kept_advice
 
 SECRETS = Path("/run/secrets")
 PREFIX: Final = "LEPO_"
+OTEL_ENVIRONMENT: Final = "environment"  # as `otel_endpoint`: where OTEL_EXPORTER_OTLP_... say
 # What Kubernetes puts into a container for each Service it finds: for one called `lepo`, LEPO_PORT=tcp://10.0.0.7:8000.
 SERVICE_LINK: Final = re.compile(r"(?:tcp|udp|sctp)://\S+:\d+")
 ORIGIN: Final = re.compile(r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(?::\d{1,5})?")
@@ -50,6 +51,23 @@ class Advice(PydanticBaseSettingsSource):
         said, fields = self.current_state, self.settings_cls.model_fields
         var_dir, model = (said.get(name, fields[name].default) for name in ("var_dir", "model"))
         return kept_advice(Path(var_dir), str(model))
+
+
+class Conventions(PydanticBaseSettingsSource):
+    """What OpenTelemetry's own variables say, where ours say nothing. Its library reads the rest of them by itself."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002 - the base's
+        """Give the value of a field; they are read as a whole instead."""
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """Read them; an address in them is left to the library, which may have one for each kind of signal."""
+        said: dict[str, Any] = {}
+        if any(os.environ.get(f"OTEL_EXPORTER_OTLP_{one}ENDPOINT") for one in ("", "TRACES_", "LOGS_", "METRICS_")):
+            said["otel_endpoint"] = OTEL_ENVIRONMENT
+        if protocol := os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL"):
+            said["otel_protocol"] = protocol
+        return said
 
 
 def is_service_link(value: str | None) -> bool:
@@ -492,6 +510,26 @@ class Settings(BaseSettings):
         "those written before stay where they are.",
     )
 
+    # Telemetry
+    log_format: Literal["text", "json"] = Field(
+        "text",
+        description="How `lepo serve`, `lepo worker` and `lepo beat` write their log: lines for people, or one JSON "
+        "object a line, with the ids of what it is about.",
+    )
+    metrics_prefix: str = Field(
+        "lepo",
+        pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$",
+        description="What names of metrics begin with, before a colon; 'vllm' gives vLLM's dashboards what they read.",
+    )
+    otel_endpoint: str | None = Field(
+        None,
+        description="An OpenTelemetry collector, such as http://collector:4318, that gets spans, figures and grades "
+        "(extra `otel`). Unset: OTEL_EXPORTER_OTLP_ENDPOINT and its kin decide ('environment'), else none is sent.",
+    )
+    otel_protocol: Literal["http/protobuf", "grpc"] = Field(
+        "http/protobuf", description="How it is spoken to; unset: as OTEL_EXPORTER_OTLP_PROTOCOL says."
+    )
+
     # Secrets
     admin_key: SecretStr | None = Field(
         None,
@@ -508,8 +546,9 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - there is no such file
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments first, then the environment, then secrets mounted as files, then what was measured."""
-        return init_settings, Environment(settings_cls), file_secret_settings, Advice(settings_cls)
+        """Arguments, then the environment, secrets mounted as files, OpenTelemetry's variables, what was measured."""
+        own = init_settings, Environment(settings_cls), file_secret_settings
+        return *own, Conventions(settings_cls), Advice(settings_cls)
 
     @field_validator("database_url")
     @classmethod

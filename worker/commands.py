@@ -7,9 +7,12 @@ commands that need no service (`worker.offline`).
 import json
 import logging
 from contextlib import closing
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
+
+if TYPE_CHECKING:
+    from app.telemetry.log import Format
 
 log = logging.getLogger(__name__)
 
@@ -49,20 +52,24 @@ def worker(tasks: tuple[str, ...]) -> None:
     from app.stack.addresses import database_address, redis_address
     from app.store.budgets import WORKER as PATIENCE
     from app.store.connect import open_store
+    from app.telemetry.tracing import telemetry_of
     from worker.celery_app import QUEUES, build, register
     from worker.resident import Context, Resident
     from worker.trial import TrialClock
     from worker.watchdog import arm
 
-    log_plainly()
     settings = read_settings()
+    log_plainly(settings.log_format)
     require_held_out(settings)
+    telemetry = telemetry_of(settings, "worker")
     torch.set_num_threads(settings.threads)
     redis_url = redis_address(settings)
     store = open_store(database_address(settings), budget=PATIENCE)
-    context = Context(settings, store, redis_url, Resident(settings), alarm=arm())
+    context = Context(settings, store, redis_url, Resident(settings), alarm=arm(), telemetry=telemetry)
     celery = build(settings, redis_url)
     register(celery, context)
+    telemetry.follow_stores(store)
+    telemetry.follow_tasks(celery)
 
     def stop(**_: object) -> None:
         context.stopping.set()
@@ -73,8 +80,11 @@ def worker(tasks: tuple[str, ...]) -> None:
     signals.worker_shutting_down.connect(stop, weak=False)
     signals.worker_ready.connect(ready, weak=False)
     consumer = celery.Worker(queues=[QUEUES[f"lepo.{task}"] for task in tasks], **WORKER)
-    with TrialClock(context.store, settings, redis_url):
-        consumer.start()
+    try:
+        with TrialClock(context.store, settings, redis_url):
+            consumer.start()
+    finally:
+        telemetry.close()
     raise SystemExit(consumer.exitcode or 0)
 
 
@@ -85,8 +95,8 @@ def beat() -> None:
     from app.stack.addresses import redis_address
     from worker.celery_app import build
 
-    log_plainly()
     settings = read_settings()
+    log_plainly(settings.log_format)
     log.info("ringing every %g s to learn and every %g s to grade", settings.learn_interval, settings.grade_interval)
     build(settings, redis_address(settings)).Beat(**BEAT).run()
 
@@ -119,14 +129,14 @@ def sweep(*, dry_run: bool, as_json: bool) -> None:
     click.echo("Nothing was removed." if dry_run or not counts else f"{sum(counts.values())} removed.")
 
 
-def log_plainly() -> None:
+def log_plainly(form: "Format") -> None:
     """Log our own lines, and Celery's from warnings on."""
     from celery import signals
+
+    from app.telemetry.log import set_up
 
     def leave_logging_alone(**_: object) -> None:
         """Celery sets logging up only where nobody else listens to this signal."""
 
     signals.setup_logging.connect(leave_logging_alone, weak=False)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for chatty in ("celery", "kombu", "amqp", "httpx"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    set_up(form)

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, Literal
 
+from app.identifiers import show
 from app.settings import Settings
 from app.store.grades import Entry
 from app.store.grading import Taken, fail_the_rest, settle, take, try_again
 from app.store.projects import spend_grading, spent_until
+from app.telemetry.told import GradeTold
 from training.graders.grader import Grader
 from training.graders.parse import parse_grader
 from training.graders.verdict import Failed, Graded, Verdict
@@ -85,7 +87,16 @@ def one(context: Context, taken: Taken) -> State:
             return "lost"
         if outcome.for_all:
             fail_the_rest(session, taken, made)
+    if state != "none":
+        context.telemetry.graded(told(taken, made))
     return state
+
+
+def told(taken: Taken, made: Entry) -> GradeTold:
+    """Write down what a collector may hear of a verdict."""
+    completion_id = taken.completion_id.partition(".")[0]  # a response of several prompts has a group for each
+    shown = show("int", taken.id)
+    return GradeTold(made.grader_kind, made.value, made.state, made.comment, completion_id, shown)
 
 
 def judge(taken: Taken, deadline_s: float) -> Outcome:

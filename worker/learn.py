@@ -6,9 +6,13 @@ policy with its grades accounted for or neither. Leaves out how each step is don
 """
 
 import logging
+import time
 from dataclasses import asdict
 
+from app.identifiers import show
 from app.settings import Settings
+from app.telemetry.log import about
+from app.telemetry.told import UpdateTold
 from training.optimization.health import UpdateCancelled
 from training.update import Learner, UpdateReport
 from worker.batch import Batch, gather, write_trackers
@@ -44,7 +48,8 @@ def learn(context: Context) -> str:
 
 def carry_out(context: Context, assignment: Assignment) -> str:
     """Run a job under its watchdog, to whatever end. Weights that became no serving version are forgotten."""
-    outcome = "ended"
+    outcome, began = "ended", time.monotonic()
+    job_id, version = show("job", assignment.job_id), assignment.serving.version
     watchdog = Watchdog(
         beat=lambda: heartbeat(context.store, assignment),
         report=overrun(context.store, assignment),
@@ -54,13 +59,17 @@ def carry_out(context: Context, assignment: Assignment) -> str:
         alarm=context.alarm,
     )
     ids = assignment.job_id, assignment.fence
-    try:
-        with watchdog, RunningJob(context.store, *ids, assignment.settings, watchdog) as job:
-            outcome = improve(context, assignment, job)
-    finally:
-        if outcome not in {"promoted", "nothing_to_learn"}:
-            context.resident.drop()
-    log.info("job %s on version %d: %s", assignment.job_id, assignment.serving.version, outcome)
+    with about(job_id=job_id, policy_version=version):
+        job = RunningJob(context.store, *ids, assignment.settings, watchdog)
+        try:
+            with watchdog, job:
+                outcome = improve(context, assignment, job)
+        finally:
+            if outcome not in {"promoted", "nothing_to_learn"}:
+                context.resident.drop()
+            phases = job.metrics.get("seconds", {})
+            context.telemetry.updated(UpdateTold(job_id, version, outcome, began, phases, len(assignment.claimed)))
+        log.info("job %s on version %d: %s", assignment.job_id, version, outcome)
     return outcome
 
 

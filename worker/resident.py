@@ -21,6 +21,7 @@ from app.models.host import free
 from app.models.learning import words
 from app.settings import Settings
 from app.store.connect import Store
+from app.telemetry.told import Silence, Telemetry
 from training.distill import DistillConfig
 from training.models.checkpoint import MANIFEST, load_training_state, verify
 from training.models.lora import ADAPTER, Adapted, LoraSettings, made_of
@@ -175,6 +176,7 @@ class Context:
     resident: Resident
     stopping: threading.Event = field(default_factory=threading.Event)  # set when the process was asked to end
     alarm: Alarm = silent  # ends this process where it hangs and cannot say so
+    telemetry: Telemetry = field(default_factory=Silence)  # who hears of grades and updates
     name: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}")  # stands on its jobs
 
 

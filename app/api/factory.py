@@ -1,8 +1,8 @@
 """The application: its layers, its routes, and its life from start to drain.
 
-From outside in: CORS, request ids and the bound on bodies, the door, HEAD as GET, then the routes. Every
-dependency comes in through `Parts`; nothing is read from the environment here. Leaves out making the parts
-(`app.api.serve`).
+From outside in: CORS, what counts and logs requests, request ids and the bound on bodies, the door, HEAD as GET, then
+the routes. Every dependency comes in through `Parts`; nothing is read from the environment here. Leaves out making the
+parts (`app.api.serve`).
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Route
 
 from app.api.admin import audit, checkpoints, erasure, export, jobs, keys, learning, projects, trials
 from app.api.console import dashboard, docs, health, interactions, overview
@@ -25,6 +26,7 @@ from app.api.openai import chat, completions, models, responses, tokenize
 from app.api.policy.bell import listen
 from app.api.policy.watch import PolicyWatch
 from app.api.server import Parts, Server
+from app.telemetry.layer import Observed
 
 log = logging.getLogger("lepo.api")
 
@@ -67,6 +69,7 @@ def create_app(parts: Parts) -> FastAPI:
                 allow_headers=["*"],
                 expose_headers=EXPOSED,
             ),
+            Middleware(Observed, counted=lambda: app.state.server.metrics, routes=paths()),
             Middleware(Limits, max_body_bytes=parts.settings.max_body_bytes),
             Middleware(Door, server=lambda: app.state.server),
             Middleware(Heads),
@@ -75,7 +78,14 @@ def create_app(parts: Parts) -> FastAPI:
     errors.install(app)
     for router in ROUTERS:
         app.include_router(router)
+    parts.telemetry.follow_app(app)
+    parts.telemetry.follow_stores(parts.traffic, parts.control)
     return app
+
+
+def paths() -> frozenset[str]:
+    """Name the path of every route, with names in place of ids."""
+    return frozenset(route.path for router in ROUTERS for route in router.routes if isinstance(route, Route))
 
 
 @asynccontextmanager

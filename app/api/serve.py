@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from app.settings import Settings
     from app.store.connect import Store
+    from app.telemetry.told import Telemetry
 
 log = logging.getLogger("lepo.api")
 
@@ -40,7 +41,7 @@ def serve(settings: "Settings") -> None:
 
     Raises:
         Unavailable: the database is away.
-        BadRequest: the held-out file cannot be used.
+        BadRequest: the held-out file cannot be used, or a collector is named and its packages are missing.
         click.ClickException: the port is taken, the database is not migrated, or the model cannot be served; or the
             engine failed under way.
 
@@ -51,27 +52,32 @@ def serve(settings: "Settings") -> None:
     from app.stack.addresses import database_address
     from app.store.budgets import CONTROL, requests
     from app.store.connect import open_store
+    from app.telemetry.log import set_up
+    from app.telemetry.tracing import telemetry_of
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    set_up(settings.log_format)
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGINT, leave)
     require_held_out(settings)
     listener = bound(settings.host, settings.port)
+    telemetry = telemetry_of(settings, "serve")
     url = database_address(settings)
     traffic = open_store(url, settings.database_pool, requests(settings.database_timeout))
     control = open_store(url, settings.control_pool, CONTROL)
     try:
         require_migrated(control)
         admit_an_administrator(settings, control)
-        answer(settings, traffic, control, listener)
+        answer(settings, traffic, control, listener, telemetry)
     finally:
+        telemetry.close()
         traffic.close()
         control.close()
         listener.close()
 
 
-def answer(settings: "Settings", traffic: "Store", control: "Store", listener: "socket") -> None:
+def answer(
+    settings: "Settings", traffic: "Store", control: "Store", listener: "socket", telemetry: "Telemetry"
+) -> None:
     """Load the model, then listen until a signal comes and the drain is over.
 
     Raises:
@@ -79,6 +85,8 @@ def answer(settings: "Settings", traffic: "Store", control: "Store", listener: "
             nothing ends, so that whoever runs it starts another.
 
     """
+    import gc
+
     import torch
 
     from app.api.draining import DrainingServer
@@ -98,8 +106,10 @@ def answer(settings: "Settings", traffic: "Store", control: "Store", listener: "
         engine = Engine(policy, EngineConfig.from_settings(settings))
     except ValueError as error:
         raise click.ClickException(str(error)) from error
-    parts = Parts(settings, engine, policy.tokenizer, placements, traffic, control, bell_address(settings))
+    parts = Parts(settings, engine, policy.tokenizer, placements, traffic, control, bell_address(settings), telemetry)
     server = DrainingServer.of(create_app(parts), engine, settings)
+    gc.collect()
+    gc.freeze()  # a million objects of libraries that stay: looking through them stops every thread for a good while
     server.run([listener])
     if server.failure is not None:
         raise click.ClickException(server.failure)

@@ -6,7 +6,7 @@ how the parts are made (`app.api.serve`) and what they do.
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, cast
 
 import anyio
@@ -29,6 +29,7 @@ from app.redaction.hook import load_redactor
 from app.settings import Settings
 from app.store.connect import Store
 from app.store.signing import shared_secret
+from app.telemetry.told import Silence, Telemetry
 
 GRADER_TRIALS = 2
 CONTROL_S = 15.0  # an operator waits for counts over large tables
@@ -45,6 +46,7 @@ class Parts:
     traffic: Store  # for answering; as many connections as settings.database_pool
     control: Store  # for admin routes, the policy watch and health; settings.control_pool
     redis_url: str | None  # the bell's address in redis-py's form; None: polling alone
+    telemetry: Telemetry = field(default_factory=Silence)  # who hears of answers and grades; whoever made it closes it
 
 
 class Server:
@@ -61,7 +63,8 @@ class Server:
         self.prompts = PromptReader(parts.tokenizer, parts.settings.tool_parser)
         self.placements = parts.placements
         self.names = TokenNames(parts.tokenizer)
-        self.metrics = Metrics(parts.engine, parts.settings.served_name)
+        self.metrics = Metrics(parts.engine, parts.settings)
+        self.telemetry = parts.telemetry
         self.bell = Bell(asyncio.get_running_loop())
         self.trials = anyio.CapacityLimiter(GRADER_TRIALS)  # graders tried out at once
         self.believed = Believed()

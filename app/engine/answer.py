@@ -46,7 +46,9 @@ class Answer:
         self.steps = 0  # steps executed, those of latents and of the lead-out included
         self.spans: list[tuple[int, int]] = []  # (policy version, first step)
         self.finished = False
-        self.first_token_at: float | None = None  # monotonic seconds
+        self.began_at: float | None = None  # when it got a row, monotonic seconds
+        self.latents_over_at: float | None = None  # likewise
+        self.first_token_at: float | None = None  # likewise
         self.base = len(request.executed_ids) - 1  # position of its first step
         self._telling = telling  # whether anyone reads the deltas
         self._decode = reader.decode
@@ -156,6 +158,8 @@ class Answer:
         self._follow(int(drawn[0]))
         self.steps += 1
         if self.steps <= self._latent_length:
+            if self.steps == self._latent_length:
+                self.latents_over_at = now
             if self._telling and self.steps == self._latent_length:
                 reading = self._ids(0, self.steps)
                 events.append(Reasoned(self.choice, tuple(reading), self._decode(reading)))
@@ -204,7 +208,7 @@ class Answer:
         reason: FinishReason,
         trace: Trace,
         prompt_P: Tensor,
-        times: tuple[float, float | None],
+        times: tuple[float, float | None, float | None, float | None],
         events: list[Event],
     ) -> None:
         """Close the answer: give out held text and the rollout.
@@ -213,7 +217,8 @@ class Answer:
             reason: why it ends.
             trace: its latent steps, from the device.
             prompt_P: int32 [P], with the lead-in.
-            times: seconds from submission to the first prefill, and to the first answer token (None: there was none).
+            times: seconds from submission to the first prefill, and to the first answer token, the first step and the
+                end of the latent steps (None: there was none).
             events: gets a last `Delta` if text was held, then `Finished`.
 
         """

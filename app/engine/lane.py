@@ -254,6 +254,7 @@ class Lane:
     def _seed(self, row: int, ticket: Ticket, answer: Answer, staged: int) -> Seed:
         """Make a finished prompt a row."""
         self.running[row] = Running(ticket, answer)
+        answer.began_at = time.monotonic()
         answer.spans.append((self.version, 0))
         if answer.base:
             self.rows.pool.copy(row, self.prefill.pool, staged, answer.base)

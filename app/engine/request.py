@@ -121,6 +121,8 @@ class Finished:
     version_spans: tuple[tuple[int, int], ...]  # (policy version, first step); one span unless swap_mode is in_place
     queued_s: float  # seconds from submission to the first prefill
     first_token_s: float | None  # seconds from submission to the first answer token
+    first_step_s: float | None = None  # seconds from submission until its prompt was computed and it had a row
+    latents_over_s: float | None = None  # seconds from submission to the end of its latent steps; None: there were none
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,9 +49,9 @@ class Ticket:
         if not answer.spans:
             answer.spans.append((version, 0))
         queued = (self.started if self.started is not None else now) - self.arrived
-        first = answer.first_token_at
-        times = (queued, None if first is None else first - self.arrived)
-        answer.finish(reason, trace, self.prompt_P, times, self.events)
+        moments = (answer.first_token_at, answer.began_at, answer.latents_over_at)
+        first, began, latents_over = (None if at is None else at - self.arrived for at in moments)
+        answer.finish(reason, trace, self.prompt_P, (queued, first, began, latents_over), self.events)
         self.unfinished -= 1
         self._finished += 1
 

@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from sqlalchemy.orm import Session
+
 from app.api.answering.ask import Ask
 from app.api.answering.record import Recorder
 from app.api.answering.shadow import offer
+from app.api.answering.telling import choices_told, tell
 from app.api.answering.trial_routing import version_for
 from app.api.http.mailbox import Mailbox
 from app.api.server import Server
@@ -24,6 +27,7 @@ from app.engine.request import Crashed, Delta, EngineRefusal, Event, Finished, R
 from app.engine.ticket import Ticket
 from app.errors import LepoError, Unavailable
 from app.identifiers import show
+from app.telemetry.told import ChoiceTold
 
 log = logging.getLogger("lepo.api")
 
@@ -87,6 +91,8 @@ class Answers:
         self._recorder = Recorder(ask, server.redactor, server.settings)
         self._began = time.monotonic()
         self._last_token_at: dict[int, float] = {}
+        self._told: list[ChoiceTold] = []  # choices that are over
+        self._over = False  # all of it is
 
     def submit(self) -> None:
         """Hand every prompt to the engine, or none.
@@ -134,11 +140,15 @@ class Answers:
         return news
 
     async def finish(self) -> None:
-        """See every choice into the store, and let go of the request. Runs on after the client has left."""
+        """See every choice into the store, and let go of the request, once. Runs on after the client has left."""
         self.cancel()
         while self.open:
             await self.take()
+        if self._over:
+            return
+        self._over = True
         self.server.underway.pop(self.ask.completion_id, None)
+        tell(self.server, self.ask, self._began, self._told, self.failure)
         if self.failure is None:
             offer(self.server, self._recorder)
 
@@ -159,31 +169,43 @@ class Answers:
                 self.fail(LepoError(event.message, code="engine_error"))
             else:
                 said.append(Said(self._place(item.prompt, event), event))
-        if finished and not self.ask.stored:
+        if finished:
             self._unfinished[item.prompt] -= len(finished)
-            self._mailbox.put([Stored(self._place(item.prompt, one), one, None) for one in finished])
-            self.server.metrics.answered(finished, time.monotonic() - self._began, stored=False)
-        elif finished:
-            self._unfinished[item.prompt] -= len(finished)
-            task = asyncio.create_task(self._store(item.prompt, finished))
+            task = asyncio.create_task(self._end(item.prompt, finished))
             self._commits.add(task)
             task.add_done_callback(partial(self._settled, len(finished)))
         self._time_tokens(said)
         return said
 
-    async def _store(self, prompt: int, finished: list[Finished]) -> None:
-        """Commit choices of one prompt in one transaction; what comes of it arrives in the mailbox."""
+    async def _end(self, prompt: int, finished: list[Finished]) -> None:
+        """Commit choices of one prompt in one transaction, if they are recorded; the mailbox hears what comes of it."""
+        ended, ids = time.monotonic(), [None] * len(finished)
         try:
-            rows = await self.server.traffic.run(
-                lambda session: [self._recorder.remember(session, prompt, one) for one in finished]
-            )
+            ids = await self._stored(prompt, finished) if self.ask.stored else ids
         except LepoError as error:
             self._mailbox.put((Lost(len(finished), error),))
             return
-        pairs = zip(finished, rows, strict=True)
-        self._mailbox.put([Stored(self._place(prompt, one), one, show("int", row.id)) for one, row in pairs])
-        self.server.metrics.answered(finished, time.monotonic() - self._began)
-        await self.server.rates.spend(self.ask.key_id, spent(finished, len(self.ask.prompts[prompt].ids)))
+        committed = time.monotonic()
+        pairs = list(zip(finished, ids, strict=True))
+        self._told += choices_told(self.ask, prompt, pairs, self._began, (ended, committed))
+        self._mailbox.put([Stored(self._place(prompt, one), one, name) for one, name in pairs])
+        seconds, tokens = (ended - self._began, committed - self._began), len(self.ask.prompts[prompt].ids)
+        self.server.metrics.answered(finished, tokens, *seconds, stored=self.ask.stored)
+        await self.server.rates.spend(self.ask.key_id, spent(finished, tokens))
+
+    async def _stored(self, prompt: int, finished: list[Finished]) -> list[str]:
+        """Commit choices; gives their ids.
+
+        Raises:
+            LepoError: they could not be.
+
+        """
+
+        def remember(session: Session) -> list[str]:
+            rows = [self._recorder.remember(session, prompt, one) for one in finished]
+            return [show("int", row.id) for row in rows]
+
+        return await self.server.traffic.run(remember)
 
     def _place(self, prompt: int, event: Reasoned | Delta | Finished) -> int:
         """Number a choice over all prompts."""
@@ -211,7 +233,7 @@ class Answers:
                 before = self._last_token_at.get(one.choice)
                 self._last_token_at[one.choice] = now
                 if before is not None:
-                    self.server.metrics.inter_token.observe((now - before) / len(one.event.tokens))
+                    self.server.metrics.between_tokens((now - before) / len(one.event.tokens))
 
 
 def spent(finished: Sequence[Finished], prompt: int) -> int:

@@ -13,8 +13,9 @@ from sqlalchemy.orm import Session
 from starlette.responses import Response
 
 from app.api.server import ServerDep
-from app.errors import Unavailable
+from app.errors import LepoError, Unavailable
 from app.store.migrate import is_current
+from app.telemetry.learning import read_figures
 
 READY_S: Final = 1.0  # whoever asks is a balancer with a short time-out; no answer is an answer
 
@@ -70,5 +71,11 @@ def migrated(session: Session) -> bool:
 
 @router.get("/metrics", response_model=None)
 async def metrics(server: ServerDep) -> Response:
-    """Write every metric in Prometheus' text form."""
+    """Write every metric in Prometheus' text form; a store that is away takes only its own figures with it."""
+    learning = server.metrics.learning
+    if learning.due:
+        try:
+            learning.show(await server.control.run(read_figures, within_s=READY_S))
+        except LepoError:
+            learning.show(None)
     return Response(generate_latest(server.metrics.registry), media_type=CONTENT_TYPE_LATEST)

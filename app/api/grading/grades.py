@@ -24,6 +24,8 @@ from app.settings import Settings
 from app.store import lent
 from app.store.grades import Entry, add_grade, ledger, retract, rewards
 from app.store.tables import Grade, Interaction
+from app.telemetry.log import note
+from app.telemetry.told import GradeTold
 from training.graders.parse import TYPES
 
 router = APIRouter(tags=["grades"])
@@ -69,6 +71,7 @@ async def post_grade(
     require_short(server.settings, caller, comment=body.comment, correction=body.correction)
     caller.require_room()
     redactor = server.redactor
+    told: list[GradeTold] = []
 
     def work(session: Session) -> Outcome:
         texts = {"comment": redactor.optional(body.comment), "correction": redactor.optional(body.correction)}
@@ -77,9 +80,12 @@ async def post_grade(
         use_token(session, caller)
         made = graded(session, add_grade(session, target.id, entry))
         server.metrics.graded(entry.grader_kind)
+        told.append(grade_told(target, entry))
         return 201, made
 
-    return await once(server.traffic, request, caller, work)
+    response = await once(server.traffic, request, caller, work)
+    tell(server, told)
+    return response
 
 
 @router.delete("/v1/interactions/{interaction_id}/grades", response_model=None)
@@ -94,13 +100,17 @@ async def take_back(
 ) -> Response:
     """Take a grade back: an entry is appended that says so."""
     entry = entry_of(GraderName(kind=kind, id=id), caller, state="retracted")
+    told: list[GradeTold] = []
 
     def work(session: Session) -> Outcome:
         target = reach(session, server, interaction_id, choice, caller)
         use_token(session, caller)
+        told.append(grade_told(target, entry))
         return 200, graded(session, retract(session, target.id, entry))
 
-    return await once(server.traffic, request, caller, work)
+    response = await once(server.traffic, request, caller, work)
+    tell(server, told)
+    return response
 
 
 @router.get("/v1/interactions/{interaction_id}/grades", response_model=None)
@@ -180,6 +190,20 @@ def entry_of(grader: GraderName, caller: Caller, **facts: Any) -> Entry:
     kind, name = (grader.kind, grader.id) if caller.only is None else ("user", "token")
     identity = caller.key_id if name is None else f"{caller.key_id}/{name}"
     return Entry(kind, identity, grader_version=grader.version, api_key_id=caller.key_id, **facts)
+
+
+def grade_told(interaction: Interaction, entry: Entry) -> GradeTold:
+    """Write down what a collector may hear of an entry: a person's words are not among it."""
+    completion_id = interaction.completion_id.partition(".")[0]  # a response of several prompts has a group for each
+    shown = show("int", interaction.id)
+    return GradeTold(entry.grader_kind, entry.value, entry.state, None, completion_id, shown)
+
+
+def tell(server: Server, told: list[GradeTold]) -> None:
+    """Tell of an entry that is committed; of one that a repeated key stood for there is nothing new to tell."""
+    for one in told[-1:]:
+        note(interaction_ids=[one.interaction_id])
+        server.telemetry.graded(one)
 
 
 def graded(session: Session, grade: Grade) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.http.errors import error_response
 from app.errors import LepoError, TooLarge
+from app.telemetry.log import note
 
 DISCARD_FACTOR = 64  # times the bound that is still read and thrown away
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -43,6 +44,7 @@ class Limits:
         asked = Headers(scope=scope).get("x-request-id", "")
         request_id = asked if REQUEST_ID.fullmatch(asked) else f"req_{uuid.uuid4().hex}"
         scope.setdefault("state", {})["request_id"] = request_id
+        note(request_id=request_id)
 
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -28,6 +28,7 @@ from app.store.budgets import CONTROL, requests
 from app.store.connect import Store, open_store
 from app.store.keys import create_key
 from app.store.policy_life import serving
+from app.telemetry.tracing import telemetry_of
 from training.models.checkpoint import publish
 from training.models.policy import fingerprint, load_policy
 from training.placement import declare_placement
@@ -112,7 +113,8 @@ def served(
     policy = first_policy(settings, control)
     engine = Engine(policy, EngineConfig.from_settings(settings))
     placements = placements_of(settings, policy)
-    app = create_app(Parts(settings, engine, policy.tokenizer, placements, store, control, redis_url))
+    telemetry = telemetry_of(settings, "serve")
+    app = create_app(Parts(settings, engine, policy.tokenizer, placements, store, control, redis_url, telemetry))
     httpd = DrainingServer.of(app, engine, settings)
     thread = threading.Thread(target=httpd.run, name="uvicorn")
     thread.start()
@@ -131,6 +133,7 @@ def served(
         live.close()
         httpd.should_exit = True
         thread.join(20)
+        telemetry.close()
         store.close()
         control.close()
     assert not thread.is_alive()

@@ -22,6 +22,7 @@ from app.settings import Settings
 from app.store.connect import open_store
 from app.store.migrate import downgrade
 from app.store.policy_life import serving
+from app.telemetry.told import Silence
 from tests.app.api.live import CONTEXT, wait_for
 from training.models.checkpoint import verify
 
@@ -61,7 +62,7 @@ def test_only_the_engines_thread_is_given_the_cores(monkeypatch: pytest.MonkeyPa
     settings = Settings(var_dir=tmp_path, threads=3)
     try:
         with pytest.raises(click.ClickException, match="no model here"):
-            answer(settings, cast("Any", None), cast("Any", None), cast("Any", None))
+            answer(settings, cast("Any", None), cast("Any", None), cast("Any", None), Silence())
     finally:
         torch.set_num_threads(before)
     assert seen == [1]
