@@ -184,7 +184,7 @@ class Answers:
         self.server.metrics.answered(finished, time.monotonic() - self._began)
 
     def _place(self, prompt: int, event: Reasoned | Delta | Finished) -> int:
-        """Number a choice over all prompts."""
+        """Give the number of a choice over all prompts."""
         return prompt * self.ask.fields.choices + event.choice
 
     def _settled(self, choices: int, task: asyncio.Task[None]) -> None:
