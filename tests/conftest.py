@@ -118,7 +118,7 @@ def base_checkpoint(store: Store) -> Checkpoint:
 
 @pytest.fixture
 def answers(store: Store, base_checkpoint: Checkpoint) -> Answers:
-    """Write a response with `n` answers, and give their ids; changes may be of its request too (`prompts`, `grader`)."""
+    """Write a response with `n` answers, and give their ids; changes may be those of its request (`grader`)."""
 
     def write(n: int = 1, *, policy_version: int = 0, **changes: Any) -> list[UUID]:
         completion_id = f"chatcmpl-{uuid4().hex}"

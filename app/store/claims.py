@@ -106,9 +106,8 @@ def load(session: Session, rows: Sequence[Interaction]) -> list[Claimed]:
     ids = [row.id for row in rows]
     reward, keys, right = rewards(session, ids), graded_by(session, ids), corrections(session, ids)
     query = select(StoredRollout).where(StoredRollout.interaction_id == any_of(ids))
-    traces = {
-        trace.interaction_id: (trace.codec, read) for trace in session.scalars(query) if (read := bytes_of(trace))
-    }
+    found = {trace.interaction_id: (trace.codec, bytes_of(trace)) for trace in session.scalars(query)}
+    traces = {one: (codec, payload) for one, (codec, payload) in found.items() if payload is not None}
     return [
         Claimed(
             interaction=row,

@@ -12,7 +12,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import CTE, ColumnElement, func, select, true
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from app.store import tallies
 from app.store.grades import CORRECTIONS, LATEST
@@ -44,12 +44,16 @@ class Contents:
 
 
 def line(checkpoint_id: UUID) -> CTE:
-    """Give a policy and its ancestors as a table with one column, `id`."""
+    """Give a policy and its ancestors as a table with one column, `id`.
+
+    Each parent is looked up by itself: a join would read all checkpoints once for every generation.
+    """
     found = (
         select(Checkpoint.id, Checkpoint.parent_id).where(Checkpoint.id == checkpoint_id).cte("line", recursive=True)
     )
-    parent = select(Checkpoint.id, Checkpoint.parent_id).join(found, Checkpoint.id == found.c.parent_id)
-    return found.union_all(parent)
+    parent = aliased(Checkpoint)
+    before = select(parent.parent_id).where(parent.id == found.c.parent_id).scalar_subquery()
+    return found.union_all(select(found.c.parent_id, before).where(found.c.parent_id.is_not(None)))
 
 
 def contains(session: Session, checkpoint_id: UUID, other: UUID) -> bool:

@@ -115,6 +115,9 @@ SEEN = {
 FUNCTION = """
     CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} RETURN NULL; END $$
 """
+TRIGGER = """
+    CREATE TRIGGER {name} AFTER {event} ON {table} REFERENCING {seen} FOR EACH STATEMENT EXECUTE FUNCTION {name}()
+"""
 # Updates of answers are many and seldom change what they count as: a condition on the row spares the others.
 GRADING = """
     INSERT INTO tallies AS mine (what, name, backend, count)
@@ -144,13 +147,14 @@ def tallies() -> list[str]:
         body = ADD.format(rows=ROWS[event], counted=COUNTED[table])
         steps += [
             FUNCTION.format(name=name, body=body),
-            f"CREATE TRIGGER {name} AFTER {event} ON {table} REFERENCING {SEEN[event]} "
-            f"FOR EACH STATEMENT EXECUTE FUNCTION {name}()",
+            TRIGGER.format(name=name, event=event, table=table, seen=SEEN[event]),
         ]
     steps += [
         FUNCTION.format(name="tally_grading", body=GRADING),
-        "CREATE TRIGGER tally_grading AFTER UPDATE OF grading_state ON interactions FOR EACH ROW "
-        "WHEN (OLD.grading_state <> NEW.grading_state) EXECUTE FUNCTION tally_grading()",
+        """
+        CREATE TRIGGER tally_grading AFTER UPDATE OF grading_state ON interactions FOR EACH ROW
+        WHEN (OLD.grading_state <> NEW.grading_state) EXECUTE FUNCTION tally_grading()
+        """,
     ]
     steps += [
         ADD.format(rows=f"SELECT *, 1 AS change FROM {table}", counted=counted).replace("pg_backend_pid()", "0")  # noqa: S608 - constants of this file

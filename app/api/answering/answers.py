@@ -208,7 +208,7 @@ class Answers:
         return await self.server.traffic.run(remember)
 
     def _place(self, prompt: int, event: Reasoned | Delta | Finished) -> int:
-        """Number a choice over all prompts."""
+        """Give the number of a choice over all prompts."""
         return prompt * self.ask.fields.choices + event.choice
 
     def _settled(self, choices: int, task: asyncio.Task[None]) -> None:

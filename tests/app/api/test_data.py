@@ -50,7 +50,7 @@ def test_an_admin_removes_a_users_data_and_asks_again(live: Live) -> None:
     assert done.status_code == 200, done.text
     body = done.json()
     assert body["finished"]
-    assert body["removed"] == {"interactions": 2, "rollouts": 2, "grades": 1, "idempotency_keys": 1}
+    assert body["removed"] == {"interactions": 2, "rollouts": 2, "grades": 1, "idempotency_keys": 1, "requests": 2}
     assert body["policies"] == []
     for word in ("Lovelace", "private-note", "private-comment"):
         assert word not in everything(live)

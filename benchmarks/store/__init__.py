@@ -1,0 +1,1 @@
+"""The overview and the listings over millions of answers: `lepo bench store`."""
