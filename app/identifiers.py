@@ -10,7 +10,7 @@ import time
 from typing import Final, Literal
 from uuid import UUID
 
-Prefix = Literal["int", "grade", "job", "ckpt", "eval", "swap", "move", "erase"]
+Prefix = Literal["int", "grade", "job", "ckpt", "eval", "swap", "move", "erase", "sess"]
 
 NANOSECONDS_PER_MILLISECOND: Final = 1_000_000
 DIGITS: Final = re.compile("[0-9a-f]{32}")
