@@ -17,7 +17,7 @@ from starlette.middleware.cors import CORSMiddleware
 from app.api.admin import checkpoints, erasure, export, jobs, keys, learning, trials
 from app.api.console import dashboard, health, interactions, overview
 from app.api.door.auth import Door
-from app.api.grading import graders, grades
+from app.api.grading import graders, grades, sessions
 from app.api.http import errors
 from app.api.http.heads import Heads
 from app.api.http.limits import Limits
@@ -31,7 +31,7 @@ log = logging.getLogger("lepo.api")
 ROUTERS = (
     *(chat.router, completions.router, models.router, tokenize.router, interactions.router, grades.router),
     *(graders.router, jobs.router, checkpoints.router, trials.router, learning.router, keys.router),
-    *(overview.router, erasure.router, export.router),
+    *(overview.router, erasure.router, export.router, sessions.router),
     *(health.router, dashboard.router),
 )
 

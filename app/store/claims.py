@@ -27,7 +27,7 @@ from sqlalchemy.sql.expression import FromClause
 from sqlalchemy.types import TypeEngine
 
 from app.store.episodes import EpisodeReward, episode_rewards
-from app.store.grades import corrections, graded_by, own_rewards
+from app.store.grades import Reward, corrections, graded_by, own_rewards
 from app.store.tables import Claim, Interaction, StoredRollout
 
 Settlement = Literal["keep", "learn", "release", "refuse"]
@@ -43,7 +43,7 @@ class Claimed:
     """An interaction a job holds, with what learning needs of it."""
 
     interaction: Interaction
-    reward: float | None  # mean of what its own graders gave; None where nobody gave it a number
+    reward: Reward | None  # of its own graders; None where nobody gave it a number
     correction: str | None  # what the answer should have been, by the last who said so
     grader_keys: frozenset[str]  # API keys whose grades count; empty when this server graded
     codec: int  # of `payload`

@@ -94,7 +94,9 @@ def grade_session(
 
     """
     if entry.api_key_id is not None:  # before anything that trusting a key locks after it
-        session.execute(select(ApiKey.id).where(ApiKey.id == entry.api_key_id).with_for_update(read=True, key_share=True))
+        session.execute(
+            select(ApiKey.id).where(ApiKey.id == entry.api_key_id).with_for_update(read=True, key_share=True)
+        )
     found = session.scalar(
         select(ClientSession)
         .where(ClientSession.id == row.id)
@@ -169,11 +171,15 @@ def credited(rows: Sequence[Interaction], last: int, credit: Credit, choice: int
         words = "The last turn has several choices, and no turn went on from one; name the one you mean by `choice`."
         raise BadRequest(words, param="choice")
     if not shares:
-        raise BadRequest("This session has no turn that the rule credits: give it one, or another rule.", param="credit")
+        raise BadRequest(
+            "No answer of this session is credited by that rule; ask something first, or name another.", param="credit"
+        )
     return shares
 
 
-def the_one(several: Sequence[Interaction], followed: Collection[UUID | None], choice: int | None) -> Interaction | None:
+def the_one(
+    several: Sequence[Interaction], followed: Collection[UUID | None], choice: int | None
+) -> Interaction | None:
     """Pick the answer of a turn that the episode went on with; None: nobody can know."""
     if choice is not None:
         return next((row for row in several if row.choice == choice), None)
@@ -193,9 +199,7 @@ def spread(session: Session, grade: SessionGrade, shares: Mapping[UUID, float]) 
         for row in session.scalars(
             select(Grade)
             .join(Interaction, Interaction.id == Grade.interaction_id)
-            .where(
-                Interaction.session_id == grade.session_id, Grade.grader_kind == KIND, Grade.grader_id == name
-            )
+            .where(Interaction.session_id == grade.session_id, Grade.grader_kind == KIND, Grade.grader_id == name)
             .order_by(Grade.entry)
         )
     }
@@ -256,7 +260,9 @@ def episode_rewards(session: Session, rows: Sequence[Interaction]) -> dict[UUID,
         through[session_id].append(last)
     openings = {
         row.id: f"{row.api_key_id}/{row.opening.hex()}"
-        for row in session.scalars(select(ClientSession).where(ClientSession.id == any_(literal(list(sessions), ARRAY(Uuid)))))
+        for row in session.scalars(
+            select(ClientSession).where(ClientSession.id == any_(literal(list(sessions), ARRAY(Uuid))))
+        )
     }
     said: dict[UUID, list[tuple[float, float]]] = defaultdict(list)
     query = select(LATEST.c.interaction_id, LATEST.c.value, LATEST.c.credit).where(
@@ -273,4 +279,3 @@ def episode_rewards(session: Session, rows: Sequence[Interaction]) -> dict[UUID,
         value = sum(value * credit for value, credit in words) / total
         found[one] = EpisodeReward(value, total / knew, openings[row.session_id])
     return found
-

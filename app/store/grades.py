@@ -192,17 +192,18 @@ def rewards(session: Session, interaction_ids: Sequence[UUID]) -> dict[UUID, Rew
     }
 
 
-def own_rewards(session: Session, interaction_ids: Sequence[UUID]) -> dict[UUID, float]:
+def own_rewards(session: Session, interaction_ids: Sequence[UUID]) -> dict[UUID, Reward]:
     """Compute what grades of answers themselves come to, those of their sessions left out."""
     if not interaction_ids:
         return {}
     wanted = any_(literal(list(interaction_ids), ARRAY(Uuid)))
+    at = LATEST.c.created_at
     query = (
-        select(LATEST.c.interaction_id, func.avg(LATEST.c.value))
+        select(LATEST.c.interaction_id, func.avg(LATEST.c.value), func.count(), func.min(at), func.max(at))
         .where(LATEST.c.interaction_id == wanted, LATEST.c.credit.is_(None))
         .group_by(LATEST.c.interaction_id)
     )
-    return {one: float(value) for one, value in session.execute(query)}
+    return {one: Reward(float(value), *rest) for one, value, *rest in session.execute(query)}
 
 
 def corrections(session: Session, interaction_ids: Sequence[UUID]) -> dict[UUID, str]:

@@ -1,7 +1,7 @@
 """Removing answers: the rows, all that refers to them, and what is left in their place.
 
 An answer goes with its rollout, its grades, whatever else has a foreign key to it, and the stored responses of
-requests that graded it. Its claim stays, without a text in it, so that what a policy was made from stays countable; a
+requests that graded it. A session goes with its last answer. Its claim stays, without a text in it, so that what a policy was made from stays countable; a
 tombstone keeps what lineage asks of the answer (times, policy, keys and kinds of graders, reward) and one digest:
 
     SHA-256 of: prompt as the model saw it | one zero byte | answer | one zero byte | rollout's bytes, if it had one
@@ -27,6 +27,7 @@ from sqlalchemy import (
     any_,
     bindparam,
     delete,
+    exists,
     literal,
     literal_column,
     select,
@@ -38,10 +39,12 @@ from sqlalchemy.orm import Session
 from app.identifiers import show
 from app.store.base import Base
 from app.store.claims import any_of
+from app.store.session_tables import ClientSession
 from app.store.tables import Claim, IdempotencyKey, Interaction
 
 INTERACTIONS: Final = cast("Table", Interaction.__table__)
 SAID: Final[ColumnElement[str]] = literal_column("(idempotency_keys.response ->> 'interaction_id')")  # as its index
+SAID_OF_SESSION: Final[ColumnElement[str]] = literal_column("(idempotency_keys.response ->> 'session_id')")  # likewise
 BURY: Final = text(
     """
     INSERT INTO tombstones (
@@ -85,13 +88,32 @@ def remove(session: Session, ids: Sequence[UUID], erasure_id: UUID | None = None
     if erasure_id is None:
         buried = list(session.scalars(select(Claim.interaction_id).where(Claim.interaction_id == any_of(ids))))
     session.execute(BURY, {"ids": buried, "erasure": erasure_id})
+    joined = select(Interaction.session_id).where(Interaction.id == any_of(ids), Interaction.session_id.is_not(None))
+    sessions = list(session.scalars(joined.distinct()))
     counts: Counter[str] = Counter()
     for table, column in referring():
         counts[table.name] += rows_of(session, delete(table).where(column == any_of(ids)))
     shown = any_(literal([show("int", one) for one in ids], ARRAY(Text)))
     counts["idempotency_keys"] += rows_of(session, delete(IdempotencyKey).where(shown == SAID))
     counts["interactions"] += rows_of(session, delete(INTERACTIONS).where(INTERACTIONS.c.id == any_of(ids)))
-    return +counts
+    return +(counts + remove_empty(session, [one for one in sessions if one is not None]))
+
+
+def remove_empty(session: Session, session_ids: Sequence[UUID]) -> Counter[str]:
+    """Remove those of these sessions that have no turn left, with their grades and what answered requests to grade them.
+
+    One that somebody holds is left: it is about to get a turn, or a grade.
+    """
+    empty = ~exists().where(Interaction.session_id == ClientSession.id)
+    query = select(ClientSession.id).where(ClientSession.id == any_of(session_ids), empty).order_by(ClientSession.id)
+    ids = list(session.scalars(query.with_for_update(skip_locked=True)))
+    if not ids:
+        return Counter()
+    shown = any_(literal([show("sess", one) for one in ids], ARRAY(Text)))
+    return Counter(
+        idempotency_keys=rows_of(session, delete(IdempotencyKey).where(shown == SAID_OF_SESSION)),
+        sessions=rows_of(session, delete(ClientSession).where(ClientSession.id == any_of(ids))),
+    )
 
 
 def rows_of(session: Session, statement: Delete | Update) -> int:

@@ -4,7 +4,6 @@ Part of the schema (`app.store.tables`). Leaves out turns themselves (`Interacti
 (`app.store.sessions`) and what a grade of an episode is worth to a turn (`app.store.episodes`).
 """
 
-from datetime import datetime
 from typing import Final
 from uuid import UUID
 

@@ -38,7 +38,7 @@ class Former:
 
 
 def join(session: Session, key_id: str, name: str, response: str, opening: bytes) -> tuple[UUID, int]:
-    """Number a turn, beginning its session where there is none; choices of one response are one turn.
+    """Give a turn its number, and begin its session where there is none; choices of one response are one turn.
 
     Args:
         session: a transaction; the session's row is locked until it ends.

@@ -1,7 +1,8 @@
 """The schema on one page: every table of the product but those of what was removed (`app.store.removed`).
 
-Sessions have a page of their own (`app.store.session_tables`). Leaves out queries (one file per domain beside this one),
-the view `effective_grades` (`app.store.grades`) and how the schema came about (`migrations`). Facts are appended; the few columns that change say so.
+Sessions have a page of their own (`app.store.session_tables`). Leaves out queries (one file per domain beside this
+one), the view `effective_grades` (`app.store.grades`) and how the schema came about (`migrations`). Facts are appended;
+the few columns that change say so.
 """
 
 from datetime import datetime

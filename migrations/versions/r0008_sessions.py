@@ -122,8 +122,10 @@ UP = (
 DOWN = (
     *WITHOUT_VIEWS,
     # What was said of a session is no grade of an answer.
-    "CREATE TEMPORARY TABLE once_credited ON COMMIT DROP AS"
-    " SELECT DISTINCT interaction_id AS id FROM grades WHERE credit IS NOT NULL",
+    """
+    CREATE TEMPORARY TABLE once_credited ON COMMIT DROP AS
+        SELECT DISTINCT interaction_id AS id FROM grades WHERE credit IS NOT NULL
+    """,
     "DELETE FROM grades WHERE credit IS NOT NULL",
     "ALTER TABLE grades DROP COLUMN session_grade_id, DROP COLUMN credit",
     LATEST.format(condition=UNQUARANTINED, more=""),

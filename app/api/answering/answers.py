@@ -53,6 +53,8 @@ class Stored:
     choice: int  # over all prompts
     finished: Finished
     interaction_id: str  # int_<32 hex>
+    session_id: str | None = None  # sess_<32 hex>, where it is a turn of one
+    turn: int | None = None  # its number in the session, from 1
 
     @property
     def shown_reason(self) -> str:
@@ -62,7 +64,8 @@ class Stored:
     @property
     def extra(self) -> dict[str, Any]:
         """What a choice carries beside OpenAI's fields."""
-        return {"interaction_id": self.interaction_id, "policy_version": self.finished.rollout.policy_version}
+        shown = {"interaction_id": self.interaction_id, "policy_version": self.finished.rollout.policy_version}
+        return shown if self.session_id is None else {**shown, "session_id": self.session_id, "turn": self.turn}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,12 @@ class Lost:
 
     choices: int
     error: LepoError
+
+
+def stored(first: int, finished: Finished, row: Interaction) -> Stored:
+    """Say that a choice is committed; `first` is the number of its prompt's first choice."""
+    session = None if row.session_id is None else show("sess", row.session_id)
+    return Stored(first + finished.choice, finished, show("int", row.id), session, row.turn)
 
 
 class Answers:
@@ -177,7 +186,7 @@ class Answers:
             return
         first = prompt * self.ask.fields.choices
         pairs = zip(finished, rows, strict=True)
-        self._mailbox.put([Stored(first + one.choice, one, show("int", row.id)) for one, row in pairs])
+        self._mailbox.put([stored(first, one, row) for one, row in pairs])
         self.server.metrics.answered(finished, time.monotonic() - self._began)
 
     def _remember(self, session: Session, prompt: int, finished: Finished) -> Interaction:

@@ -7,13 +7,16 @@ import time
 import uuid
 from dataclasses import dataclass, field
 from typing import Final, Literal
+from uuid import UUID
 
 from app.api.answering.generation import Budget, GenerationFields
+from app.api.answering.trial_routing import unit_of
 from app.engine.request import Request
 from app.store.base import Json
 
 Endpoint = Literal["chat", "completion"]
-APART: Final[set[str]] = {"grader", "user", "metadata"}  # of a body: recorded in columns of their own
+# Of a body: what is recorded in columns of its own, and how a response is to be written.
+APART: Final[set[str]] = {"grader", "user", "metadata", "session_id", "conversation", "return_token_ids"}
 ID_PREFIXES: Final = {"chat": "chatcmpl", "completion": "cmpl"}
 
 
@@ -23,6 +26,7 @@ class Prompt:
 
     ids: tuple[int, ...]  # at least one token id
     text: str  # the same as text, after the chat template
+    follows: UUID | None = None  # the recorded answer that it goes on from, token for token
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +41,8 @@ class Ask:
     logprobs: bool  # whether the answer shows log-probabilities
     key_id: str | None  # whose key it was
     grader_source: str  # whether that key may grade: `scoped` or `request`
-    as_asked: Json  # the body without grader, user and metadata, for the record
-    unit: str = ""  # the session, user or key it belongs to: see `app.api.answering.trial_routing`
+    as_asked: Json  # the body without what is `APART`, for the record
+    session: str | None = None  # the client's name for the session it is a turn of, or that session's id
     completion_hex: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))  # Unix seconds
 
@@ -46,6 +50,11 @@ class Ask:
     def completion_id(self) -> str:
         """Id of the response: `chatcmpl-<32 hex>` or `cmpl-<32 hex>`."""
         return f"{ID_PREFIXES[self.endpoint]}-{self.completion_hex}"
+
+    @property
+    def unit(self) -> str:
+        """The session, user or key it belongs to."""
+        return unit_of(self.session, self.fields.user, self.key_id)
 
     @property
     def choices(self) -> int:

@@ -12,6 +12,7 @@ import anyio.to_thread
 from transformers import PreTrainedTokenizerBase
 
 from app.api.answering.ask import Prompt
+from app.engine.text import decoder
 from app.errors import BadRequest
 from training.models.chat import render_chat
 
@@ -26,6 +27,8 @@ class PromptReader:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         self.vocabulary = len(tokenizer)
+        self.control_ids = frozenset(tokenizer.added_tokens_decoder)
+        self.shown = decoder(tokenizer)  # ids as the text of an answer
         self._limiter = anyio.CapacityLimiter(THREADS)
         self.encode(
             "a", special=True

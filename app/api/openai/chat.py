@@ -14,7 +14,7 @@ from app.api.answering.answers import Answers
 from app.api.answering.ask import APART, Ask
 from app.api.answering.checks import budget_for, check_fields, submitted
 from app.api.answering.generation import COUNTS, GenerationFields
-from app.api.answering.trial_routing import unit_of
+from app.api.answering.sessions import continued, session_of
 from app.api.door.auth import require
 from app.api.door.callers import Caller
 from app.api.http.fields import Ignored, only
@@ -31,7 +31,10 @@ router = APIRouter()
 class ChatBody(GenerationFields):
     """The body of a chat request."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: list[Message] = Field([], description="At least one, unless the prompt is given as `prompt_token_ids`.")
+    prompt_token_ids: list[int] | None = Field(
+        None, min_length=1, description="The whole prompt as token ids, in the place of the rendered messages."
+    )
     max_tokens: int | None = Field(None, ge=1, lt=COUNTS, description="Answer tokens, latent steps not counted.")
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
@@ -54,7 +57,7 @@ async def chat_completions(
     body: ChatBody, request: Request, server: ServerDep, caller: Annotated[Caller, Depends(require("infer"))]
 ) -> Response:
     """Answer a conversation."""
-    ask = await chat_ask(server, body, caller, unit_of(request.headers, body, caller.key_id))
+    ask = await chat_ask(server, body, caller, session_of(request.headers, body))
     answers = submitted(Answers(server, ask))
     if body.stream:
         return AnswerStream(answers, ChatChunks(ask, body.model, server.names))
@@ -62,7 +65,7 @@ async def chat_completions(
     return JSONResponse(chat_completion(answers, choices, body.model, server.names))
 
 
-async def chat_ask(server: Server, body: ChatBody, caller: Caller, unit: str) -> Ask:
+async def chat_ask(server: Server, body: ChatBody, caller: Caller, session: str | None) -> Ask:
     """Check a chat request and bring it into the engine's terms.
 
     Raises:
@@ -70,10 +73,17 @@ async def chat_ask(server: Server, body: ChatBody, caller: Caller, unit: str) ->
 
     """
     check_fields(server, body, caller, prompts=1)
+    if not body.messages and body.prompt_token_ids is None:
+        raise BadRequest("messages is empty: give at least one message, or prompt_token_ids.", param="messages")
     if body.top_logprobs and not body.logprobs:
         raise BadRequest("top_logprobs needs logprobs: true.", param="top_logprobs")
-    messages = [message.for_template() for message in body.messages]
-    prompt = await server.prompts.apart(partial(server.prompts.chat, messages))
+    if body.prompt_token_ids is not None:
+        prompt = await server.prompts.apart(partial(server.prompts.tokens, body.prompt_token_ids, "prompt_token_ids"))
+    else:
+        messages = [message.for_template() for message in body.messages]
+        prompt = await server.prompts.apart(partial(server.prompts.chat, messages))
+    as_ids = body.prompt_token_ids is not None
+    prompt = await continued(server, caller.key_id, session, prompt, as_ids=as_ids)
     return Ask(
         endpoint="chat",
         prompts=(prompt,),
@@ -84,5 +94,5 @@ async def chat_ask(server: Server, body: ChatBody, caller: Caller, unit: str) ->
         key_id=caller.key_id,
         grader_source=caller.grader_source,
         as_asked=body.model_dump(mode="json", exclude_none=True, exclude=APART),
-        unit=unit,
+        session=session,
     )

@@ -19,14 +19,18 @@ class ChatChunks:
     def __init__(self, ask: Ask, model: str, names: TokenNames) -> None:
         self._ask = ask
         self._names = names
+        self._ids = bool(ask.fields.return_token_ids)
         self._head = (
             f'data: {{"id":"{ask.completion_id}","object":"chat.completion.chunk","created":{ask.created},'
             f'"model":{quoted(model)}'
         )
 
     def opening(self, choice: int, usage: str) -> str:
-        """Write the role, before any text."""
-        return self._chunk(choice, '{"role":"assistant","content":""}', usage)
+        """Write the role, before any text, and the prompt's ids where they are asked for."""
+        text = self._chunk(choice, '{"role":"assistant","content":""}', usage)
+        if not self._ids:
+            return text
+        return f'{text[:-3]},"prompt_token_ids":{json.dumps(self._ask.prompts[0].ids)}}}\n\n'
 
     def reasoned(self, choice: int, reading: str, usage: str) -> str:
         """Write the reading of the latent steps, apart from the answer."""
@@ -36,7 +40,8 @@ class ChatChunks:
     def delta(self, choice: int, text: str, tokens: tuple[TokenInfo, ...], usage: str) -> str:
         """Write new text of the answer."""
         logprobs = json.dumps(chat_logprobs(self._names, tokens)) if self._ask.logprobs else "null"
-        return self._chunk(choice, f'{{"content":{quoted(text)}}}', usage, logprobs=logprobs)
+        more = f',"token_ids":{json.dumps([token.token_id for token in tokens])}' if self._ids else ""
+        return self._chunk(choice, f'{{"content":{quoted(text)}}}', usage, logprobs=logprobs, more=more)
 
     def last(self, choice: int, finish: str, extra: dict[str, Any], usage: str) -> str:
         """Write the end of one choice, once it is stored."""

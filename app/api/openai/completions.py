@@ -16,7 +16,7 @@ from app.api.answering.answers import Answers
 from app.api.answering.ask import APART, Ask, Prompt
 from app.api.answering.checks import budget_for, check_fields, submitted
 from app.api.answering.generation import GenerationFields
-from app.api.answering.trial_routing import unit_of
+from app.api.answering.sessions import continued, session_of
 from app.api.door.auth import require
 from app.api.door.callers import Caller
 from app.api.http.fields import only, storable
@@ -87,7 +87,7 @@ async def completions(
     body: CompletionBody, request: Request, server: ServerDep, caller: Annotated[Caller, Depends(require("infer"))]
 ) -> Response:
     """Continue one or more prompts."""
-    ask = await completion_ask(server, body, caller, unit_of(request.headers, body, caller.key_id))
+    ask = await completion_ask(server, body, caller, session_of(request.headers, body))
     echoes = await echoed(server, ask) if body.echo else ()
     if body.max_tokens == 0:
         return JSONResponse(scores(server, ask, echoes))
@@ -98,7 +98,7 @@ async def completions(
     return JSONResponse(text_completion(answers, choices, body.model, server.names, echoes))
 
 
-async def completion_ask(server: Server, body: CompletionBody, caller: Caller, unit: str) -> Ask:
+async def completion_ask(server: Server, body: CompletionBody, caller: Caller, session: str | None) -> Ask:
     """Check a completion request and bring it into the engine's terms.
 
     Raises:
@@ -111,6 +111,9 @@ async def completion_ask(server: Server, body: CompletionBody, caller: Caller, u
     if body.max_tokens == 0 and (not body.echo or body.stream):
         raise BadRequest("max_tokens may be 0 only with echo and without stream.", param="max_tokens")
     prompts = tuple(await server.prompts.apart(partial(read_prompts, server, body)))
+    if len(prompts) == 1:
+        as_ids = not isinstance(body.prompts[0], str)
+        prompts = (await continued(server, caller.key_id, session, prompts[0], as_ids=as_ids),)
     return Ask(
         endpoint="completion",
         prompts=prompts,
@@ -121,7 +124,7 @@ async def completion_ask(server: Server, body: CompletionBody, caller: Caller, u
         key_id=caller.key_id,
         grader_source=caller.grader_source,
         as_asked=body.model_dump(mode="json", exclude_none=True, exclude=APART),
-        unit=unit,
+        session=session,
     )
 
 
