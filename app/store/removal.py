@@ -1,8 +1,9 @@
 """Removing answers: the rows, all that refers to them, and what is left in their place.
 
 An answer goes with its rollout, its grades, whatever else has a foreign key to it, and the stored responses of
-requests that graded it. A session goes with its last answer. Its claim stays, without a text in it, so that what a policy was made from stays countable; a
-tombstone keeps what lineage asks of the answer (times, policy, keys and kinds of graders, reward) and one digest:
+requests that graded it; a session goes with its last answer. An answer's claim stays, without a text in it, so that
+what a policy was made from stays countable; a tombstone keeps what lineage asks of the answer (times, policy, keys and
+kinds of graders, reward) and one digest:
 
     SHA-256 of: prompt as the model saw it | one zero byte | answer | one zero byte | rollout's bytes, if it had one
 
@@ -100,7 +101,7 @@ def remove(session: Session, ids: Sequence[UUID], erasure_id: UUID | None = None
 
 
 def remove_empty(session: Session, session_ids: Sequence[UUID]) -> Counter[str]:
-    """Remove those of these sessions that have no turn left, with their grades and what answered requests to grade them.
+    """Remove those of these sessions that have no turn left, with their grades and the stored responses to grading.
 
     One that somebody holds is left: it is about to get a turn, or a grade.
     """
