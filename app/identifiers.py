@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Final, Literal
 from uuid import UUID
 
-Prefix = Literal["int", "grade", "job", "ckpt", "eval", "swap", "move", "erase", "token", "audit"]
+Prefix = Literal["int", "grade", "job", "ckpt", "eval", "swap", "move", "erase", "token", "audit", "sess"]
 
 NANOSECONDS_PER_MILLISECOND: Final = 1_000_000
 DIGITS: Final = re.compile("[0-9a-f]{32}")

@@ -13,7 +13,11 @@ LEPO's latent surrogate (z - softmax) is not mean-zero, so its drift cancels onl
 grades are centred over the batch, whichever baseline they had. Pure functions; where a tracker is kept between updates
 is the caller's.
 
-Axes: B graded rollouts.
+The turns of an episode share its grade and are one voice: they are no group by themselves, they count once for a
+tracker, and each has the episode's advantage times its own weight. The expectation is weighed alike, so that what all
+turns get sums to 0 however long the episodes are.
+
+Axes: B graded rollouts, G those of a group, N those compared.
 """
 
 import math
@@ -44,6 +48,8 @@ class Graded:
     group: str | None  # names the prompt it shares with other answers; None: it stands alone
     policy_version: int  # version of the weights that drew it
     key: str  # what the value tracker is kept for; not the prompt, which rarely repeats
+    episode: str | None = None  # names the episode it is a turn of; None: the grade is of the answer itself
+    weight: float = 1.0  # its share of the advantage, in (0, 1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +105,15 @@ def memory(drift: float) -> float:
     return min(RHO_MAX, max(RHO_MIN, math.exp2(-max(0.0, drift) / DRIFT_HALF)))
 
 
-def group_advantages(rewards_G: Tensor, *, divided: bool = True) -> Tensor:
-    """(R - mean) / (std + 1e-4) over one group, or R - mean; sums to 0.
+def group_advantages(rewards_G: Tensor, weights_G: Tensor | None = None, *, divided: bool = True) -> Tensor:
+    """W (R - mean) / (std + 1e-4) over one group, or w (R - mean), mean and std weighed by w; sums to 0.
 
     The standard deviation is the sample one (divided by G - 1), as `torch.std` takes it by default and so the
     reference and the common GRPO trainers do.
 
     Args:
         rewards_G: [G], G >= 2.
+        weights_G: [G], in (0, 1]; None: all 1.
         divided: by the standard deviation.
 
     Raises:
@@ -115,7 +122,8 @@ def group_advantages(rewards_G: Tensor, *, divided: bool = True) -> Tensor:
     """
     if len(rewards_G) < 2:
         raise ValueError("a group needs 2 or more graded answers; use the 'tracker' or 'batch' baseline for one")
-    return _standardised(rewards_G.double(), divided=divided)
+    weights_G = torch.ones(len(rewards_G)) if weights_G is None else weights_G
+    return _standardised(rewards_G.double(), weights_G.double(), divided=divided)
 
 
 def choose_baseline(
@@ -153,20 +161,23 @@ def choose_baseline(
     _require_rewards([one.reward for one in graded], bounded=mode == "tracker")
     known = dict(trackers or {})
     rewards_B = torch.tensor([one.reward for one in graded], dtype=torch.float64)
+    weights_B = torch.tensor([one.weight for one in graded], dtype=torch.float64)
+    mean = float((weights_B * rewards_B).sum() / weights_B.sum())
     grouped = _groups(graded) if mode in {"auto", "group"} else []
     baselines = _baselines(graded, mode, grouped, known)
     values_B = torch.zeros_like(rewards_B)
     for members in grouped:
-        values_B[members] = group_advantages(rewards_B[members], divided=divided)
+        values_B[members] = group_advantages(rewards_B[members], weights_B[members], divided=divided)
     single = [index for index, baseline in enumerate(baselines) if baseline in {"tracker", "batch"}]
-    residuals_B = _residuals(graded, rewards_B, baselines, known)
-    if len(single) > 1:
-        values_B[single] = _standardised(residuals_B[single], divided=divided)
-    elif single and (len(graded) > 1 or graded[single[0]].key in known):
-        values_B[single] = residuals_B[single]
-    elif single:
-        baselines[single[0]] = "none"
-    return Advantages(values_B, tuple(baselines), _tracked(graded, known, float(rewards_B.mean()), drift))
+    residuals_B = _residuals(graded, rewards_B, baselines, known, mean)
+    if _voices(graded, single) > 1:
+        values_B[single] = _standardised(residuals_B[single], weights_B[single], divided=divided)
+    elif single and (_voices(graded, range(len(graded))) > 1 or graded[single[0]].key in known):
+        values_B[single] = weights_B[single] * residuals_B[single]
+    else:
+        for index in single:
+            baselines[index] = "none"
+    return Advantages(values_B, tuple(baselines), _tracked(graded, known, mean, drift))
 
 
 def _require_rewards(rewards: Sequence[float], bounded: bool) -> None:
@@ -178,12 +189,17 @@ def _require_rewards(rewards: Sequence[float], bounded: bool) -> None:
 
 
 def _groups(graded: Sequence[Graded]) -> list[list[int]]:
-    """Find answers to one prompt under one policy version, where there are two or more; gives their indices."""
+    """Find answers to one prompt under one policy version, where two or more voices are; gives their indices."""
     members: dict[tuple[str, int], list[int]] = {}
     for index, one in enumerate(graded):
         if one.group is not None:
             members.setdefault((one.group, one.policy_version), []).append(index)
-    return [indices for indices in members.values() if len(indices) > 1]
+    return [indices for indices in members.values() if _voices(graded, indices) > 1]
+
+
+def _voices(graded: Sequence[Graded], indices: Iterable[int]) -> int:
+    """Count what was graded apart: answers, and episodes however many turns of them there are."""
+    return len({graded[index].episode or index for index in indices})
 
 
 def _baselines(
@@ -203,10 +219,13 @@ def _baselines(
 
 
 def _residuals(
-    graded: Sequence[Graded], rewards_B: Tensor, baselines: Sequence[Baseline], known: Mapping[str, Tracker]
+    graded: Sequence[Graded],
+    rewards_B: Tensor,
+    baselines: Sequence[Baseline],
+    known: Mapping[str, Tracker],
+    mean: float,
 ) -> Tensor:
     """Reward minus expectation: the key's value as it was before this batch, or the mean of the batch."""
-    mean = float(rewards_B.mean())
 
     def expected(one: Graded, baseline: Baseline) -> float:
         return known[one.key].value if baseline == "tracker" and one.key in known else mean
@@ -219,17 +238,28 @@ def _residuals(
 def _tracked(graded: Sequence[Graded], known: Mapping[str, Tracker], mean: float, drift: float) -> dict[str, Tracker]:
     """Trackers of the batch's keys after its grades; rewards that no tracker can hold are left out."""
     after: dict[str, Tracker] = {}
+    heard: set[str] = set()
     for one in graded:
-        if not 0.0 <= one.reward <= 1.0:
+        if not 0.0 <= one.reward <= 1.0 or one.episode in heard:
             continue
+        if one.episode is not None:
+            heard.add(one.episode)
         before = after.get(one.key) or known.get(one.key) or Tracker.start(min(1.0, max(0.0, mean)), drift)
         after[one.key] = before.updated(one.reward, drift)
     return after
 
 
-def _standardised(values_N: Tensor, *, divided: bool) -> Tensor:
-    """(x - mean) / (sample std + 1e-4), or x - mean, [N], N >= 2; exactly 0 where all are equal."""
+def _standardised(values_N: Tensor, weights_N: Tensor, *, divided: bool) -> Tensor:
+    """W (x - mean) / (std + 1e-4), or w (x - mean), [N], N >= 2; exactly 0 where all are equal.
+
+    Mean and standard deviation are weighed by w; with weights of 1 the latter is the sample one.
+    """
     if bool((values_N == values_N[0]).all()):
         return torch.zeros_like(values_N)
-    centred_N = values_N - values_N.mean()
-    return centred_N / (centred_N.std() + STD_FLOOR) if divided else centred_N
+    total = weights_N.sum()
+    centred_N = values_N - (weights_N * values_N).sum() / total
+    if not divided:
+        return weights_N * centred_N
+    count = len(values_N)
+    std = ((weights_N * centred_N.square()).sum() / (total * (count - 1) / count)).sqrt()
+    return weights_N * centred_N / (std + STD_FLOOR)

@@ -24,7 +24,7 @@ from app.store.claims import Skipped
 from app.store.key_quota import key_limit
 from app.store.tables import Checkpoint
 from app.store.tracker import Belief, read_beliefs, write_beliefs
-from training.advantage import Mode, Tracker, choose_baseline
+from training.advantage import Baseline, Mode, Tracker, choose_baseline
 from training.distill import Correction
 from training.models.policy import Policy
 from training.objective import divides_advantages
@@ -48,11 +48,12 @@ class Batch:
     advantages: list[float]  # B of them, not all 0
     ids: list[UUID]  # interactions behind them, each once: a resampled group has one
     rewards: list[float]  # B of them
-    baselines: dict[str, int]  # baseline -> rollouts that used it
+    baselines: dict[str, int]  # baseline -> rollouts that used it; one with two words may be under two
     keys: dict[str, int]  # API key -> rollouts
     skipped: dict[UUID, Skipped]  # samples that can never have an advantage
     waiting: list[UUID]  # samples that have none now, and may have one among others
     trackers: dict[str, Tracker]  # after the grades of all samples
+    episodes: int = 0  # whose turns are among the rollouts by the episode's grade
     corrections: list[Correction] = field(default_factory=list)  # answers that should have been given
 
     def with_corrections(self, corrections: Mapping[UUID, Correction]) -> "Batch":
@@ -93,7 +94,7 @@ def gather(
         job.note("resample", resampled={"prompts": fresh.prompts, "answers": fresh.answers})
         samples, left = fresh.samples, over + fresh.waiting
     with job.store.session() as session:
-        trackers = read_trackers(session, {one.graded.key for one in samples})
+        trackers = read_trackers(session, {word.key for one in samples for word in one.words})
         divided = divides_advantages(settings.normalization)
         batch = build(samples, settings.baseline, trackers, assignment.drift, divided=divided).with_corrections(right)
         jobs.held(session, job.job_id, job.fence)
@@ -108,6 +109,7 @@ def gather(
         "batch",
         rollouts=len(batch.rollouts),
         corrections=len(batch.corrections),
+        episodes=batch.episodes,
         baselines=batch.baselines,
         reward_mean=sum(batch.rewards) / max(1, len(batch.rewards)),
         keys=batch.keys,
@@ -158,7 +160,7 @@ def held_to_shares(samples: Sequence[Sample], assignment: Assignment, share: flo
         The samples to learn from, and the answers that wait.
 
     """
-    if over_share(Counter(assignment.keys[one.interaction.completion_id] for one in assignment.claimed), share):
+    if over_share(Counter(assignment.keys[one.bundle] for one in assignment.claimed), share):
         return list(samples), []
     within = within_shares(samples, share)
     taken = {one.interaction_id for one in within}
@@ -186,6 +188,8 @@ def build(
     agree, the smaller the step. Only a batch in which nothing pulls is no batch: groups that agree are then spent, and
     single answers wait for others to be compared with.
 
+    A turn's own grades and its episode's are two words: each has its advantage among its like, and they are added.
+
     Args:
         samples: any number.
         mode: which baselines may be used.
@@ -196,25 +200,55 @@ def build(
     """
     if not samples:
         return Batch([], [], [], [], {}, {}, {}, [], {})
-    advantages = choose_baseline([one.graded for one in samples], mode, trackers, drift, divided=divided)
-    values = advantages.values_B.tolist()
+    values, baselines, trackers_after = added(samples, mode, trackers, drift, divided=divided)
     pulling = any(value != 0.0 for value in values)
-    kept = [index for index, baseline in enumerate(advantages.baselines) if pulling and baseline != "none"]
-    left = [(samples[index].interaction_id, advantages.baselines[index]) for index in range(len(samples))]
+    kept = [index for index, names in enumerate(baselines) if pulling and set(names) != {"none"}]
+    left = [(samples[index].interaction_id, baselines[index]) for index in range(len(samples))]
     left = [left[index] for index in sorted(set(range(len(samples))).difference(kept))]
-    spent = {one: Skipped("no_group" if baseline == "none" else "no_variance") for one, baseline in left}
-    waiting = [one for one, baseline in left if baseline in ({"tracker", "batch", "none"} if mode != "group" else ())]
+    spent = {one: Skipped("no_group" if set(names) == {"none"} else "no_variance") for one, names in left}
+    may_wait = {"tracker", "batch", "none"} if mode != "group" else set[Baseline]()
+    waiting = [one for one, names in left if may_wait.intersection(names)]
     return Batch(
         rollouts=[samples[index].rollout for index in kept],
         advantages=[values[index] for index in kept],
         ids=list(dict.fromkeys(samples[index].interaction_id for index in kept)),
         rewards=[samples[index].graded.reward for index in kept],
-        baselines=dict(Counter(advantages.baselines[index] for index in kept)),
+        baselines=dict(Counter(name for index in kept for name in baselines[index])),
         keys=dict(Counter(samples[index].key for index in kept)),
         skipped={one: reason for one, reason in spent.items() if one not in waiting},
         waiting=waiting,
-        trackers=advantages.trackers,
+        trackers=trackers_after,
+        episodes=len({word.episode for index in kept for word in samples[index].words} - {None}),
     )
+
+
+def added(
+    samples: Sequence[Sample], mode: Mode, trackers: Mapping[str, Tracker], drift: float, *, divided: bool
+) -> tuple[list[float], list[list[Baseline]], dict[str, Tracker]]:
+    """Add up the advantages of what was said of each sample: answers among answers, episodes among episodes.
+
+    Returns:
+        An advantage and the baselines behind it for every sample, and the trackers after these grades.
+
+    """
+    values = [0.0] * len(samples)
+    baselines: list[list[Baseline]] = [[] for _ in samples]
+    after: dict[str, Tracker] = {}
+    for of_episodes in (False, True):
+        said = [
+            (index, word)
+            for index, one in enumerate(samples)
+            for word in one.words
+            if (word.episode is not None) == of_episodes
+        ]
+        if not said:
+            continue
+        found = choose_baseline([word for _, word in said], mode, trackers, drift, divided=divided)
+        after |= found.trackers
+        for (index, _), value, baseline in zip(said, found.values_B.tolist(), found.baselines, strict=True):
+            values[index] += value
+            baselines[index].append(baseline)
+    return values, baselines, after
 
 
 def read_trackers(session: Session, keys: Collection[str]) -> dict[str, Tracker]:

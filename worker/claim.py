@@ -33,7 +33,7 @@ class Assignment:
     drift: float  # of the serving policy since the base, nats
     base: Source  # the first checkpoint
     claimed: list[Claimed]  # answers to learn from
-    keys: Mapping[str, str]  # response -> API key it counts for
+    keys: Mapping[str, str]  # bundle -> API key it counts for
     rate_scale: float  # factor on the learning rate, after refusals
 
 

@@ -65,6 +65,7 @@ def resample(
     graders = {one.interaction.id: usable_grader(one, settings) for one in claimed}
     sizes = Counter(one.graded.group for one in samples)
     lone = [one for one in samples if sizes[one.graded.group] == 1 and graders[one.interaction_id] is not None]
+    lone = [one for one in lone if not one.of_episode]  # another answer would not have led to the same episode
     lone = [one for one in lone if room(one, settings) > 0][: settings.max_grades // settings.resample]
     if not lone:
         return Resampled(list(samples), [], 0, 0)
@@ -152,4 +153,4 @@ def marked(first: Sample, answer: Finished, grader: Grader, settings: Settings) 
         return None
     rollout = answer.rollout
     graded = Graded(verdict.value, first.graded.group, rollout.policy_version, first.graded.key)
-    return Sample(first.interaction_id, first.key, graded, rollout)
+    return Sample(first.interaction_id, first.key, graded, rollout, bundle=first.bundle)

@@ -14,7 +14,6 @@ from uuid import UUID
 import torch
 
 from app.store.claims import Claimed, Skipped
-from app.store.grades import Reward
 from app.store.key_quota import Group, choose
 from training.advantage import Graded, Mode
 from training.allowed import drawn_as_allowed
@@ -57,8 +56,25 @@ class Sample:
 
     interaction_id: UUID
     key: str  # API key it counts for; NO_KEY if none
-    graded: Graded  # reward, group and tracker key
+    graded: Graded  # reward, group and tracker key; of its own grades, or of its episode's where it has no own
     rollout: Rollout
+    also: Graded | None = None  # what its episode's grades say beside its own
+    bundle: str | None = None  # what it is taken with, where that is not its group: the turns of an episode
+
+    @property
+    def words(self) -> tuple[Graded, ...]:
+        """All that was said of it, one or two."""
+        return (self.graded,) if self.also is None else (self.graded, self.also)
+
+    @property
+    def of_episode(self) -> bool:
+        """Whether a grade of its episode is among it."""
+        return self.words[-1].episode is not None
+
+    @property
+    def name(self) -> str:
+        """Name of what it is taken with."""
+        return self.bundle or self.graded.group or str(self.interaction_id)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,7 +96,7 @@ def filter_samples(
 
     Args:
         claimed: what the job holds.
-        keys: response -> API key it counts for.
+        keys: bundle -> API key it counts for.
         rules: see `Rules`.
         heldout: questions nobody learns from, if there are any.
 
@@ -88,16 +104,20 @@ def filter_samples(
     samples: list[Sample] = []
     rollouts: dict[UUID, Rollout] = {}
     skipped: dict[UUID, Skipped] = {}
+    versions = newest_versions(claimed)
     for one in claimed:
         read = read_rollout(one, rules, heldout)
         if not isinstance(read, Rollout):
             skipped[one.interaction.id] = Skipped(read)
             continue
         rollouts[one.interaction.id] = read
-        if one.reward is not None and rules.overlong == "mask" and read.truncated:
+        words = words_of(one, versions)
+        if words and rules.overlong == "mask" and read.truncated:
             skipped[one.interaction.id] = Skipped("truncated")
-        elif one.reward is not None:
-            samples.append(sample(one, one.reward, read, keys.get(one.interaction.completion_id, NO_KEY)))
+        elif words:
+            key = keys.get(one.bundle, NO_KEY)
+            also = words[1] if len(words) > 1 else None
+            samples.append(Sample(one.interaction.id, key, words[0], read, also, one.bundle))
     return Filtered(samples, rollouts, skipped)
 
 
@@ -114,10 +134,15 @@ def read_rollout(one: Claimed, rules: Rules, heldout: EvaluationSet | None) -> R
         "altered": rollout.altered,
         "empty": rollout.latent_length + rollout.answer_length == 0,
         "reward_out_of_range": rules.baseline == "tracker"
-        and one.reward is not None
-        and not 0.0 <= one.reward.value <= 1.0,
+        and any(value is not None and not 0.0 <= value <= 1.0 for value in values_of(one)),
     }
     return next((reason for reason, found in findings.items() if found), rollout)
+
+
+def values_of(one: Claimed) -> tuple[float | None, float | None]:
+    """Give the number of an answer's own grades, and that of its episode's."""
+    own = None if one.reward is None else one.reward.value
+    return own, None if one.episode is None else one.episode.value
 
 
 def sound(rollout: Rollout, vocabulary: int) -> bool:
@@ -130,13 +155,39 @@ def sound(rollout: Rollout, vocabulary: int) -> bool:
     return known and finite and drawn_as_allowed(rollout)
 
 
-def sample(one: Claimed, reward: Reward, rollout: Rollout, key: str) -> Sample:
-    """Put together what the baselines need to know."""
+def newest_versions(claimed: Sequence[Claimed]) -> dict[UUID, int]:
+    """Find the newest policy version among the claimed turns of each episode: session -> version."""
+    versions: dict[UUID, int] = {}
+    for one in claimed:
+        name = one.interaction.session_id
+        if one.episode is not None and name is not None:
+            versions[name] = max(one.interaction.policy_version, versions.get(name, 0))
+    return versions
+
+
+def words_of(one: Claimed, versions: Mapping[UUID, int]) -> list[Graded]:
+    """Put together what the baselines need to know: of the answer's own grades, then of its episode's.
+
+    An answer is compared with the other choices of its response, an episode with others of its key that began with
+    the same prompt and task. Those are of one policy where their newest turns are.
+    """
     row = one.interaction
-    graded = Graded(
-        reward=reward.value, group=row.completion_id, policy_version=row.policy_version, key=tracker_key(one)
-    )
-    return Sample(row.id, key, graded, rollout)
+    words: list[Graded] = []
+    if one.reward is not None:
+        words.append(Graded(one.reward.value, row.completion_id, row.policy_version, tracker_key(one)))
+    if one.episode is not None:
+        assert row.session_id is not None, "a credited answer is a turn of a session"
+        words.append(
+            Graded(
+                one.episode.value,
+                one.episode.opening,
+                versions[row.session_id],
+                f"{tracker_key(one)}/episode",
+                episode=row.session_id.hex,
+                weight=one.episode.weight,
+            )
+        )
+    return words
 
 
 def tracker_key(one: Claimed) -> str:
@@ -151,8 +202,8 @@ def tracker_key(one: Claimed) -> str:
 
 
 def within_shares(samples: Sequence[Sample], share: float) -> list[Sample]:
-    """Keep as many groups of each key as its share allows."""
-    sizes = Counter((one.graded.group or str(one.interaction_id), one.key) for one in samples)
+    """Keep as many bundles of each key as its share allows."""
+    sizes = Counter((one.name, one.key) for one in samples)
     groups = [Group(name, key, size) for (name, key), size in sizes.items()]
     chosen = {one.name for one in choose(groups, len(samples), share)}
-    return [one for one in samples if (one.graded.group or str(one.interaction_id)) in chosen]
+    return [one for one in samples if one.name in chosen]

@@ -18,7 +18,7 @@ from starlette.routing import Route
 from app.api.admin import audit, checkpoints, erasure, export, jobs, keys, learning, projects, trials
 from app.api.console import dashboard, docs, health, interactions, overview
 from app.api.door.auth import Door
-from app.api.grading import graders, grades, tokens
+from app.api.grading import graders, grades, sessions, tokens
 from app.api.http import errors
 from app.api.http.heads import Heads
 from app.api.http.limits import Limits
@@ -34,7 +34,7 @@ ROUTERS = (
     *(chat.router, completions.router, responses.router, models.router, tokenize.router),
     *(interactions.router, grades.router, tokens.router, projects.router, audit.router, docs.router),
     *(graders.router, jobs.router, checkpoints.router, trials.router, learning.router, keys.router),
-    *(overview.router, erasure.router, export.router),
+    *(overview.router, erasure.router, export.router, sessions.router),
     *(health.router, dashboard.router),
 )
 

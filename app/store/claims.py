@@ -12,7 +12,6 @@ one of four ends:
 Leaves out which answers are offered (`app.store.learnable`), what is learned (`worker`) and jobs (`app.store.jobs`).
 """
 
-import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -27,17 +26,17 @@ from sqlalchemy.sql.elements import CollectionAggregate
 from sqlalchemy.sql.expression import FromClause
 from sqlalchemy.types import TypeEngine
 
-from app.store.grades import Reward, corrections, graded_by, rewards
+from app.store.episodes import EpisodeReward, episode_rewards
+from app.store.grades import Reward, corrections, graded_by, own_rewards
+from app.store.interactions import bytes_of
 from app.store.tables import Claim, Interaction, StoredRollout
-from app.store.traces import TraceLost
 
 Settlement = Literal["keep", "learn", "release", "refuse"]
 
 NO_ROLLOUT: Final = "no_rollout"
 REFUSED: Final = "refused"
+OF_SESSION: Final = "session/"  # begins the names of bundles that are no response
 MOST_REFUSALS: Final = 2  # updates with an answer that may be refused before it is spent
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +44,17 @@ class Claimed:
     """An interaction a job holds, with what learning needs of it."""
 
     interaction: Interaction
-    reward: Reward | None  # None where nobody gave a number
+    reward: Reward | None  # of its own graders; None where nobody gave it a number
     correction: str | None  # what the answer should have been, by the last who said so
     grader_keys: frozenset[str]  # API keys whose grades count; empty when this server graded
     codec: int  # of `payload`
     payload: bytes  # the rollout
+    episode: EpisodeReward | None = None  # what grades of its session come to for it; None where there is none
+
+    @property
+    def bundle(self) -> str:
+        """Name of what it was taken with."""
+        return bundle_of(self.interaction)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +70,30 @@ def fresh() -> ColumnElement[bool]:
     return and_(Interaction.graded_at.is_not(None), Interaction.learnable, ~Interaction.claimed)
 
 
+def bundle() -> ColumnElement[str]:
+    """Name in SQL what an answer is taken with: the credited turns of its session, else the choices of its response."""
+    return case(
+        (Interaction.credited, func.concat(OF_SESSION, Interaction.session_id)), else_=Interaction.completion_id
+    )
+
+
+def bundle_of(row: Interaction) -> str:
+    """Name what an answer is taken with, as `bundle` does."""
+    return f"{OF_SESSION}{row.session_id}" if row.credited else row.completion_id
+
+
 def any_of(ids: Collection[UUID]) -> CollectionAggregate[Any]:
     """Bind any number of ids as one parameter; a column is compared with it by `==`."""
     return any_(literal(list(ids), ARRAY(Uuid)))
 
 
 def claim(session: Session, job_id: UUID, groups: Mapping[str, Sequence[UUID]]) -> list[Claimed]:
-    """Take answers for a job, by response; one of which anything was taken or changed meanwhile is left as a whole.
+    """Take answers for a job, by bundle; one of which anything was taken or changed meanwhile is left as a whole.
 
     Args:
         session: a transaction; the claim holds from its commit on.
         job_id: the job, running.
-        groups: completion id -> answers of that response wanted, as `app.store.learnable` offers them.
+        groups: bundle -> its answers wanted, as `app.store.learnable` offers them.
 
     Returns:
         What was taken, by response and choice; the reward is of this moment.
@@ -92,8 +109,8 @@ def claim(session: Session, job_id: UUID, groups: Mapping[str, Sequence[UUID]]) 
     )
     locked: dict[str, list[Interaction]] = {}
     for row in session.scalars(query):
-        locked.setdefault(row.completion_id, []).append(row)
-    whole = [row for group, rows in locked.items() if len(rows) == len(groups[group]) for row in rows]
+        locked.setdefault(bundle_of(row), []).append(row)
+    whole = [row for group, rows in locked.items() if len(rows) == len(groups.get(group, ())) for row in rows]
     write(session, job_id, [row.id for row in whole])
     taken = load(session, whole)
     lost = {row.id for row in whole} - {item.interaction.id for item in taken}
@@ -104,7 +121,8 @@ def claim(session: Session, job_id: UUID, groups: Mapping[str, Sequence[UUID]]) 
 def load(session: Session, rows: Sequence[Interaction]) -> list[Claimed]:
     """Add rewards, corrections and rollouts to interactions; one without a rollout, or without a word, is left out."""
     ids = [row.id for row in rows]
-    reward, keys, right = rewards(session, ids), graded_by(session, ids), corrections(session, ids)
+    reward, keys, right = own_rewards(session, ids), graded_by(session, ids), corrections(session, ids)
+    shared = episode_rewards(session, rows)
     query = select(StoredRollout).where(StoredRollout.interaction_id == any_of(ids))
     found = {trace.interaction_id: (trace.codec, bytes_of(trace)) for trace in session.scalars(query)}
     traces = {one: (codec, payload) for one, (codec, payload) in found.items() if payload is not None}
@@ -116,19 +134,11 @@ def load(session: Session, rows: Sequence[Interaction]) -> list[Claimed]:
             grader_keys=frozenset(keys.get(row.id, ())),
             codec=traces[row.id][0],
             payload=traces[row.id][1],
+            episode=shared.get(row.id),
         )
         for row in rows
-        if row.id in traces and (row.id in reward or row.id in right)
+        if row.id in traces and (row.id in reward or row.id in right or row.id in shared)
     ]
-
-
-def bytes_of(stored: StoredRollout) -> bytes | None:
-    """Read a rollout's bytes; None, and a line in the log, where its file is lost: its answer is not learned from."""
-    try:
-        return stored.payload
-    except TraceLost as error:
-        log.warning("%s", error.message)
-        return None
 
 
 def skip(session: Session, job_id: UUID, reasons: Mapping[UUID, Skipped]) -> None:

@@ -1,4 +1,4 @@
-"""Erasing what somebody asked to have removed: all of a user's answers, or one answer, in batches.
+"""Erasing what somebody asked to have removed: all of a user's answers, a session's, or one answer, in batches.
 
     begin  -> the wish is a row of `erasures`: who wanted it, whose data, in digest
     step   -> a batch goes, in one transaction (`app.store.removal`); 0 left: the wish is fulfilled
@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 
 from app.store import lineage
 from app.store.claims import any_of
-from app.store.removal import remove
+from app.store.removal import remove, remove_empty
 from app.store.removed import Erasure, Tombstone
 from app.store.signing import shared_secret
 from app.store.tables import Checkpoint, Claim, Interaction, Job
@@ -33,21 +33,27 @@ CAN_SERVE: Final = ("candidate", "held", "shadow", "canary", "serving", "retired
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Whose data: a user's (as requests named it), or one answer."""
+    """Whose data: a user's (as requests named it), a session, or one answer."""
 
     user: str | None = None
     key_id: str | None = None  # with a user: only what this key asked; the same name may mean two people
     interaction_id: UUID | None = None
     project_id: str | None = None  # with a user: only what this project's keys asked; None: all
+    session_id: UUID | None = None
 
     @property
     def kind(self) -> str:
         """Say what is named."""
+        if self.session_id is not None:
+            return "session"
         return "user" if self.interaction_id is None else "interaction"
 
     def answers(self) -> Select[UUID]:
         """Select the ids of the answers that are still there, in their order."""
         query = select(Interaction.id).order_by(Interaction.id)
+        if self.session_id is not None:
+            turns = select(Interaction.completion_id).where(Interaction.session_id == self.session_id)
+            return query.where(or_(Interaction.session_id == self.session_id, Interaction.shadow_of.in_(turns)))
         if self.interaction_id is not None:
             mine = select(Interaction.completion_id).where(Interaction.id == self.interaction_id).scalar_subquery()
             return query.where(or_(Interaction.id == self.interaction_id, Interaction.shadow_of == mine))
@@ -58,7 +64,7 @@ class Subject:
 
     def digest(self, session: Session) -> bytes:
         """Name the subject so that only who knows it finds it again."""
-        name = f"{self.kind}\n{self.key_id or ''}\n{self.user if self.interaction_id is None else self.interaction_id}"
+        name = f"{self.kind}\n{self.key_id or ''}\n{self.session_id or self.interaction_id or self.user}"
         if self.project_id is not None:
             name += f"\n{self.project_id}"
         return hmac.digest(shared_secret(session, DIGESTED_UNDER), name.encode("utf-8", "replace"), hashlib.sha256)
@@ -102,6 +108,8 @@ def step(session: Session, erasure_id: UUID, subject: Subject, *, limit: int = B
     row = session.get_one(Erasure, erasure_id, with_for_update=True, populate_existing=True)
     if not ids:
         end_holders(session)
+        if subject.session_id is not None:
+            row.removed = dict(Counter(row.removed) + remove_empty(session, [subject.session_id]))
         row.finished_at = func.now()
         return 0
     row.removed = dict(Counter(row.removed) + remove(session, ids, erasure_id))
@@ -147,6 +155,12 @@ def containing(session: Session, subject: Subject) -> list[Container]:
         if answers:
             found.append(Container(policy.version, policy.state, answers))
     return found
+
+
+def wished(session: Session, subject: Subject, actor: str | None) -> bool:
+    """Tell whether somebody (None: anybody) has asked before to have a subject removed."""
+    query = select(Erasure.id).where(Erasure.subject_hmac == subject.digest(session))
+    return session.scalar((query if actor is None else query.where(Erasure.actor == actor)).limit(1)) is not None
 
 
 def tombstone(session: Session, interaction_id: UUID) -> Tombstone | None:

@@ -103,6 +103,8 @@ def answer_record(row: Interaction) -> Json:
         "grading_state": row.grading_state,
         "learnable": row.learnable,
         "unlearnable_reason": row.unlearnable_reason,
+        "session_id": None if row.session_id is None else show("sess", row.session_id),
+        "turn": row.turn,
     }
 
 
@@ -117,6 +119,7 @@ def grade_record(row: Grade) -> Json:
         "version": row.grader_version,
         "comment": row.comment,
         "correction": row.correction,
+        "credit": row.credit,
         "key": row.api_key_id,
         "created_at": row.created_at.isoformat(),
     }

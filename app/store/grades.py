@@ -4,7 +4,8 @@ The reward of an answer is the mean, over its graders, of each grader's latest v
 later entry supersedes its earlier one; `retracted` takes its word back; `failed` says nothing, so it neither counts as
 zero nor covers an earlier value; `corrected` says what the answer should have been and gives no number; an entry that
 does not count (`counts`), or came with a key in quarantine (`app.store.trust`), is kept and shown, no more. Values are
-kept as given: any finite number, never clamped.
+kept as given: any finite number, never clamped. A grade of the whole session (`app.store.episodes`) stands in the
+ledger of each turn it credits, with its credit, as a grader of its own.
 
 The same in SQL, as views: `latest_grades`, and over it `effective_grades`. Both are queried by interaction, so that
 Postgres reads the ledger's index and never the whole ledger. Leaves out graders that compute (`training.graders`).
@@ -51,6 +52,7 @@ LATEST: Final = Table(
     Column("api_key_id", Text),
     Column("value", Float),
     Column("created_at", DateTime(timezone=True)),
+    Column("credit", Float),
 )
 CORRECTIONS: Final = Table(
     "latest_corrections",
@@ -190,6 +192,20 @@ def rewards(session: Session, interaction_ids: Sequence[UUID]) -> dict[UUID, Rew
     }
 
 
+def own_rewards(session: Session, interaction_ids: Sequence[UUID]) -> dict[UUID, Reward]:
+    """Compute what grades of answers themselves come to, those of their sessions left out."""
+    if not interaction_ids:
+        return {}
+    wanted = any_(literal(list(interaction_ids), ARRAY(Uuid)))
+    at = LATEST.c.created_at
+    query = (
+        select(LATEST.c.interaction_id, func.avg(LATEST.c.value), func.count(), func.min(at), func.max(at))
+        .where(LATEST.c.interaction_id == wanted, LATEST.c.credit.is_(None))
+        .group_by(LATEST.c.interaction_id)
+    )
+    return {one: Reward(float(value), *rest) for one, value, *rest in session.execute(query)}
+
+
 def corrections(session: Session, interaction_ids: Sequence[UUID]) -> dict[UUID, str]:
     """Read what answers should have been, by the last who said so; those nobody corrected are left out."""
     if not interaction_ids:
@@ -219,12 +235,13 @@ def graded_by(session: Session, interaction_ids: Sequence[UUID]) -> dict[UUID, s
 
 
 def note_graded(session: Session, *interaction_ids: UUID) -> None:
-    """Repeat on answers' rows their rewards, since when, and whom they count for: the index of work."""
+    """Repeat on answers' rows their rewards, since when, of whom, and whom they count for: the index of work."""
     mine = EFFECTIVE.c.interaction_id == Interaction.id
     graded = select(EFFECTIVE.c.first_graded_at).where(mine).correlate(Interaction).scalar_subquery()
     corrected = select(func.min(CORRECTIONS.c.created_at)).where(CORRECTIONS.c.interaction_id == Interaction.id)
     first = func.least(graded, corrected.correlate(Interaction).scalar_subquery())
     reward = select(EFFECTIVE.c.reward).where(mine).correlate(Interaction).scalar_subquery()
+    shared = select(LATEST.c.id).where(LATEST.c.interaction_id == Interaction.id, LATEST.c.credit.is_not(None))
     said = union_all(
         *(
             select(one.c.api_key_id, one.c.created_at)
@@ -238,6 +255,11 @@ def note_graded(session: Session, *interaction_ids: UUID) -> None:
     session.execute(
         update(Interaction)
         .where(Interaction.id == any_(literal(list(interaction_ids), ARRAY(Uuid))))
-        .values(graded_at=first, reward=reward, charged_key_id=func.coalesce(last_key, Interaction.api_key_id, ""))
+        .values(
+            graded_at=first,
+            reward=reward,
+            credited=shared.correlate(Interaction).exists(),
+            charged_key_id=func.coalesce(last_key, Interaction.api_key_id, ""),
+        )
         .execution_options(synchronize_session=False)
     )

@@ -4,6 +4,7 @@ Leaves out what was thought of them (`app.store.grades`, `app.store.grading`) an
 (`app.store.claims`).
 """
 
+import logging
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -17,7 +18,9 @@ from app.identifiers import first_of, show
 from app.store.grades import Reward, rewards
 from app.store.projects import project_of
 from app.store.tables import Checkpoint, Claim, Interaction, StoredRollout
-from app.store.traces import TraceFiles
+from app.store.traces import TraceFiles, TraceLost
+
+log = logging.getLogger(__name__)
 
 LARGEST_PAGE: Final = 1000
 MOST_LOOKED_AT: Final = 10_000  # answers of which a page shows some
@@ -215,3 +218,12 @@ def list_interactions(
     found = rewards(session, [row.id for row in shown])
     next_after = shown[-1].id if len(rows) > limit else last if more else None
     return Page(items=tuple((row, found.get(row.id)) for row in shown), next_after=next_after)
+
+
+def bytes_of(stored: StoredRollout) -> bytes | None:
+    """Read a rollout's bytes; None, and a line in the log, where its file is lost: its answer is not learned from."""
+    try:
+        return stored.payload
+    except TraceLost as error:
+        log.warning("%s", error.message)
+        return None

@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session, aliased
 
 from app.settings import Settings
 from app.store import jobs, learning, policy_life
-from app.store.claims import any_of, fresh
+from app.store.claims import OF_SESSION, any_of, bundle, fresh
 from app.store.grades import graded_by
 from app.store.key_quota import Group, choose
 from app.store.tables import Interaction, Job, StoredRequest
@@ -37,13 +37,13 @@ class Outlook:
     """What the next update would learn from, or why there is none."""
 
     words: str | None  # why no update begins now; None: one can
-    groups: Mapping[str, Sequence[UUID]] = field(default_factory=dict)  # response -> its answers to learn from
-    charged: Mapping[str, str] = field(default_factory=dict)  # response -> API key it counts for, of the chosen
+    groups: Mapping[str, Sequence[UUID]] = field(default_factory=dict)  # bundle -> its answers to learn from
+    charged: Mapping[str, str] = field(default_factory=dict)  # bundle -> API key it counts for, of the chosen
 
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """A response whose graded answers can be taken together."""
+    """A response, or the credited turns of an episode, whose graded answers can be taken together."""
 
     group: Group
     ids: Sequence[UUID]
@@ -179,14 +179,21 @@ def overdue(
 
 
 def ready_groups(session: Session, most: int, grace: timedelta) -> list[_Ready]:
-    """Find responses whose fresh answers can be taken together, those of the newest policy first.
+    """Find responses and episodes whose fresh answers can be taken together, those of the newest policy first.
 
-    A response is ready when all its choices are graded, or when its oldest grade has waited for `grace`.
+    A response is ready when all its choices are graded, or when its oldest grade has waited for `grace`; the turns of
+    an episode that its grade credits are graded together.
     """
     seen = _seen(session, most)
     if not seen:
         return []
-    named = any_(literal(sorted(seen), ARRAY(Text)))
+    named = any_(literal([one for one in seen if not one.startswith(OF_SESSION)], ARRAY(Text)))
+    episodes = any_of([UUID(one.removeprefix(OF_SESSION)) for one in seen if one.startswith(OF_SESSION)])
+    within = or_(
+        and_(Interaction.completion_id == named, ~Interaction.credited),
+        and_(Interaction.session_id == episodes, Interaction.credited),
+    )
+    name = bundle().label("bundle")
     settled = or_(
         Interaction.graded_at.is_not(None),
         Interaction.learnable.is_(False),
@@ -197,15 +204,15 @@ def ready_groups(session: Session, most: int, grace: timedelta) -> list[_Ready]:
     oldest = func.min(Interaction.graded_at).filter(fresh())
     query = (
         select(
-            Interaction.completion_id,
+            name,
             func.array_agg(Interaction.id).filter(fresh()),
             func.array_agg(Interaction.reward).filter(fresh()),
             oldest,
         )
-        .where(Interaction.completion_id == named)
-        .group_by(Interaction.completion_id)
-        .having(or_(complete, oldest <= func.now() - grace))
-        .order_by(func.max(Interaction.policy_version).desc(), oldest.desc(), Interaction.completion_id)
+        .where(within)
+        .group_by(name)
+        .having(or_(complete, func.bool_or(Interaction.credited), oldest <= func.now() - grace))
+        .order_by(func.max(Interaction.policy_version).desc(), oldest.desc(), name)
     )
     rows = [(name, ids, values, at) for name, ids, values, at in session.execute(query) if ids and at]
     keys = charged(session, {name: ids for name, ids, _, _ in rows}, seen)
@@ -221,7 +228,7 @@ def _numbers(values: Sequence[float | None]) -> list[float]:
 
 
 def charged(session: Session, groups: Mapping[str, Sequence[UUID]], asked: Mapping[str, str]) -> dict[str, str]:
-    """Name the API key that each response counts for: the grader's, since a grade is what poisons; else the asker's.
+    """Name the API key that each bundle counts for: the grader's, since a grade is what poisons; else the asker's.
 
     Where several keys graded it counts for the one that graded most of what is offered, so that a flood cannot hide
     behind an answer somebody else graded too.
@@ -235,7 +242,7 @@ def charged(session: Session, groups: Mapping[str, Sequence[UUID]], asked: Mappi
 
 
 def _seen(session: Session, most: int) -> dict[str, str]:
-    """Look at some fresh answers, by indexes alone: response -> key.
+    """Look at some fresh answers, by indexes alone: bundle -> key.
 
     Of each key the newest, and fewer of the oldest: the newest may all be of responses that still wait for a grade. Of
     all keys those with the least and the greatest reward: where there is contrast at all, it is among them.
@@ -245,7 +252,7 @@ def _seen(session: Session, most: int) -> dict[str, str]:
     if not count:
         return {}
     each = max(SMALLEST_WINDOW, 2 * most // count)
-    both = select(Interaction.completion_id, Interaction.charged_key_id).where(fresh())
+    both = select(bundle().label("bundle"), Interaction.charged_key_id).where(fresh())
     mine = both.where(Interaction.charged_key_id == keys.c.key)
     newest = mine.order_by(Interaction.policy_version.desc(), Interaction.graded_at.desc()).limit(each).lateral()
     oldest = mine.order_by(Interaction.policy_version, Interaction.graded_at).limit(max(1, each // 4)).lateral()
@@ -253,7 +260,7 @@ def _seen(session: Session, most: int) -> dict[str, str]:
     best = both.order_by(Interaction.reward.desc()).limit(EXTREMES).subquery()
     windows = (select(window).select_from(keys.join(window, true())) for window in (newest, oldest))
     query = union_all(*windows, select(worst), select(best))
-    return {row.completion_id: row.charged_key_id for row in session.execute(query)}
+    return {row.bundle: row.charged_key_id for row in session.execute(query)}
 
 
 def _keys() -> CTE:

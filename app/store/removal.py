@@ -1,8 +1,8 @@
 """Removing answers: the rows, all that refers to them, and what is left in their place.
 
 An answer goes with its rollout, its grades, whatever else has a foreign key to it, and the stored responses of
-requests that graded it; with the last answer to a request goes the request. Its claim stays, without a text in it, so
-that what a policy was made from stays countable; a tombstone keeps what lineage asks of the answer (times, policy, keys
+requests that graded it; with the last answer to a request goes the request, and a session with its last. Its claim
+stays, without a text in it, so that what a policy was made from stays countable; a tombstone keeps what lineage asks of the answer (times, policy, keys
 and kinds of graders, reward) and one digest:
 
     SHA-256 of: prompt as the model saw it | one zero byte | answer | one zero byte | rollout's bytes, if it had one
@@ -29,6 +29,7 @@ from sqlalchemy import (
     any_,
     bindparam,
     delete,
+    exists,
     literal,
     literal_column,
     select,
@@ -43,11 +44,13 @@ from app.store.base import Base
 from app.store.claims import any_of
 from app.store.removed import Tombstone
 from app.store.requests import remove_unanswered
+from app.store.session_tables import ClientSession
 from app.store.tables import Claim, IdempotencyKey, Interaction, StoredRollout
 from app.store.traces import TraceLost, remove_after_commit
 
 INTERACTIONS: Final = cast("Table", Interaction.__table__)
 SAID: Final[ColumnElement[str]] = literal_column("(idempotency_keys.response ->> 'interaction_id')")  # as its index
+SAID_OF_SESSION: Final[ColumnElement[str]] = literal_column("(idempotency_keys.response ->> 'session_id')")  # likewise
 BURY: Final = text(
     """
     INSERT INTO tombstones (
@@ -96,6 +99,8 @@ def remove(session: Session, ids: Sequence[UUID], erasure_id: UUID | None = None
     seal(session, buried)
     requests = set(session.scalars(select(INTERACTIONS.c.request_id).where(INTERACTIONS.c.id == any_of(ids))))
     forget_files(session, ids)
+    joined = select(Interaction.session_id).where(Interaction.id == any_of(ids), Interaction.session_id.is_not(None))
+    sessions = list(session.scalars(joined.distinct()))
     counts: Counter[str] = Counter()
     for table, column in referring():
         counts[table.name] += rows_of(session, delete(table).where(column == any_of(ids)))
@@ -103,7 +108,24 @@ def remove(session: Session, ids: Sequence[UUID], erasure_id: UUID | None = None
     counts["idempotency_keys"] += rows_of(session, delete(IdempotencyKey).where(shown == SAID))
     counts["interactions"] += rows_of(session, delete(INTERACTIONS).where(INTERACTIONS.c.id == any_of(ids)))
     counts["requests"] += remove_unanswered(session, requests)
-    return +counts
+    return +(counts + remove_empty(session, [one for one in sessions if one is not None]))
+
+
+def remove_empty(session: Session, session_ids: Sequence[UUID]) -> Counter[str]:
+    """Remove those of these sessions that have no turn left, with their grades and the stored responses to grading.
+
+    One that somebody holds is left: it is about to get a turn, or a grade.
+    """
+    empty = ~exists().where(Interaction.session_id == ClientSession.id)
+    query = select(ClientSession.id).where(ClientSession.id == any_of(session_ids), empty).order_by(ClientSession.id)
+    ids = list(session.scalars(query.with_for_update(skip_locked=True)))
+    if not ids:
+        return Counter()
+    shown = any_(literal([show("sess", one) for one in ids], ARRAY(Text)))
+    return Counter(
+        idempotency_keys=rows_of(session, delete(IdempotencyKey).where(shown == SAID_OF_SESSION)),
+        sessions=rows_of(session, delete(ClientSession).where(ClientSession.id == any_of(ids))),
+    )
 
 
 def seal(session: Session, ids: Sequence[UUID]) -> None:

@@ -18,7 +18,7 @@ class Erasure(Base):
 
     __tablename__ = "erasures"
     __table_args__ = (
-        one_of("subject", ("user", "interaction")),
+        one_of("subject", ("user", "interaction", "session")),
         Index("ix_erasures_subject", "subject_hmac"),
     )
 

@@ -8,6 +8,7 @@
 | rollouts | keep_rollouts_days | since its answer was learned or skipped; since it was given, if it cannot teach |
 | ungraded answers | keep_ungraded_days | since it was given |
 | graded answers | keep_graded_days | since it was given, unless a job or an undecided policy holds it |
+| sessions without answers | keep_ungraded_days | since their last turn |
 | evaluation details | keep_evaluations_days | since it was made; what serves and the base keep theirs |
 | swaps | keep_swaps_days | since it was tried |
 | tracker_values | keep_trackers_days | since its last grade |
@@ -35,8 +36,9 @@ from app.store import tallies
 from app.store.base import Base
 from app.store.claims import any_of
 from app.store.connect import Store
-from app.store.removal import forget_files, remove, rows_of
+from app.store.removal import forget_files, remove, remove_empty, rows_of
 from app.store.removed import Erasure, Tombstone
+from app.store.session_tables import ClientSession
 from app.store.tables import (
     Checkpoint,
     Claim,
@@ -185,6 +187,21 @@ def gone_answers(session: Session, due: Select[Any]) -> int:
     return len(ids)
 
 
+def emptied(age: timedelta) -> Select[Any]:
+    """Find sessions none of whose answers is left, where somebody held them when the last one went."""
+    empty = ~exists().where(Interaction.session_id == ClientSession.id)
+    return (
+        select(ClientSession.id)
+        .where(older(ClientSession.last_turn_at, age), empty)
+        .order_by(ClientSession.last_turn_at)
+    )
+
+
+def gone_sessions(session: Session, due: Select[Any]) -> int:
+    """Remove sessions with their grades."""
+    return remove_empty(session, list(session.scalars(due)))["sessions"]
+
+
 def detailed(age: timedelta) -> Select[Any]:
     """Find evaluations whose detail nothing compares with any more."""
     wanted = select(Checkpoint.id).where(
@@ -220,6 +237,7 @@ RULES: Final = (
     Rule("unlearnable_rollouts", "keep_rollouts_days", unlearnable_rollouts, gone_rollouts, StoredRollout),
     Rule("ungraded_answers", "keep_ungraded_days", ungraded, gone_answers, Interaction, batch=500),
     Rule("graded_answers", "keep_graded_days", graded, gone_answers, Interaction, batch=500),
+    Rule("sessions", "keep_ungraded_days", emptied, gone_sessions, ClientSession),
     Rule("evaluation_details", "keep_evaluations_days", detailed, gone_details, Evaluation),
     Rule("swaps", "keep_swaps_days", **plain(Swap, Swap.created_at)),
     Rule("tracker_values", "keep_trackers_days", **plain(TrackerValue, TrackerValue.updated_at)),

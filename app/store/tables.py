@@ -1,7 +1,8 @@
 """The schema on one page: every table but those of what was removed (`removed`) and of who shares it (`tenants`).
 
-Leaves out queries (one file per domain beside this one), the view `effective_grades` (`app.store.grades`) and how the
-schema came about (`migrations`). Facts are appended; the few columns that change say so.
+Sessions have a page of their own (`app.store.session_tables`). Leaves out queries (one file per domain beside this
+one), the view `effective_grades` (`app.store.grades`) and how the schema came about (`migrations`). Facts are appended;
+the few columns that change say so.
 """
 
 from datetime import datetime
@@ -24,7 +25,8 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 import app.store.removed
-import app.store.tenants  # noqa: F401 - likewise
+import app.store.session_tables
+import app.store.tenants  # noqa: F401 - the tables of all three belong to the schema
 from app.store import traces
 from app.store.base import AnyJson, AnyText, Base, Big, Created, Id, Json, one_of
 
@@ -179,9 +181,10 @@ class StoredRequest(Base):
 class Interaction(Base):
     """One answer (one choice of a response); what was asked for it is `asked`.
 
-    A fact, but for eight columns: `grading_state`, `grading_attempts` and `grading_until` follow the server-side
-    grader; `graded_at`, `reward`, `charged_key_id` and `claimed` repeat what `grades` and `claims` say so that an index
-    can hold only what is still to be learned from; `refusals` counts the updates with it that were refused.
+    A fact, but for nine columns: `grading_state`, `grading_attempts` and `grading_until` follow the server-side
+    grader; `graded_at`, `reward`, `credited`, `charged_key_id` and `claimed` repeat what `grades` and `claims` say so
+    that an index can hold only what is still to be learned from; `refusals` counts the updates with it that were
+    refused.
     """
 
     __tablename__ = "interactions"
@@ -193,6 +196,8 @@ class Interaction(Base):
         one_of("grader_source", GRADER_SOURCES),
         CheckConstraint("choice >= 0 AND choice < group_size", name="choice_in_group"),
         CheckConstraint("learnable = (unlearnable_reason IS NULL)", name="unlearnable_says_why"),
+        CheckConstraint("(session_id IS NULL) = (turn IS NULL)", name="turn_of_session"),
+        Index("ix_interactions_session", "session_id", "turn", postgresql_where=text("session_id IS NOT NULL")),
         Index(
             "ix_interactions_fresh",
             "charged_key_id",
@@ -247,6 +252,10 @@ class Interaction(Base):
     claimed: Mapped[bool] = mapped_column(server_default=text("false"))  # whether `claims` has a row for it
     refusals: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))  # updates with it that were refused
     shadow_of: Mapped[str | None]  # null: it was shown; else the response that nobody saw it beside
+    session_id: Mapped[UUID | None] = mapped_column(ForeignKey("sessions.id"))
+    turn: Mapped[int | None]  # its turn in the session, from 1, by order of commit; choices of a response share it
+    follows_id: Mapped[UUID | None]  # the answer its prompt goes on from, token for token; may be gone: no foreign key
+    credited: Mapped[bool] = mapped_column(server_default=text("false"))  # whether a grade of its session counts for it
     created_at: Mapped[Created]
 
     asked: Mapped[StoredRequest] = relationship(lazy="selectin")  # read once for all rows that share it
@@ -317,6 +326,8 @@ class Grade(Base):
         CheckConstraint("(state = 'graded') = (value IS NOT NULL)", name="value_iff_graded"),
         CheckConstraint("state <> 'corrected' OR correction IS NOT NULL", name="corrected_says_how"),
         CheckConstraint("value NOT IN ('NaN', 'Infinity', '-Infinity')", name="value_finite"),
+        CheckConstraint("(session_grade_id IS NULL) = (credit IS NULL)", name="credit_of_session"),
+        Index("ix_grades_session_grade_id", "session_grade_id", postgresql_where=text("session_grade_id IS NOT NULL")),
         Index("ix_grades_ledger", "interaction_id", "grader_kind", "grader_id", "entry"),
         Index("ix_grades_api_key_id", "api_key_id", "interaction_id", postgresql_where=text("api_key_id IS NOT NULL")),
         Index("ix_grades_corrected", "entry", postgresql_where=text("correction IS NOT NULL")),
@@ -338,6 +349,8 @@ class Grade(Base):
     correction: Mapped[str | None]  # what the answer should have been
     supersedes_id: Mapped[UUID | None] = mapped_column(ForeignKey("grades.id"))
     api_key_id: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))  # null: graded by this server
+    session_grade_id: Mapped[UUID | None] = mapped_column(ForeignKey("session_grades.id"))  # what it follows from
+    credit: Mapped[float | None]  # this turn's share of that grade, in (0, 1]; null: a grade of the answer itself
     created_at: Mapped[Created]
 
 
@@ -349,6 +362,7 @@ class IdempotencyKey(Base):
         one_of("state", ("running", "done")),
         Index("ix_idempotency_keys_created_at", "created_at"),
         Index("ix_idempotency_keys_interaction", text("(response ->> 'interaction_id')")),
+        Index("ix_idempotency_keys_session", text("(response ->> 'session_id')")),
     )
 
     owner: Mapped[str] = mapped_column(primary_key=True)  # a key's id, or what stands in for it (a grading token)

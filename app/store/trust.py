@@ -27,7 +27,7 @@ AGREEMENT: Final = text("""
         SELECT DISTINCT ON (interaction_id, grader_kind, grader_id) interaction_id, api_key_id, source, state, value
         FROM grades
         WHERE entry > (SELECT coalesce(max(entry), 0) FROM grades) - :newest AND counts
-          AND state IN ('graded', 'retracted')
+          AND state IN ('graded', 'retracted') AND credit IS NULL
         ORDER BY interaction_id, grader_kind, grader_id, entry DESC
     ),
     word AS (

@@ -1,4 +1,4 @@
-"""Removing what somebody asked to have removed: a user's answers, or one answer.
+"""Removing what somebody asked to have removed: a user's answers, a session, or one answer.
 
 A removal goes on in batches for some seconds and says whether it is finished; asked again it goes on, or finds nothing
 and says the same. It ends with which policies were made from what is removed: weights cannot forget, but they can be
@@ -15,10 +15,11 @@ from starlette.responses import JSONResponse, Response
 from app.api.door.answer_ids import find, reaches
 from app.api.door.auth import require
 from app.api.door.callers import Caller
+from app.api.door.session_ids import own_session
 from app.api.http.transactions import Transactions
 from app.api.server import Server, ServerDep
 from app.errors import NotFound
-from app.identifiers import read, show
+from app.identifiers import Prefix, read, show
 from app.store import erasure
 from app.store.erasure import Subject
 from app.store.removed import Erasure
@@ -50,6 +51,29 @@ async def delete_interaction(
     return JSONResponse(await erase(server.traffic, subject, caller))
 
 
+@router.delete("/v1/sessions/{session_id}", response_model=None)
+async def delete_session(session_id: str, server: ServerDep, caller: MayInfer) -> Response:
+    """Remove a session, every answer of its turns, and all that was stored of them; repeat until `finished`."""
+    subject = await server.traffic.run(lambda session: named_session(session, session_id, caller))
+    return JSONResponse(await erase(server.traffic, subject, caller))
+
+
+def named_session(session: Session, text: str, caller: Caller) -> Subject:
+    """Find the session that is meant, also when it is removed already and its id was named.
+
+    Raises:
+        NotFound: there is none that the caller may remove.
+
+    """
+    try:
+        return Subject(session_id=own_session(session, text, caller).id)
+    except NotFound:
+        gone = Subject(session_id=read("sess", text)) if is_id(text, "sess") else None
+        if gone is None or not erasure.wished(session, gone, None if caller.may("admin") else caller.key_id):
+            raise
+        return gone
+
+
 def named(session: Session, server: Server, text: str, choice: int | None, caller: Caller) -> Subject:
     """Find the answer that is meant, also when it is removed already.
 
@@ -66,10 +90,10 @@ def named(session: Session, server: Server, text: str, choice: int | None, calle
         return Subject(interaction_id=stone.interaction_id)
 
 
-def is_id(text: str) -> bool:
-    """Tell an answer's id from anything else."""
+def is_id(text: str, prefix: Prefix = "int") -> bool:
+    """Tell an id of a kind from anything else."""
     try:
-        read("int", text)
+        read(prefix, text)
     except ValueError:
         return False
     return True

@@ -27,6 +27,7 @@ from app.engine.request import Crashed, Delta, EngineRefusal, Event, Finished, R
 from app.engine.ticket import Ticket
 from app.errors import LepoError, Unavailable
 from app.identifiers import show
+from app.store.tables import Interaction
 from app.telemetry.told import ChoiceTold
 
 log = logging.getLogger("lepo.api")
@@ -55,6 +56,8 @@ class Stored:
     choice: int  # over all prompts
     finished: Finished
     interaction_id: str | None  # int_<32 hex>; None: it is not recorded
+    session_id: str | None = None  # sess_<32 hex>, where it is a turn of one
+    turn: int | None = None  # its number in the session, from 1
 
     @property
     def shown_reason(self) -> str:
@@ -65,6 +68,8 @@ class Stored:
     def extra(self) -> dict[str, Any]:
         """What a choice carries beside OpenAI's fields."""
         shown = {"interaction_id": self.interaction_id, "policy_version": self.finished.rollout.policy_version}
+        if self.session_id is not None:
+            shown |= {"session_id": self.session_id, "turn": self.turn}
         return shown if self.shown_reason != "abort" else {**shown, "stop_reason": self.finished.reason}
 
 
@@ -74,6 +79,12 @@ class Lost:
 
     choices: int
     error: LepoError
+
+
+def stored(choice: int, finished: Finished, row: Interaction) -> Stored:
+    """Say that a choice is committed; `choice` counts over all prompts."""
+    session = None if row.session_id is None else show("sess", row.session_id)
+    return Stored(choice, finished, show("int", row.id), session, row.turn)
 
 
 class Answers:
@@ -179,31 +190,33 @@ class Answers:
 
     async def _end(self, prompt: int, finished: list[Finished]) -> None:
         """Commit choices of one prompt in one transaction, if they are recorded; the mailbox hears what comes of it."""
-        ended, ids = time.monotonic(), [None] * len(finished)
+        ended = time.monotonic()
         try:
-            ids = await self._stored(prompt, finished) if self.ask.stored else ids
+            news = await self._stored(prompt, finished)
         except LepoError as error:
             self._mailbox.put((Lost(len(finished), error),))
             return
         committed = time.monotonic()
-        pairs = list(zip(finished, ids, strict=True))
+        pairs = [(one.finished, one.interaction_id) for one in news]
         self._told += choices_told(self.ask, prompt, pairs, self._began, (ended, committed))
-        self._mailbox.put([Stored(self._place(prompt, one), one, name) for one, name in pairs])
+        self._mailbox.put(news)
         seconds, tokens = (ended - self._began, committed - self._began), len(self.ask.prompts[prompt].ids)
         self.server.metrics.answered(finished, tokens, *seconds, stored=self.ask.stored)
         await self.server.rates.spend(self.ask.key_id, spent(finished, tokens))
 
-    async def _stored(self, prompt: int, finished: list[Finished]) -> list[str]:
-        """Commit choices; gives their ids.
+    async def _stored(self, prompt: int, finished: list[Finished]) -> list[Stored]:
+        """Commit choices, where they are to be recorded.
 
         Raises:
             LepoError: they could not be.
 
         """
+        if not self.ask.stored:
+            return [Stored(self._place(prompt, one), one, None) for one in finished]
 
-        def remember(session: Session) -> list[str]:
+        def remember(session: Session) -> list[Stored]:
             rows = [self._recorder.remember(session, prompt, one) for one in finished]
-            return [show("int", row.id) for row in rows]
+            return [stored(self._place(prompt, one), one, row) for one, row in zip(finished, rows, strict=True)]
 
         return await self.server.traffic.run(remember)
 

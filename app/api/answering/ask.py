@@ -11,13 +11,15 @@ from typing import Final, Literal
 from uuid import UUID
 
 from app.api.answering.generation import Budget, GenerationFields
+from app.api.answering.trial_routing import unit_of
 from app.engine.constraint import Constraint
 from app.engine.request import Request
 from app.identifiers import uuid7
 from app.store.base import Json
 
 Endpoint = Literal["chat", "completion", "response"]
-APART: Final[set[str]] = {"grader", "user", "metadata"}  # of a body: recorded in columns of their own
+# Of a body: what is recorded in columns of its own, and how a response is to be written.
+APART: Final[set[str]] = {"grader", "user", "metadata", "session_id", "conversation", "return_token_ids"}
 ID_PREFIXES: Final = {"chat": "chatcmpl-", "completion": "cmpl-", "response": "resp_"}
 
 
@@ -27,6 +29,7 @@ class Prompt:
 
     ids: tuple[int, ...]  # at least one token id
     text: str  # the same as text, after the chat template
+    follows: UUID | None = None  # the recorded answer that it goes on from, token for token
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +44,10 @@ class Ask:
     logprobs: bool  # whether the answer shows log-probabilities
     key_id: str | None  # whose key it was
     grader_source: str  # whether that key may grade: `scoped` or `request`
-    as_asked: Json  # the body without grader, user and metadata, for the record
+    as_asked: Json  # the body without what is `APART`, for the record
     constraint: Constraint | None = None  # what the answers' text must be, compiled
     marks: Mapping[int, str] = field(default_factory=dict)  # special tokens that the answers' text shows
-    unit: str = ""  # the session, user or key it belongs to: see `app.api.answering.trial_routing`
+    session: str | None = None  # the client's name for the session it is a turn of, or that session's id
     completion_hex: str = field(default_factory=lambda: uuid.uuid4().hex)
     request_id: UUID = field(default_factory=uuid7)  # of what is stored of it
     created: int = field(default_factory=lambda: int(time.time()))  # Unix seconds
@@ -58,6 +61,11 @@ class Ask:
     def stored(self) -> bool:
         """Whether its answers are recorded."""
         return self.fields.store is not False
+
+    @property
+    def unit(self) -> str:
+        """The session, user or key it belongs to."""
+        return unit_of(self.session, self.fields.user, self.key_id)
 
     @property
     def choices(self) -> int:

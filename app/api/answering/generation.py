@@ -27,6 +27,7 @@ MAX_BIASES = 1024
 MAX_METADATA = 16
 SEEDS = 2**63
 COUNTS = 2**31  # counts beyond it are nobody's wish, and longer ones cannot even be written into an error
+SessionName = Annotated[Text, Field(min_length=1, max_length=256)]
 TOO_LONG = "context_length_exceeded"
 
 
@@ -95,6 +96,12 @@ class StreamOptions(Strict):
     include_obfuscation: bool | None = False  # accepted, never done
 
 
+class ConversationName(Strict):
+    """`conversation` as an object."""
+
+    id: SessionName
+
+
 class GenerationFields(FormatFields, Strict):
     """Everything a request may say about how its answers are drawn."""
 
@@ -126,6 +133,9 @@ class GenerationFields(FormatFields, Strict):
     stream_options: StreamOptions | None = None
     user: Annotated[Text, Field(max_length=256)] | None = None
     metadata: Annotated[dict[Text, Text] | None, AfterValidator(check_metadata)] = None
+    session_id: SessionName | None = Field(None, description="Joins turns; also `conversation`, or X-Session-Id.")
+    conversation: SessionName | ConversationName | None = Field(None, description="Another name of `session_id`.")
+    return_token_ids: bool | None = Field(None, description="Show `prompt_token_ids` and each choice's `token_ids`.")
 
     use_beam_search: Annotated[Any, AfterValidator(only(False))] = None
     skip_special_tokens: Annotated[Any, AfterValidator(only(True))] = None

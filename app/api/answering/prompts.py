@@ -15,6 +15,7 @@ from app.api.answering.ask import Prompt
 from app.api.answering.template_fields import template_settings
 from app.chat.template import ChatTemplate
 from app.chat.tools import NO_TOOLS, Toolbox
+from app.engine.text import decoder
 from app.errors import BadRequest
 
 T = TypeVar("T")
@@ -31,6 +32,8 @@ class PromptReader:
         # One more than the largest id: where ids were left free, there are fewer entries than that.
         self.vocabulary = max(tokenizer.get_vocab().values(), default=-1) + 1
         self.special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+        self.control_ids = frozenset(tokenizer.added_tokens_decoder)
+        self.shown = decoder(tokenizer)  # ids as the text of an answer
         self._limiter = anyio.CapacityLimiter(THREADS)
         self.encode(
             "a", special=True

@@ -13,6 +13,7 @@ from typing import Final
 from sqlalchemy.orm import Session
 
 from app.api.answering.ask import Ask
+from app.api.answering.sessions import opening_of
 from app.engine.request import Finished
 from app.redaction.hook import Redactor
 from app.settings import Settings
@@ -20,6 +21,7 @@ from app.store.base import Json
 from app.store.checkpoints import by_version
 from app.store.interactions import record
 from app.store.requests import Asked, keep
+from app.store.sessions import join
 from app.store.tables import Interaction
 from app.store.traces import open_traces
 from training.codec import CODEC_VERSION, encode
@@ -81,6 +83,10 @@ class Recorder:
         spells_more = redacted and not self._keep_rollouts
         why_not = SHADOW if shadow else unlearnable(finished) or (REDACTED if spells_more else None)
         group = ask.group_id(prompt)
+        session_id, turn = None, None
+        if ask.session is not None and ask.key_id is not None and not shadow:
+            opening = opening_of(rollout.asked_ids_P, (fields.metadata or {}).get("task", ""))
+            session_id, turn = join(session, ask.key_id, ask.session, group, opening)
         keep(session, ask.request_id, lambda: self._asked, ask.key_id)
         row = Interaction(
             completion_id=f"{group}.shadow" if shadow else group,
@@ -107,6 +113,9 @@ class Recorder:
             user_tag=fields.user,
             learnable=why_not is None,
             unlearnable_reason=why_not,
+            session_id=session_id,
+            turn=turn,
+            follows_id=ask.prompts[prompt].follows,
         )
         if shadow or spells_more:
             record(session, row)
@@ -117,6 +126,9 @@ class Recorder:
 
 def in_words(ask: Ask) -> Json:
     """Write prompts that came as token ids as texts: what is redacted must be legible."""
+    if "prompt_token_ids" in ask.as_asked:
+        rest = {key: value for key, value in ask.as_asked.items() if key != "prompt_token_ids"}
+        return {**rest, "prompt": [one.text for one in ask.prompts]}
     prompt = ask.as_asked.get("prompt")
     if not isinstance(prompt, list) or all(isinstance(one, str) for one in prompt):
         return ask.as_asked

@@ -1,21 +1,15 @@
 """Who is served by a policy on trial: a sticky share of sessions, the same on every server.
 
-A request belongs to a session (header `X-Session-Id`, else `metadata.session`), else to a user (`user`), else to its
-API key. The hash of that and of the policy's id decides, so one session meets one policy for as long as a trial lasts,
-whichever replica answers, and another trial draws other sessions. Leaves out loading the policy
+A request belongs to a session (`app.api.answering.sessions`), else to a user (`user`), else to its API key. The hash of
+that and of the policy's id decides, so one session meets one policy for as long as a trial lasts, whichever replica
+answers, and another trial draws other sessions. Leaves out loading the policy
 (`app.api.policy.watch`) and what is made of its grades (`worker.trial`).
 """
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Literal
 from uuid import UUID
-
-from app.api.answering.generation import GenerationFields
-
-SESSION_HEADER: Final = "x-session-id"
-SESSION_FIELD: Final = "session"  # of `metadata`
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +21,11 @@ class OnTrial:
     state: Literal["shadow", "canary"]
 
 
-def unit_of(headers: Mapping[str, str], fields: GenerationFields, key_id: str | None) -> str:
+def unit_of(session: str | None, user: str | None, key_id: str | None) -> str:
     """Name what a request belongs to; a session stays one when its key is replaced."""
-    session = headers.get(SESSION_HEADER) or (fields.metadata or {}).get(SESSION_FIELD)
     if session:
         return f"session/{session}"
-    return f"user/{fields.user}" if fields.user else f"key/{key_id or ''}"
+    return f"user/{user}" if user else f"key/{key_id or ''}"
 
 
 def falls_in(trial: OnTrial, unit: str, share: float) -> bool:

@@ -112,6 +112,8 @@ def interaction_json(row: Interaction, reward: Reward | None) -> dict[str, Any]:
         "unlearnable_reason": row.unlearnable_reason,
         "claimed": row.claimed,
         "shadow_of": row.shadow_of,
+        "session_id": None if row.session_id is None else show("sess", row.session_id),
+        "turn": row.turn,
         "reward": None if reward is None else {"value": reward.value, "graders": reward.graders},
     }
 

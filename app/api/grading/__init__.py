@@ -1,1 +1,1 @@
-"""Grades of answers, corrections and graders."""
+"""Grades of answers, corrections, graders, and sessions with the grades of whole episodes."""

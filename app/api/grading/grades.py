@@ -22,6 +22,7 @@ from app.errors import BadRequest, TooLarge
 from app.identifiers import read, show
 from app.settings import Settings
 from app.store import lent
+from app.store.episodes import KIND as EPISODE
 from app.store.grades import Entry, add_grade, ledger, retract, rewards
 from app.store.tables import Grade, Interaction
 from app.telemetry.log import note
@@ -30,7 +31,7 @@ from training.graders.parse import TYPES
 
 router = APIRouter(tags=["grades"])
 
-OF_THE_SERVER: Final = frozenset({*TYPES, "score_model"})
+OF_THE_SERVER: Final = frozenset({*TYPES, "score_model", EPISODE})
 NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_.:@/-]*$"
 
 Kind = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
@@ -230,6 +231,8 @@ def grade_json(grade: Grade) -> dict[str, Any]:
         "grader": {"kind": grade.grader_kind, "id": grade.grader_id, "version": grade.grader_version},
         "source": grade.source,
         "counts": grade.counts,
+        "session_grade": None if grade.session_grade_id is None else show("grade", grade.session_grade_id),
+        "credit": grade.credit,
         "comment": grade.comment,
         "correction": grade.correction,
         "supersedes": None if grade.supersedes_id is None else show("grade", grade.supersedes_id),

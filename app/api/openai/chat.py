@@ -11,10 +11,10 @@ from pydantic import AfterValidator, Field
 from starlette.responses import JSONResponse, Response
 
 from app.api.answering.answers import Answers
-from app.api.answering.ask import APART, Ask
+from app.api.answering.ask import APART, Ask, Prompt
 from app.api.answering.checks import budget_for, check_fields, constraint_for, submitted
 from app.api.answering.generation import COUNTS, GenerationFields
-from app.api.answering.trial_routing import unit_of
+from app.api.answering.sessions import continued, session_of
 from app.api.door.auth import require
 from app.api.door.callers import Caller
 from app.api.http.fields import JsonObject, only
@@ -27,6 +27,7 @@ from app.api.openai.whole import chat_completion, gather
 from app.api.server import Server, ServerDep
 from app.chat.tools import Toolbox
 from app.errors import BadRequest
+from training.placement import Placement
 
 router = APIRouter()
 
@@ -34,7 +35,10 @@ router = APIRouter()
 class ChatBody(GenerationFields):
     """The body of a chat request."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: list[Message] = Field([], description="At least one, unless the prompt is given as `prompt_token_ids`.")
+    prompt_token_ids: list[int] | None = Field(
+        None, min_length=1, description="The whole prompt as token ids, in the place of the rendered messages."
+    )
     max_tokens: int | None = Field(None, ge=1, lt=COUNTS, description="Answer tokens, latent steps not counted.")
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
@@ -70,7 +74,7 @@ async def chat_completions(
     body: ChatBody, request: Request, server: ServerDep, caller: Annotated[Caller, Depends(require("infer"))]
 ) -> Response:
     """Answer a conversation."""
-    ask = await chat_ask(server, body, caller, unit_of(request.headers, body, caller.key_id))
+    ask = await chat_ask(server, body, caller, session_of(request.headers, body))
     answers = submitted(Answers(server, ask))
     readers = [reader_of(server, body.box) for _ in range(ask.choices)]
     if body.stream:
@@ -80,7 +84,7 @@ async def chat_completions(
     return await json_apart(shown, server.prompts.apart) if ask.logprobs else JSONResponse(shown())
 
 
-async def chat_ask(server: Server, body: ChatBody, caller: Caller, unit: str) -> Ask:
+async def chat_ask(server: Server, body: ChatBody, caller: Caller, session: str | None) -> Ask:
     """Check a chat request and bring it into the engine's terms.
 
     Raises:
@@ -88,23 +92,13 @@ async def chat_ask(server: Server, body: ChatBody, caller: Caller, unit: str) ->
 
     """
     check_fields(server, body, caller, prompts=1)
+    if not body.messages and body.prompt_token_ids is None:
+        raise BadRequest("messages is empty: give at least one message, or prompt_token_ids.", param="messages")
     if body.top_logprobs and not body.logprobs:
         raise BadRequest("top_logprobs needs logprobs: true.", param="top_logprobs")
-    messages, box = for_template(body.messages), body.box
-    continues = bool(body.continue_final_message)
-    if continues and (body.add_generation_prompt or messages[-1]["role"] != "assistant"):
-        words = "continue_final_message goes on with a last message of the assistant, without add_generation_prompt."
-        raise BadRequest(words, param="continue_final_message")
-    read = partial(
-        server.prompts.chat,
-        messages,
-        box,
-        reply=not continues and body.add_generation_prompt is not False,
-        continues=continues,
-        settings=body.chat_template_kwargs,
-    )
-    prompt = await server.prompts.apart(read)
-    placement = server.placements.of_text if continues else server.placements.of_chat
+    box = body.box
+    prompt, placement = await chat_prompt(server, body, box)
+    prompt = await continued(server, caller.key_id, session, prompt, as_ids=body.prompt_token_ids is not None)
     return Ask(
         endpoint="chat",
         prompts=(prompt,),
@@ -117,5 +111,32 @@ async def chat_ask(server: Server, body: ChatBody, caller: Caller, unit: str) ->
         as_asked=body.model_dump(mode="json", exclude_none=True, exclude=APART),
         constraint=await constraint_of(server, body, box) or await constraint_for(server, body),
         marks=marks_of(server, box),
-        unit=unit,
+        session=session,
     )
+
+
+async def chat_prompt(server: Server, body: ChatBody, box: Toolbox) -> tuple[Prompt, Placement | None]:
+    """Render a conversation, or take it as the token ids it came as; with it where latent steps sit by default.
+
+    Raises:
+        BadRequest: the template refuses it, or an id is none; `param` names the field.
+
+    """
+    if body.prompt_token_ids is not None:
+        given = partial(server.prompts.tokens, body.prompt_token_ids, "prompt_token_ids")
+        return await server.prompts.apart(given), server.placements.of_chat
+    messages = for_template(body.messages)
+    continues = bool(body.continue_final_message)
+    if continues and (body.add_generation_prompt or messages[-1]["role"] != "assistant"):
+        words = "continue_final_message goes on with a last message of the assistant, without add_generation_prompt."
+        raise BadRequest(words, param="continue_final_message")
+    read = partial(
+        server.prompts.chat,
+        messages,
+        box,
+        reply=not continues and body.add_generation_prompt is not False,
+        continues=continues,
+        settings=body.chat_template_kwargs,
+    )
+    placement = server.placements.of_text if continues else server.placements.of_chat
+    return await server.prompts.apart(read), placement

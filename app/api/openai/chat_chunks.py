@@ -28,14 +28,18 @@ class ChatChunks:
         self._readers = readers
         self._calls = [0] * ask.choices  # written so far
         self._names = names
+        self._ids = bool(ask.fields.return_token_ids)
         self._head = (
             f'data: {{"id":"{ask.completion_id}","object":"chat.completion.chunk","created":{ask.created},'
             f'"model":{quoted(model)}'
         )
 
     def opening(self, choice: int, usage: str) -> str:
-        """Write the role, before any text."""
-        return self._chunk(choice, '{"role":"assistant","content":""}', usage)
+        """Write the role, before any text, and the prompt's ids where they are asked for."""
+        text = self._chunk(choice, '{"role":"assistant","content":""}', usage)
+        if not self._ids:
+            return text
+        return f'{text[:-3]},"prompt_token_ids":{json.dumps(self._ask.prompts[0].ids)}}}\n\n'
 
     def reasoned(self, choice: int, reading: str, usage: str) -> str:
         """Write the reading of the latent steps, apart from the answer."""
@@ -46,12 +50,13 @@ class ChatChunks:
         """Write new text of the answer, and calls that are complete."""
         reader = self._readers[choice]
         logprobs = json.dumps(chat_logprobs(self._names, tokens)) if self._ask.logprobs else "null"
+        ids = f',"token_ids":{json.dumps([token.token_id for token in tokens])}' if self._ids else ""
         if reader is None:
-            return self._content(choice, text, usage, logprobs)
+            return self._content(choice, text, usage, logprobs, ids)
         pieces = reader.push(text)
-        if self._ask.logprobs and not (pieces and isinstance(pieces[0], str)):
+        if (self._ask.logprobs or self._ids) and not (pieces and isinstance(pieces[0], str)):
             pieces.insert(0, "")  # tokens whose text is held back are shown when they are drawn
-        return "".join(self._pieces(choice, pieces, usage, logprobs))
+        return "".join(self._pieces(choice, pieces, usage, logprobs, ids))
 
     def last(self, stored: Stored, usage: str) -> str:
         """Write the end of one choice, once it is stored."""
@@ -69,12 +74,12 @@ class ChatChunks:
         """Write why there is no more."""
         return error_event(error).decode() + DONE
 
-    def _pieces(self, choice: int, pieces: Sequence[Piece], usage: str, logprobs: str) -> Iterator[str]:
-        """Write text and calls in order; the log-probabilities go with the first."""
+    def _pieces(self, choice: int, pieces: Sequence[Piece], usage: str, logprobs: str, ids: str = "") -> Iterator[str]:
+        """Write text and calls in order; log-probabilities and ids go with the first."""
         for piece in pieces:
             if isinstance(piece, str):
-                yield self._content(choice, piece, usage, logprobs)
-                logprobs = "null"
+                yield self._content(choice, piece, usage, logprobs, ids)
+                logprobs, ids = "null", ""
                 continue
             place = self._calls[choice]
             self._calls[choice] += 1
@@ -83,8 +88,8 @@ class ChatChunks:
             for part in ({**begun, "function": named}, {"index": place, "function": {"arguments": piece.arguments}}):
                 yield self._chunk(choice, json.dumps({"tool_calls": [part]}), usage)
 
-    def _content(self, choice: int, text: str, usage: str, logprobs: str) -> str:
-        return self._chunk(choice, f'{{"content":{quoted(text)}}}', usage, logprobs=logprobs)
+    def _content(self, choice: int, text: str, usage: str, logprobs: str, ids: str) -> str:
+        return self._chunk(choice, f'{{"content":{quoted(text)}}}', usage, logprobs=logprobs, more=ids)
 
     def _chunk(
         self, choice: int, delta: str, usage: str, *, logprobs: str = "null", finish: str = "null", more: str = ""

@@ -23,6 +23,7 @@ class CompletionChunks:
         self._ask = ask
         self._names = names
         self._echoes = echoes
+        self._ids = bool(ask.fields.return_token_ids)
         shown = [len(echo.text) for echo in echoes] or [0] * len(ask.prompts)
         self._written = [shown[choice // ask.fields.choices] for choice in range(ask.choices)]
         self._head = (
@@ -31,11 +32,13 @@ class CompletionChunks:
         )
 
     def opening(self, choice: int, usage: str) -> str:
-        """Write the echoed prompt, when there is one."""
+        """Write the echoed prompt, and the prompt's ids, when they are asked for."""
+        prompt = self._ask.prompts[choice // self._ask.fields.choices]
+        ids = f',"prompt_token_ids":{json.dumps(prompt.ids)}' if self._ids else ""
         if not self._echoes:
-            return ""
+            return self._chunk(choice, "", usage, more=ids) if ids else ""
         echo = self._echoes[choice // self._ask.fields.choices]
-        return self._chunk(choice, echo.text, usage, logprobs=echo.json)
+        return self._chunk(choice, echo.text, usage, logprobs=echo.json, more=ids)
 
     def reasoned(self, choice: int, reading: str, usage: str) -> str:
         """Write the reading of the latent steps, apart from the text."""
@@ -47,7 +50,8 @@ class CompletionChunks:
         if self._ask.logprobs:
             logprobs = json.dumps(completion_logprobs(self._names, tokens, offset=self._written[choice]))
         self._written[choice] += len(text)
-        return self._chunk(choice, text, usage, logprobs=logprobs)
+        more = f',"token_ids":{json.dumps([token.token_id for token in tokens])}' if self._ids else ""
+        return self._chunk(choice, text, usage, logprobs=logprobs, more=more)
 
     def last(self, stored: Stored, usage: str) -> str:
         """Write the end of one choice, once it is stored."""

@@ -17,7 +17,7 @@ from app.api.answering.ask import APART, Ask, Prompt
 from app.api.answering.checks import budget_for, check_fields, constraint_for, submitted
 from app.api.answering.generation import GenerationFields
 from app.api.answering.prompts import PromptReader
-from app.api.answering.trial_routing import unit_of
+from app.api.answering.sessions import continued, session_of
 from app.api.door.auth import require
 from app.api.door.callers import Caller
 from app.api.http.disconnect import watched
@@ -91,7 +91,7 @@ async def completions(
     body: CompletionBody, request: Request, server: ServerDep, caller: Annotated[Caller, Depends(require("infer"))]
 ) -> Response:
     """Continue one or more prompts."""
-    ask = await completion_ask(server, body, caller, unit_of(request.headers, body, caller.key_id))
+    ask = await completion_ask(server, body, caller, session_of(request.headers, body))
     echoes = await echoed(server, ask, request) if body.echo else ()
     if body.max_tokens == 0:
         return await json_apart(partial(scores, server, ask, echoes), server.prompts.apart)
@@ -103,7 +103,7 @@ async def completions(
     return await json_apart(shown, server.prompts.apart) if ask.logprobs else JSONResponse(shown())
 
 
-async def completion_ask(server: Server, body: CompletionBody, caller: Caller, unit: str) -> Ask:
+async def completion_ask(server: Server, body: CompletionBody, caller: Caller, session: str | None) -> Ask:
     """Check a completion request and bring it into the engine's terms.
 
     Raises:
@@ -116,6 +116,9 @@ async def completion_ask(server: Server, body: CompletionBody, caller: Caller, u
     if body.max_tokens == 0 and (not body.echo or body.stream):
         raise BadRequest("max_tokens may be 0 only with echo and without stream.", param="max_tokens")
     prompts = tuple(await server.prompts.apart(partial(read_prompts, server.prompts, body)))
+    if len(prompts) == 1:
+        as_ids = not isinstance(body.prompts[0], str)
+        prompts = (await continued(server, caller.key_id, session, prompts[0], as_ids=as_ids),)
     return Ask(
         endpoint="completion",
         prompts=prompts,
@@ -127,7 +130,7 @@ async def completion_ask(server: Server, body: CompletionBody, caller: Caller, u
         grader_source=caller.grader_source,
         as_asked=body.model_dump(mode="json", exclude_none=True, exclude=APART),
         constraint=await constraint_for(server, body),
-        unit=unit,
+        session=session,
     )
 
 

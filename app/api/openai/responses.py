@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from app.api.answering.answers import Answers
 from app.api.answering.ask import APART, Ask
 from app.api.answering.checks import budget_for, check_fields, constraint_for, submitted
-from app.api.answering.trial_routing import unit_of
+from app.api.answering.sessions import continued, session_of
 from app.api.door.auth import require
 from app.api.door.callers import Caller
 from app.api.openai.responses_body import ResponseBody
@@ -39,7 +39,7 @@ async def responses(
     body: ResponseBody, request: Request, server: ServerDep, caller: Annotated[Caller, Depends(require("infer"))]
 ) -> Response:
     """Answer a conversation given as items."""
-    ask = await response_ask(server, body, caller, unit_of(request.headers, body, caller.key_id))
+    ask = await response_ask(server, body, caller, session_of(request.headers, body))
     answers = submitted(Answers(server, ask))
     events = ResponseEvents(ask, body, reader_of(server, body.box))
     if body.stream:
@@ -51,7 +51,7 @@ async def responses(
     return JSONResponse(events.response())
 
 
-async def response_ask(server: Server, body: ResponseBody, caller: Caller, unit: str) -> Ask:
+async def response_ask(server: Server, body: ResponseBody, caller: Caller, session: str | None) -> Ask:
     """Check a request and bring it into the engine's terms; it is recorded in the chat API's.
 
     Raises:
@@ -65,6 +65,7 @@ async def response_ask(server: Server, body: ResponseBody, caller: Caller, unit:
         constraint = await constraint_of(server, fields, box) or await constraint_for(server, fields)
     except BadRequest as error:
         raise renamed(error) from error
+    prompt = await continued(server, caller.key_id, session, prompt)
     offered = {"tools": list(box.tools)} if box.tools else {}
     asked = fields.model_dump(mode="json", exclude_none=True, exclude=APART | SAID_AS_MESSAGES)
     return Ask(
@@ -79,7 +80,7 @@ async def response_ask(server: Server, body: ResponseBody, caller: Caller, unit:
         as_asked={**asked, "messages": messages, **offered},
         constraint=constraint,
         marks=marks_of(server, box),
-        unit=unit,
+        session=session,
     )
 
 

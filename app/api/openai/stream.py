@@ -132,7 +132,8 @@ class AnswerStream(Response):
             self._usage.grow(item.choice, latents=len(item.event.reading_ids))
             return self._chunks.reasoned(item.choice, item.event.reading, self._shown_usage())
         self._usage.grow(item.choice, answer=len(item.event.tokens))
-        if not item.event.text and not self._answers.ask.logprobs:
+        ask = self._answers.ask
+        if not item.event.text and not ask.logprobs and not (ask.fields.return_token_ids and item.event.tokens):
             return ""
         return self._chunks.delta(item.choice, item.event.text, item.event.tokens, self._shown_usage())
 

@@ -10,6 +10,7 @@ from typing import Any
 from starlette.types import Receive
 
 from app.api.answering.answers import Answers, Stored
+from app.api.answering.ask import Ask
 from app.api.answering.token_names import TokenNames, chat_logprobs, completion_logprobs
 from app.api.http.disconnect import watched
 from app.api.openai.echo import Echo
@@ -59,10 +60,21 @@ def chat_completion(
     """Write a `chat.completion`; `readers` find the calls in each choice, where it may hold any."""
     ask = answers.ask
     written = [
-        chat_choice(choice, names, reader, ask.completion_id, logprobs=ask.logprobs)
+        chat_choice(choice, names, reader, ask.completion_id, logprobs=ask.logprobs) | token_ids(ask, choice)
         for choice, reader in zip(choices, readers, strict=True)
     ]
-    return envelope(answers, choices, model, "chat.completion") | {"choices": written}
+    return envelope(answers, choices, model, "chat.completion") | {"choices": written, **prompt_token_ids(ask, 0)}
+
+
+def token_ids(ask: Ask, choice: Choice) -> dict[str, list[int]]:
+    """Show the ids of a choice's answer where they are asked for, the one that ended it included; latents have none."""
+    assert choice.stored is not None
+    return {"token_ids": choice.stored.finished.rollout.token_ids_T.tolist()} if ask.fields.return_token_ids else {}
+
+
+def prompt_token_ids(ask: Ask, prompt: int) -> dict[str, list[int]]:
+    """Show the ids of a prompt where they are asked for."""
+    return {"prompt_token_ids": list(ask.prompts[prompt].ids)} if ask.fields.return_token_ids else {}
 
 
 def chat_choice(
@@ -101,10 +113,13 @@ def text_completion(
     answers: Answers, choices: list[Choice], model: str, names: TokenNames, echoes: tuple[Echo, ...]
 ) -> dict[str, Any]:
     """Write a `text_completion`."""
-    per_prompt = answers.ask.fields.choices
+    ask = answers.ask
+    per_prompt = ask.fields.choices
     return envelope(answers, choices, model, "text_completion") | {
         "choices": [
-            text_choice(choice, names, echoes[place // per_prompt] if echoes else None, logprobs=answers.ask.logprobs)
+            text_choice(choice, names, echoes[place // per_prompt] if echoes else None, logprobs=ask.logprobs)
+            | token_ids(ask, choice)
+            | prompt_token_ids(ask, place // per_prompt)
             for place, choice in enumerate(choices)
         ]
     }

@@ -111,18 +111,9 @@ def test_a_session_is_named_by_header_or_metadata_or_user_and_else_by_key(serve:
 
 
 def test_sessions_users_and_keys_of_one_name_are_apart_and_shares_are_as_wide_as_they_say() -> None:
-    from app.api.openai.chat import ChatBody
-
-    body = ChatBody.model_validate({"model": "m", "messages": [{"role": "user", "content": "x"}], "user": "a"})
-    bare = body.model_copy(update={"user": None})
-    units = {
-        unit_of({"x-session-id": "a"}, body, "k"),
-        unit_of({}, body, "k"),
-        unit_of({}, bare, "k"),
-        unit_of({}, bare, None),
-    }
+    units = {unit_of("a", "a", "k"), unit_of(None, "a", "k"), unit_of(None, None, "k"), unit_of(None, None, None)}
     assert len(units) == 4
-    assert unit_of({"x-session-id": "a"}, body, "l") in units, "a session goes on under another key"
+    assert unit_of("a", "a", "l") in units, "a session goes on under another key"
     trial = OnTrial(UUID(int=1), 3, "canary")
     drawn = sum(falls_in(trial, f"unit {index}", 0.1) for index in range(20_000))
     assert 1_800 < drawn < 2_200

@@ -1,0 +1,45 @@
+"""Finding the session that an id or a name in a path means, and who may see it.
+
+An id (`sess_...`) means one session; a name means the caller's own session of that name.
+"""
+
+from sqlalchemy.orm import Session
+
+from app.api.door.callers import Caller
+from app.errors import NotFound
+from app.identifiers import read
+from app.store.session_tables import ClientSession
+from app.store.sessions import ID_PREFIX, find
+
+
+def own_session(session: Session, text: str, caller: Caller) -> ClientSession:
+    """Find a session of the caller's key; an admin key reaches every session by its id.
+
+    Raises:
+        NotFound: there is none, or it is another's. Whether it exists is not said.
+
+    """
+    found = by_id(session, text) if caller.may("admin") else None
+    found = found or find(session, caller.key_id, text)
+    if found is None:
+        raise NotFound(f"There is no session {text[:80]}.")
+    return found
+
+
+def gradable_session(session: Session, text: str, caller: Caller, *, others: bool) -> ClientSession:
+    """Find a session that the caller may grade; with `others` (`LEPO_GRADE_OTHERS`) another key's too, by its id.
+
+    Raises:
+        NotFound: there is none that it may grade.
+
+    """
+    found = by_id(session, text) if others else None
+    return found or own_session(session, text, caller)
+
+
+def by_id(session: Session, text: str) -> ClientSession | None:
+    """Find a session by its id, whosever it is."""
+    try:
+        return session.get(ClientSession, read("sess", text)) if text.startswith(ID_PREFIX) else None
+    except ValueError:
+        return None

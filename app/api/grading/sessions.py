@@ -1,0 +1,214 @@
+"""Sessions read back, and episodes graded as a whole: appended always, edited never.
+
+A grade of a session says what all its turns came to, and by which rule they share it. It is kept with the session, and
+what follows from it stands in the ledger of each turn it credits, as an entry of the kind `episode`. A session of
+another key is not there. Leaves out what a turn gets (`app.store.episodes`), grades of one answer
+(`app.api.grading.grades`), and removal (`app.api.admin.erasure`).
+"""
+
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import Field
+from sqlalchemy.orm import Session
+from starlette.responses import JSONResponse, Response
+
+from app.api.door.auth import require
+from app.api.door.callers import Caller
+from app.api.door.session_ids import gradable_session, own_session
+from app.api.grading.grades import GraderId, GraderName, Kind, entry_of, grade_json, require_short
+from app.api.http.fields import Strict, Text
+from app.api.http.once import Outcome, once
+from app.api.server import ServerDep
+from app.errors import BadRequest
+from app.identifiers import read, show
+from app.store import episodes, sessions
+from app.store.episodes import Credit, Rule
+from app.store.grades import Reward, rewards
+from app.store.session_tables import ClientSession, SessionGrade
+from app.store.tables import Grade, Interaction
+
+router = APIRouter(tags=["sessions"])
+
+MayInfer = Annotated[Caller, Depends(require("infer"))]
+MayGrade = Annotated[Caller, Depends(require("grade"))]
+
+
+class SessionGradeBody(Strict):
+    """One grade of a whole session."""
+
+    value: Annotated[float, Field(ge=0, le=1)] | bool = Field(description="0 is wrong, 1 is right; true is 1, false 0.")
+    credit: Rule | None = Field(None, description="Which turns share it; left out: as this session's last grade.")
+    discount: float | None = Field(
+        None, gt=0, lt=1, description="With `discounted`: the credit that is left one turn earlier."
+    )
+    choice: int | None = Field(None, ge=0, description="Which answer of the last turn, where that has several.")
+    grader: GraderName = GraderName()
+    comment: Text | None = Field(None, description="At most LEPO_MAX_GRADE_TEXT characters.")
+
+
+@router.get("/v1/sessions", response_model=None)
+async def list_sessions(
+    server: ServerDep,
+    caller: MayInfer,
+    name: str | None = None,
+    key: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+    after: str | None = None,
+) -> Response:
+    """List sessions, the newest first; continue with `next_after` as `after`. `key` is for admin keys."""
+    try:
+        begin = None if after is None else read("sess", after)
+    except ValueError as error:
+        raise BadRequest(f"after: {error}.", param="after") from error
+    whose = key if caller.may("admin") else caller.key_id
+
+    def listing(session: Session) -> dict[str, Any]:
+        found = sessions.page(session, key_id=whose, name=name, limit=limit + 1, after=begin)
+        more = len(found) > limit
+        return {
+            "object": "list",
+            "data": [session_json(row) for row in found[:limit]],
+            "has_more": more,
+            "next_after": show("sess", found[limit - 1].id) if more else None,
+        }
+
+    return JSONResponse(await server.traffic.run(listing))
+
+
+@router.get("/v1/sessions/{session_id}", response_model=None)
+async def get_session(
+    session_id: str,
+    server: ServerDep,
+    caller: MayInfer,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: Annotated[int, Query(ge=0, lt=2**31)] = 0,
+) -> Response:
+    """Read a session: its turns with their answers and grades, and the grades of the whole.
+
+    The path takes its id, or your name for it. Continue with `next_after` as `after`: the last turn's number.
+    """
+
+    def one(session: Session) -> dict[str, Any]:
+        row = own_session(session, session_id, caller)
+        found = sessions.answers(session, row.id, turns=limit, after=after)
+        ids = [answer.id for answer in found]
+        ledgers, worth = sessions.ledgers(session, ids), rewards(session, ids)
+        more = row.turns > after + limit
+        return {
+            **session_json(row),
+            "data": turns_json(found, ledgers, worth),
+            "has_more": more,
+            "next_after": after + limit if more else None,
+            "grades": [session_grade_json(session, grade) for grade in episodes.ledger(session, row.id)],
+        }
+
+    return JSONResponse(await server.traffic.run(one))
+
+
+@router.post("/v1/sessions/{session_id}/grades", response_model=None, status_code=201)
+async def post_session_grade(
+    session_id: str, body: SessionGradeBody, request: Request, server: ServerDep, caller: MayGrade
+) -> Response:
+    """Grade a whole session; a later grade by the same grader supersedes the earlier one, turn by turn."""
+    credit = credit_of(body)
+    require_short(server.settings.max_grade_text, comment=body.comment)
+
+    def work(session: Session) -> Outcome:
+        comment = server.redactor.optional(body.comment)
+        entry = entry_of(body.grader, caller, state="graded", value=float(body.value), comment=comment)
+        row = gradable_session(session, session_id, caller, others=server.settings.grade_others)
+        grade = episodes.grade_session(session, row, entry, credit, body.choice)
+        server.metrics.graded(entry.grader_kind)
+        return 201, session_grade_json(session, grade)
+
+    return await once(server.traffic, request, caller, work)
+
+
+@router.delete("/v1/sessions/{session_id}/grades", response_model=None)
+async def take_session_grade_back(
+    session_id: str,
+    request: Request,
+    server: ServerDep,
+    caller: MayGrade,
+    kind: Kind = "client",
+    id: GraderId | None = None,  # noqa: A002  the query's name
+) -> Response:
+    """Take a grade of a session back, and what followed from it for its turns."""
+    entry = entry_of(GraderName(kind=kind, id=id), caller, state="retracted")
+
+    def work(session: Session) -> Outcome:
+        row = gradable_session(session, session_id, caller, others=server.settings.grade_others)
+        return 200, session_grade_json(session, episodes.grade_session(session, row, entry, None))
+
+    return await once(server.traffic, request, caller, work)
+
+
+def credit_of(body: SessionGradeBody) -> Credit | None:
+    """Read the rule a grade names.
+
+    Raises:
+        BadRequest: a discount without the rule `discounted`, or that rule without a discount.
+
+    """
+    if (body.credit == "discounted") != (body.discount is not None):
+        raise BadRequest("credit discounted and a discount belong together; send both or neither.", param="discount")
+    return None if body.credit is None else Credit(body.credit, body.discount)
+
+
+def session_json(row: ClientSession) -> dict[str, Any]:
+    """Write a session without its turns."""
+    return {
+        "id": show("sess", row.id),
+        "object": "session",
+        "name": row.name,
+        "key": row.api_key_id,
+        "turns": row.turns,
+        "credit": {"rule": row.credit, "discount": row.discount},
+        "created_at": row.created_at.isoformat(),
+        "last_turn_at": row.last_turn_at.isoformat(),
+    }
+
+
+def turns_json(
+    found: list[Interaction], ledgers: dict[UUID, list[Grade]], worth: dict[UUID, Reward]
+) -> list[dict[str, Any]]:
+    """Write turns with their answers, of each its grades and what they come to."""
+    turns: dict[int, list[dict[str, Any]]] = {}
+    for row in found:
+        assert row.turn is not None, "an answer of a session has a turn"
+        reward = worth.get(row.id)
+        turns.setdefault(row.turn, []).append(
+            {
+                "interaction_id": show("int", row.id),
+                "completion_id": row.completion_id,
+                "choice": row.choice,
+                "policy_version": row.policy_version,
+                "follows": None if row.follows_id is None else show("int", row.follows_id),
+                "answer": row.answer,
+                "finish_reason": row.finish_reason,
+                "created_at": row.created_at.isoformat(),
+                "reward": None if reward is None else {"value": reward.value, "graders": reward.graders},
+                "grades": [grade_json(grade) for grade in ledgers[row.id]],
+            }
+        )
+    return [{"turn": turn, "answers": answers} for turn, answers in turns.items()]
+
+
+def session_grade_json(session: Session, grade: SessionGrade) -> dict[str, Any]:
+    """Write one entry of a session's ledger, and the turns it credits."""
+    return {
+        "id": show("grade", grade.id),
+        "object": "session.grade",
+        "session_id": show("sess", grade.session_id),
+        "state": grade.state,
+        "value": grade.value,
+        "credit": {"rule": grade.credit, "discount": grade.discount},
+        "through_turn": grade.through_turn,
+        "turns": episodes.shares_of(session, grade),
+        "grader": {"kind": grade.grader_kind, "id": grade.grader_id, "version": grade.grader_version},
+        "comment": grade.comment,
+        "supersedes": None if grade.supersedes_id is None else show("grade", grade.supersedes_id),
+        "created_at": grade.created_at.isoformat(),
+    }
