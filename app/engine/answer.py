@@ -158,11 +158,7 @@ class Answer:
         self._follow(int(drawn[0]))
         self.steps += 1
         if self.steps <= self._latent_length:
-            if self.steps == self._latent_length:
-                self.latents_over_at = now
-            if self._telling and self.steps == self._latent_length:
-                reading = self._ids(0, self.steps)
-                events.append(Reasoned(self.choice, tuple(reading), self._decode(reading)))
+            self._think(now, events)
             return None
         if self.steps <= self._before_tokens:
             return None
@@ -202,6 +198,15 @@ class Answer:
             guide.stay()
         else:
             guide.take(token)
+
+    def _think(self, now: float, events: list[Event]) -> None:
+        """Take note of a latent step; behind the last one its reading is told."""
+        if self.steps < self._latent_length:
+            return
+        self.latents_over_at = now
+        if self._telling:
+            reading = self._ids(0, self.steps)
+            events.append(Reasoned(self.choice, tuple(reading), self._decode(reading)))
 
     def finish(
         self,

@@ -16,10 +16,10 @@ from sqlalchemy.orm import Session
 
 from app.identifiers import read, show
 from app.store.base import Json
-from app.store.claims import any_of, bytes_of
+from app.store.claims import any_of
 from app.store.connect import Store
 from app.store.grades import rewards
-from app.store.interactions import Filters, conditions
+from app.store.interactions import Filters, bytes_of, conditions
 from app.store.tables import Claim, Grade, Interaction, StoredRollout
 
 PAGE: Final = 500  # answers a transaction reads; a rollout is some tens of KB

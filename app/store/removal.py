@@ -2,8 +2,8 @@
 
 An answer goes with its rollout, its grades, whatever else has a foreign key to it, and the stored responses of
 requests that graded it; with the last answer to a request goes the request, and a session with its last. Its claim
-stays, without a text in it, so that what a policy was made from stays countable; a tombstone keeps what lineage asks of the answer (times, policy, keys
-and kinds of graders, reward) and one digest:
+stays, without a text in it, so that what a policy was made from stays countable; a tombstone keeps what lineage asks of
+the answer (times, policy, keys and kinds of graders, reward) and one digest:
 
     SHA-256 of: prompt as the model saw it | one zero byte | answer | one zero byte | rollout's bytes, if it had one
 

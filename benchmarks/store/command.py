@@ -108,7 +108,10 @@ def questions() -> dict[str, "Callable[[Session], Any]"]:
     now = datetime.now(UTC)
     filters = {name: Filters(**given) for name, given in FILTERS.items()}
     for name, ages in AGES.items():
-        filters[name] = Filters(**{field: now - timedelta(days=days) for field, days in ages.items()})
+        since, until = (
+            None if (days := ages.get(end)) is None else now - timedelta(days=days) for end in ("since", "until")
+        )
+        filters[name] = Filters(since=since, until=until)
     pages = {f"list: {name}": partial(list_interactions, filters=one) for name, one in filters.items()}
     return {"overview": overview, **pages}
 

@@ -113,7 +113,8 @@ async def post_session_grade(
 ) -> Response:
     """Grade a whole session; a later grade by the same grader supersedes the earlier one, turn by turn."""
     credit = credit_of(body)
-    require_short(server.settings.max_grade_text, comment=body.comment)
+    require_short(server.settings, caller, comment=body.comment)
+    caller.require_room()
 
     def work(session: Session) -> Outcome:
         comment = server.redactor.optional(body.comment)
