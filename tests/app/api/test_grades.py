@@ -174,7 +174,9 @@ def test_a_token_grades_one_answer_and_nothing_else(live: Live) -> None:
     url = f"{live.url}/v1/interactions"
     given = httpx.post(f"{url}/{target}/grades", json={"value": 1}, headers=browser)
     assert (given.status_code, given.json()["grader"]["kind"]) == (201, "user")
-    assert httpx.post(f"{url}/{other}/grades", json={"value": 1}, headers=browser).status_code == 403
+    assert httpx.post(f"{url}/{other}/grades", json={"value": 1}, headers=browser).status_code == 404, (
+        "not even that it exists"
+    )
     assert httpx.get(f"{url}/{target}", headers=browser).status_code == 403
     again = httpx.post(f"{url}/{target}/grading_tokens", json={}, headers=browser)
     assert again.status_code == 403

@@ -17,6 +17,7 @@ from app.store import audit, grades, lent, projects
 from app.store.connect import Store
 from app.store.grades import Entry
 from app.store.keys import create_key, fix_admin_key, has_admin, list_keys
+from app.store.migrate import downgrade, upgrade
 from app.store.removal import remove
 from app.store.retention import sweep
 from app.store.tables import ApiKey, Interaction
@@ -208,3 +209,24 @@ def test_the_command_line_makes_projects_and_their_keys_and_writes_it_down(
         ("keys revoke", public),
     ]
     assert {one.actor.partition(":")[0] for one in entries} == {"login"}
+
+
+def test_a_database_of_the_release_before_comes_here_and_goes_back(
+    store: Store, database_url: str, answers: Answers
+) -> None:
+    """What is there belongs to the default project, and admins to the service; back there, no one gains rights."""
+    with store.session() as session:
+        create_key(session, "root", ["admin"])
+        plain, _ = create_key(session, "plain", ["infer"])
+        projects.create_project(session, "team-a")
+        create_key(session, "lead", ["admin"], project="team-a")
+    answers(2, api_key_id=plain.id)
+    store.engine.dispose()
+    downgrade(database_url, "0007")
+    upgrade(database_url)
+    with store.session() as session:
+        found = {row.name: row for row in list_keys(session)}
+        assert {name: row.project_id for name, row in found.items()} == {"root": None, "plain": DEFAULT, "lead": None}
+        assert found["lead"].revoked_at is not None, "it would rule everything"
+        assert found["root"].revoked_at is None
+        assert projects.used(session, DEFAULT).stored_bytes > 0, "an estimate of what was there"
