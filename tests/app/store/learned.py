@@ -21,8 +21,8 @@ def graded(store: Store, ids: Sequence[UUID], rewards: Sequence[float] = (1.0,))
             add_grade(session, one, Entry("client", "a", value=rewards[number % len(rewards)], comment="well"))
 
 
-def claimed(store: Store, ids: Sequence[UUID]) -> Job:
-    """A running job that holds these answers."""
+def claimed(store: Store, ids: Sequence[UUID], *, taken: int | None = None) -> Job:
+    """A running job that holds these answers, or as many of them as have a rollout."""
     with store.session() as session:
         jobs.request(session, trigger="admin", requested_by="test")
         job = jobs.start(session, "worker", LEASE)
@@ -30,7 +30,7 @@ def claimed(store: Store, ids: Sequence[UUID]) -> Job:
         groups: dict[str, list[UUID]] = {}
         for row in session.scalars(select(Interaction).where(Interaction.id.in_(ids))):
             groups.setdefault(row.completion_id, []).append(row.id)
-        assert len(claims.claim(session, job.id, groups)) == len(ids)
+        assert len(claims.claim(session, job.id, groups)) == (len(ids) if taken is None else taken)
         return job
 
 

@@ -1,6 +1,6 @@
 """Interactions: written once, found by page and filter; and a store that says what is wrong with Postgres."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -9,7 +9,7 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from app.errors import LepoError, NotFound, Unavailable
-from app.identifiers import read, show, uuid7
+from app.identifiers import first_of, read, show, uuid7
 from app.store import grades, interactions
 from app.store.connect import Store, open_store
 from app.store.grades import Entry
@@ -39,7 +39,9 @@ def test_pages_meet_without_gap_or_overlap(store: Store, answers: Answers) -> No
 
 
 def test_filters(store: Store, answers: Answers) -> None:
-    old, new = answers(2), answers(2, policy_version=3, user_tag="u")
+    long_ago = [first_of(datetime.now(UTC) - timedelta(days=1, seconds=2 - number)) for number in range(2)]
+    [one], [other] = answers(1, id=long_ago[0]), answers(1, id=long_ago[1])
+    old, new = [one, other], answers(2, policy_version=3, user_tag="u")
     with store.session() as session:
         grades.add_grade(session, old[0], Entry("client", "a", value=0.5))
         completion = interactions.get_interaction(session, new[0]).completion_id
@@ -60,6 +62,53 @@ def test_filters(store: Store, answers: Answers) -> None:
     assert listed(store, Filters(api_key_id="nobody")) == []
     with pytest.raises(ValueError, match="limit"):
         listed(store, limit=0)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"graded": True},
+        {"user_tag": "u", "graded": True},
+        {"user_tag": "u", "policy_version": 3},
+        {"policy_version": 3, "graded": False},
+        {"shadow": True, "user_tag": "u"},
+    ],
+)
+def test_a_page_looks_at_so_many_and_says_where_to_go_on(
+    store: Store, answers: Answers, monkeypatch: pytest.MonkeyPatch, wanted: dict[str, Any]
+) -> None:
+    """Pages may be short or empty, and together they are the listing."""
+    monkeypatch.setattr(interactions, "MOST_LOOKED_AT", 2)
+    for number in range(6):
+        answers(2, user_tag="u", policy_version=3 if number < 2 else 0)
+        ids = answers(2, user_tag="v" if number % 2 else "u", shadow_of="x" if number % 3 == 0 else None)
+        with store.session() as session:
+            grades.add_grade(session, ids[0], Entry("client", "a", value=0.5))
+    filters = Filters(**wanted)
+    seen: list[UUID] = []
+    after, pages = None, 0
+    while after is not None or not pages:
+        with store.session() as session:
+            page = interactions.list_interactions(session, filters, limit=3, after=after)
+        seen += [row.id for row, _ in page.items]
+        after, pages = page.next_after, pages + 1
+    monkeypatch.setattr(interactions, "MOST_LOOKED_AT", 10_000)
+    assert seen == listed(store, filters)
+    assert seen
+    assert pages > 1
+
+
+def test_times_bound_ids_and_a_clock_that_is_off_hides_nothing(store: Store, answers: Answers) -> None:
+    [one] = answers(1)
+    with store.session() as session:
+        at = interactions.get_interaction(session, one).created_at
+    for off in (timedelta(minutes=-50), timedelta(minutes=50)):
+        with store.session() as session:
+            session.execute(update(Interaction).where(Interaction.id == one).values(created_at=at + off))
+        assert listed(store, Filters(since=at + off - timedelta(seconds=1))) == [one]
+        assert listed(store, Filters(until=at + off + timedelta(seconds=1))) == [one]
+        assert listed(store, Filters(since=at + off + timedelta(seconds=1))) == []
+        assert listed(store, Filters(until=at + off - timedelta(seconds=1))) == []
 
 
 def test_a_choice_is_written_once_and_a_rollout_with_it(store: Store, answers: Answers) -> None:
