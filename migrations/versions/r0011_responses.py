@@ -1,12 +1,12 @@
 """Answers of the Responses API are kept like those of the others.
 
-Revision ID: 0008
+Revision ID: 0011
 """
 
 from alembic import op
 
-revision = "0008"
-down_revision = "0007"
+revision = "0011"
+down_revision = "0010"
 branch_labels = None
 depends_on = None
 
