@@ -23,6 +23,7 @@ from app.stack.supervisor import Supervisor
 from app.store import checkpoints, interactions, policy_life
 from app.store.connect import Store, open_store
 from app.store.migrate import upgrade
+from app.store.projects import project_of
 from app.store.tables import Checkpoint, Interaction, StoredRequest
 
 if not Path("/dev/nvidia0").exists():  # before anything imports Triton: its kernels then run on the CPU
@@ -31,6 +32,7 @@ if not Path("/dev/nvidia0").exists():  # before anything imports Triton: its ker
 Answers = Callable[..., list[UUID]]
 
 ASKED: dict[str, Any] = {"body": {"messages": [{"role": "user", "content": "1+1?"}]}, "prompts": ["1+1?"]}
+ASKED_OF = {"body", "prompts", "grader", "client_metadata"}  # columns of requests
 
 IN_MEMORY_SPEED = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
@@ -122,8 +124,8 @@ def answers(store: Store, base_checkpoint: Checkpoint) -> Answers:
 
     def write(n: int = 1, *, policy_version: int = 0, **changes: Any) -> list[UUID]:
         completion_id = f"chatcmpl-{uuid4().hex}"
-        request = {name: changes.pop(name) for name in list(changes) if name in StoredRequest.__mapper__.attrs}
-        asked = StoredRequest(**ASKED | request)
+        request = {name: changes.pop(name) for name in list(changes) if name in ASKED_OF}
+        asked = StoredRequest(**ASKED | request, project_id=project_of(changes.get("api_key_id")))
         written = []
         with store.session() as session:
             for choice in range(n):

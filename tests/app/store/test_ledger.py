@@ -143,7 +143,7 @@ def test_rewards_read_the_ledgers_index_and_not_the_ledger(store: Store, answers
 
 def test_odd_text_never_costs_the_row(store: Store, answers: Answers) -> None:
     odd = "a\x00b\ud800c"
-    [one] = answers(answer=odd, request={"prompt": odd, odd: [odd, math.nan]}, client_metadata=None)
+    [one] = answers(answer=odd, body={"prompt": odd, odd: [odd, math.nan]}, client_metadata=None)
     with store.session() as session:
         row = session.get(Interaction, one)
         assert row is not None
