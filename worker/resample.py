@@ -24,6 +24,7 @@ from training.graders.grader import Grader
 from training.graders.parse import parse_grader
 from training.graders.verdict import Graded as Mark
 from training.models.policy import Policy
+from training.rollout import Rollout
 from worker.grade import counts
 from worker.samples import Sample, within_shares
 
@@ -66,7 +67,8 @@ def resample(
     sizes = Counter(one.graded.group for one in samples)
     lone = [one for one in samples if sizes[one.graded.group] == 1 and graders[one.interaction_id] is not None]
     lone = [one for one in lone if not one.of_episode]  # another answer would not have led to the same episode
-    lone = [one for one in lone if room(one, settings) > 0][: settings.max_grades // settings.resample]
+    lone = [one for one in lone if room(one, settings) > 0 and not constrained(one.rollout)]
+    lone = lone[: settings.max_grades // settings.resample]
     if not lone:
         return Resampled(list(samples), [], 0, 0)
     answers = drawn(lone, policy, settings, rng, check)
@@ -86,6 +88,11 @@ def resample(
     left = {one.interaction_id for one in kept}
     waiting = [one.interaction_id for one in samples if one.interaction_id not in left]
     return Resampled(kept, waiting, len(groups), sum(map(len, groups.values())))
+
+
+def constrained(rollout: Rollout) -> bool:
+    """Whether it kept to a constraint: it is not known here, and answers without it are no group of this one's."""
+    return len(rollout.masks_MQ) > 0
 
 
 def usable_grader(one: Claimed, settings: Settings) -> Grader | None:

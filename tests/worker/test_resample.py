@@ -5,6 +5,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from app.engine.constraint import Constraint
 from app.store import jobs
 from tests.worker.world import World
 from training.advantage import Graded
@@ -59,6 +60,20 @@ def test_groups_and_answers_without_a_grader_stay_as_they_are(world: World) -> N
     assert metrics["resampled"] == {"prompts": 3, "answers": 12}
     assert metrics["baselines"]["batch"] == len(client_graded)
     assert metrics["baselines"]["group"] == 2 * 4 + 12
+
+
+def test_constrained_answers_teach_as_they_are_and_are_not_drawn_anew(world: World) -> None:
+    """The worker does not know their constraint, so what it would draw is no group of theirs."""
+    fresh = world.with_settings(resample=4)
+    prompts, constraint = [f"a or b {index}" for index in range(6)], Constraint("regex", "[a-f]{1,4}")
+    asked = fresh.ask(prompts, task="sums", grader=A_BYTE, constraint=constraint)
+    assert all(len(finished.rollout.masks_MQ) for _, finished in asked)
+    singles(fresh, 3)
+    learn(fresh.context)
+    metrics = fresh.jobs()[0].metrics
+    assert metrics["resampled"] == {"prompts": 3, "answers": 12}
+    assert metrics["rollouts"] == 6 + 12
+    assert metrics["divergence"]["largest"] < 1e-4  # the replay of what was stored is what was drawn
 
 
 def test_a_grader_that_fails_on_fresh_answers_leaves_the_first_one(world: World) -> None:

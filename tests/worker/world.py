@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config
 
 from app.engine.config import EngineConfig
+from app.engine.constraint import Constraint
 from app.engine.engine import Engine
 from app.engine.request import Finished, Request
 from app.settings import Settings
@@ -109,6 +110,7 @@ class World:
         altered: bool = False,
         temperature: float = 1.0,
         latent_length: int = 2,
+        constraint: Constraint | None = None,
     ) -> list[tuple[UUID, Finished]]:
         """Have the serving policy (or another) answer, and remember the answers as the server does."""
         policy = policy or self.policy()
@@ -119,6 +121,7 @@ class World:
                 max_new=6,
                 choices=choices,
                 logit_bias={5: 1.0} if altered else {},
+                constraint=constraint,
             )
             for prompt in prompts
         ]
