@@ -88,7 +88,8 @@ class AnswerStream(Response):
         """Write events until every choice has ended, or one could not; never waits for the client."""
         answers = self._answers
         while answers.open and answers.failure is None:
-            text = "".join([self._written(item) for item in await answers.take()])
+            news = await answers.take()
+            text = self._opening() + "".join([self._written(item) for item in news])
             if answers.failure is None and (text or not self._outbox.used):
                 self._put(text)
             if self._outbox.unread > MOST_UNREAD:
@@ -96,15 +97,20 @@ class AnswerStream(Response):
                 words = f"The client is more than {MOST_UNREAD >> 20} MiB behind; read faster, or ask for less."
                 answers.fail(LepoError(words, code="client_too_slow"))
         if answers.failure is None:
-            self._put(self._chunks.total(json.dumps(self._usage.as_json()) if self._include_usage else ""))
+            shown = json.dumps(self._usage.as_json()) if self._include_usage else ""
+            self._put(self._opening() + self._chunks.total(shown))
         elif self._outbox.used:
             self._outbox.put(self._chunks.failed(answers.failure).encode())
 
+    def _opening(self) -> str:
+        """Write each choice's opening, before anything else of it is written; nothing once something was sent."""
+        if self._outbox.used:
+            return ""
+        choices = range(self._answers.ask.choices)
+        return "".join([self._chunks.opening(choice, self._shown_usage()) for choice in choices])
+
     def _put(self, text: str) -> None:
-        """Write events for the client; before the first, each choice's opening."""
-        if not self._outbox.used:
-            choices = range(self._answers.ask.choices)
-            text = "".join([self._chunks.opening(choice, self._shown_usage()) for choice in choices]) + text
+        """Write events for the client."""
         self._outbox.put(text.encode())
 
     async def _send(self, send: Send) -> None:
