@@ -38,7 +38,7 @@ class Hermes:
         try:
             value, end = read_object(text, _after_blank(text, len(self.openings[0])))
         except ValueError as error:
-            return "wait" if _is_cut(error) and not ended else "no"
+            return "no" if ended or _is_broken(error, text.find(self.closing)) else "wait"
         behind = _after_blank(text, end)
         rest = text[behind : behind + len(self.closing)]
         if rest != self.closing and self.closing.startswith(rest) and not ended:
@@ -152,6 +152,8 @@ def _after_blank(text: str, start: int) -> int:
     return blank.end()
 
 
-def _is_cut(error: ValueError) -> bool:
-    """Whether JSON may only lack its end: a string may hold what looks like the closing."""
-    return isinstance(error, json.JSONDecodeError) and error.msg.startswith("Unterminated string")
+def _is_broken(error: ValueError, closing: int) -> bool:
+    """Whether JSON went wrong before what looks like the closing; else that may be inside of a string."""
+    if not isinstance(error, json.JSONDecodeError):
+        return True
+    return not error.msg.startswith("Unterminated string") and error.pos <= closing

@@ -89,9 +89,10 @@ class AnswerStream(Response):
         """Write events until every choice has ended, or one could not; never waits for the client."""
         answers = self._answers
         while answers.open and answers.failure is None:
-            text = "".join([self._written(item) for item in await answers.take()])
+            news = await answers.take()
             if answers.failure is None and not self._outbox.used:
                 await self._open()
+            text = "".join([self._written(item) for item in news])
             if answers.failure is None and text:
                 self._outbox.put(text.encode())
             if self._outbox.unread > MOST_UNREAD + self._opening:

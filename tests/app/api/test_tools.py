@@ -34,6 +34,7 @@ TURN: dict[str, Any] = {
             "type": "object",
             "properties": {"way": {"$ref": "#/$defs/way"}},
             "required": ["way"],
+            "additionalProperties": False,
         },
     },
 }
