@@ -76,7 +76,8 @@ class Played:
 
 
 @pytest.fixture
-def played(database_url: str, model_dir: Path, tmp_path: Path) -> Iterator[Played]:
+def played(database_url: str, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Played]:
+    monkeypatch.setattr("app.api.policy.watch.LOOK_S", 3600.0)  # what is learned need not be served here
     with served(database_url, model_dir, tmp_path, max_length=128, latent_length=1) as live:
         yield Played(live)
 
@@ -131,7 +132,7 @@ def test_what_a_key_in_quarantine_said_of_an_episode_is_not_learned_from(played:
         key, secret = create_key(session, "liar", ["grade"])
     headers = {"Authorization": f"Bearer {secret}"}
     with store.session() as session:
-        names = dict(session.execute(select(Interaction.id, Interaction.session_id)).tuples())
+        names = {row.id: row.session_id for row in session.scalars(select(Interaction))}
     for index, one in enumerate(ids):
         session_id = names[one[0]]
         assert session_id is not None
