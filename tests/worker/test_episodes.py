@@ -38,7 +38,7 @@ class Played:
             "key_patience": 0.0,
             "max_divergence": 10.0,
         }
-        changes |= {"gate_no_signal": "promote", "learning_rate": 0.01}
+        changes |= {"gate_no_signal": "promote", "learning_rate": 1e-3}
         settings = live.settings.model_copy(update=changes)
         self.context = Context(settings, live.store, "redis+socket:///nowhere", Resident(settings))
 
@@ -69,6 +69,14 @@ class Played:
         with self.live.store.session() as session:
             return {row.interaction_id: (row.outcome, row.reason) for row in session.scalars(select(Claim))}
 
+    def learn(self) -> str:
+        """Learn, and say what came of it; of a job that ended badly, why."""
+        outcome = learn(self.context)
+        if outcome != "ended":
+            return outcome
+        with self.live.store.session() as session:
+            return str(session.scalars(select(Job).order_by(Job.id.desc()).limit(1)).one().error)
+
     def metrics(self) -> dict[str, Any]:
         """Figures of the last job."""
         with self.live.store.session() as session:
@@ -76,7 +84,8 @@ class Played:
 
 
 @pytest.fixture
-def played(database_url: str, model_dir: Path, tmp_path: Path) -> Iterator[Played]:
+def played(database_url: str, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Played]:
+    monkeypatch.setattr("app.api.policy.watch.LOOK_S", 3600.0)  # what is learned need not be served here
     with served(database_url, model_dir, tmp_path, max_length=128, latent_length=1) as live:
         yield Played(live)
 
@@ -94,14 +103,14 @@ def test_an_episode_graded_once_is_learned_from(played: Played, rule: dict[str, 
     episodes = {name: played.play(name) for name in ("a", "b", "c", "d")}
     for index, name in enumerate(episodes):
         played.grade(name, float(index % 2), **rule)
-    assert learn(played.context) == "promoted"
+    assert played.learn() == "promoted"
     expected = {ids[turn] for ids in episodes.values() for turn in credited}
     assert played.claims() == dict.fromkeys(expected, ("learned", None))
     metrics = played.metrics()
     assert metrics["episodes"] == 4
     assert metrics["baselines"] == {"group": 4 * len(credited)}, "episodes that began alike are compared"
     played.grade("a", 0.5, **rule)
-    assert learn(played.context) == "idle", "an answer is learned from once, whatever is said of it later"
+    assert played.learn() == "idle", "an answer is learned from once, whatever is said of it later"
 
 
 def test_episodes_that_begin_otherwise_or_on_another_task_are_compared_over_the_batch(played: Played) -> None:
@@ -110,7 +119,7 @@ def test_episodes_that_begin_otherwise_or_on_another_task_are_compared_over_the_
     played.play("c", metadata={"task": "another"})
     for index, name in enumerate("abc"):
         played.grade(name, float(index % 2))
-    assert learn(played.context) == "promoted"
+    assert played.learn() == "promoted"
     assert played.metrics()["baselines"] == {"batch": 9}
 
 
@@ -120,7 +129,7 @@ def test_grades_of_answers_and_episodes_are_two_words(played: Played) -> None:
         played.grade(name, float(index))
         first = f"int_{ids[index][0].hex}"
         assert played.live.http().post(f"/v1/interactions/{first}/grades", json={"value": 1 - index}).status_code == 201
-    assert learn(played.context) == "promoted"
+    assert played.learn() == "promoted"
     assert played.metrics()["baselines"] == {"group": 6, "batch": 2}
     assert len(played.claims()) == 6
 
@@ -131,7 +140,7 @@ def test_what_a_key_in_quarantine_said_of_an_episode_is_not_learned_from(played:
         key, secret = create_key(session, "liar", ["grade"])
     headers = {"Authorization": f"Bearer {secret}"}
     with store.session() as session:
-        names = dict(session.execute(select(Interaction.id, Interaction.session_id)).tuples())
+        names = {row.id: row.session_id for row in session.scalars(select(Interaction))}
     for index, one in enumerate(ids):
         session_id = names[one[0]]
         assert session_id is not None
@@ -139,11 +148,11 @@ def test_what_a_key_in_quarantine_said_of_an_episode_is_not_learned_from(played:
         assert played.live.http(None).post(url, json={"value": index}, headers=headers).status_code == 201
     with store.session() as session:
         set_trust(session, key.id, "quarantined", "test", "it lies")
-    assert learn(played.context) == "idle"
+    assert played.learn() == "idle"
     with store.session() as session:
         assert not any(row.credited for row in session.scalars(select(Interaction)))
         set_trust(session, key.id, "ordinary", "test", "it does not")
-    assert learn(played.context) == "promoted"
+    assert played.learn() == "promoted"
 
 
 def sample(*words: Graded) -> Sample:
