@@ -119,7 +119,10 @@ class OpenTelemetry:
 
         instrumentor = SQLAlchemyInstrumentor()
         instrumentor.instrument(
-            engines=[store.engine for store in stores], tracer_provider=self._spans, meter_provider=self._figures
+            engines=[store.engine for store in stores],
+            tracer_provider=self._spans,
+            meter_provider=self._figures,
+            skip_dep_check=True,  # it says that it ends before SQLAlchemy 2.1; a test says that it works
         )
         self._undo.append(instrumentor.uninstrument)
 
@@ -228,7 +231,7 @@ class OpenTelemetry:
             "lepo.outcome": told.outcome,
             "lepo.answers": told.answers,
         }
-        span = self._tracer.start_span("update", parent, attributes=attributes, start_time=ns(told.began_at))
+        span = self._tracer.start_span("learn", parent, attributes=attributes, start_time=ns(told.began_at))
         began = told.began_at
         for name, seconds in told.phases.items():
             self._done(name, span, began, began + seconds, {"lepo.job_id": told.job_id})

@@ -75,6 +75,7 @@ def test_an_answer_and_its_grade_are_told(database_url: str, model_dir: Path, tm
     statements = [
         one for one in collector.spans if "db.statement" in attributes(one) and one.trace_id == server.trace_id
     ]
+    assert statements
     assert any("INSERT INTO interactions" in attributes(one)["db.statement"] for one in statements)
     assert not any("/health" in one.name for one in collector.spans)
 
