@@ -19,6 +19,7 @@ from app.errors import BadRequest
 from app.settings import Settings
 from app.telemetry.genai import grade_attributes, phases, request_attributes, response_attributes
 from app.telemetry.otlp import exporters, resource_of
+from app.telemetry.statements import follow
 from app.telemetry.told import AnswerTold, ChoiceTold, GradeTold, Silence, Telemetry, UpdateTold
 
 if TYPE_CHECKING:
@@ -115,16 +116,7 @@ class OpenTelemetry:
 
     def follow_stores(self, *stores: "Store") -> None:
         """Trace what is asked of databases: statements without their values."""
-        from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
-
-        instrumentor = SQLAlchemyInstrumentor()
-        instrumentor.instrument(
-            engines=[store.engine for store in stores],
-            tracer_provider=self._spans,
-            meter_provider=self._figures,
-            skip_dep_check=True,  # it says that it ends before SQLAlchemy 2.1; a test says that it works
-        )
-        self._undo.append(instrumentor.uninstrument)
+        self._undo += [follow(store.engine, self._tracer) for store in stores]
 
     def follow_tasks(self, celery: "Celery") -> None:  # noqa: ARG002 - Celery's signals are of the whole process
         """Trace tasks, sent and run; what is sent carries the trace on."""

@@ -52,7 +52,7 @@ def test_an_update_is_told_with_its_phases_and_logged_with_its_job(world: World)
     phases = [one for one in collector.spans if one.parent_span_id == update.span_id]
     phases.sort(key=lambda one: one.start_time_unix_nano)
     assert [one.name for one in phases] == ["claim", "batch", "update", "gate", "publish", "settle"]
-    assert any("db.statement" in attributes(one) and one.trace_id == task.trace_id for one in collector.spans)
+    assert any("db.query.text" in attributes(one) and one.trace_id == task.trace_id for one in collector.spans)
     assert collector.services == {"lepo-worker"}
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     ended = next(line for line in lines if line["message"].endswith(": promoted"))
