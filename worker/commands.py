@@ -52,6 +52,7 @@ def worker(tasks: tuple[str, ...]) -> None:
     from app.stack.addresses import database_address, redis_address
     from app.store.budgets import WORKER as PATIENCE
     from app.store.connect import open_store
+    from app.telemetry.log import without_bars
     from app.telemetry.tracing import telemetry_of
     from worker.celery_app import QUEUES, build, register
     from worker.resident import Context, Resident
@@ -62,6 +63,7 @@ def worker(tasks: tuple[str, ...]) -> None:
     log_plainly(settings.log_format)
     require_held_out(settings)
     telemetry = telemetry_of(settings, "worker")
+    without_bars()
     torch.set_num_threads(settings.threads)
     redis_url = redis_address(settings)
     store = open_store(database_address(settings), budget=PATIENCE)

@@ -97,7 +97,9 @@ def answer(
     from app.engine.engine import Engine
     from app.placements import placements_of
     from app.redaction.hook import load_redactor
+    from app.telemetry.log import without_bars
 
+    without_bars()
     torch.set_num_threads(1)  # the engine's thread has LEPO_THREADS; see `Engine.start`
     try:
         load_redactor(settings.redact)

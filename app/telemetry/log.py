@@ -62,6 +62,13 @@ def set_up(form: Format, stream: TextIO | None = None) -> None:
     logging.captureWarnings(form == "json")  # else a warning of a library would be a line that is no JSON
 
 
+def without_bars() -> None:
+    """Keep progress bars of the model library out of the log; for processes that load models."""
+    from transformers.utils import logging as bars
+
+    bars.disable_progress_bar()
+
+
 class Lines(logging.Formatter):
     """Writes a record for people, with what is known of it at the end of its first line."""
 

@@ -19,6 +19,7 @@ from app.errors import BadRequest
 from app.settings import Settings
 from app.telemetry.genai import grade_attributes, phases, request_attributes, response_attributes
 from app.telemetry.otlp import exporters, resource_of
+from app.telemetry.statements import follow
 from app.telemetry.told import AnswerTold, ChoiceTold, GradeTold, Silence, Telemetry, UpdateTold
 
 if TYPE_CHECKING:
@@ -114,13 +115,7 @@ class OpenTelemetry:
 
     def follow_stores(self, *stores: "Store") -> None:
         """Trace what is asked of databases: statements without their values."""
-        from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
-
-        instrumentor = SQLAlchemyInstrumentor()
-        instrumentor.instrument(
-            engines=[store.engine for store in stores], tracer_provider=self._spans, meter_provider=self._figures
-        )
-        self._undo.append(instrumentor.uninstrument)
+        self._undo += [follow(store.engine, self._tracer) for store in stores]
 
     def follow_tasks(self, celery: "Celery") -> None:  # noqa: ARG002 - Celery's signals are of the whole process
         """Trace tasks, sent and run; what is sent carries the trace on."""
@@ -227,7 +222,7 @@ class OpenTelemetry:
             "lepo.outcome": told.outcome,
             "lepo.answers": told.answers,
         }
-        span = self._tracer.start_span("update", parent, attributes=attributes, start_time=ns(told.began_at))
+        span = self._tracer.start_span("learn", parent, attributes=attributes, start_time=ns(told.began_at))
         began = told.began_at
         for name, seconds in told.phases.items():
             self._done(name, span, began, began + seconds, {"lepo.job_id": told.job_id})

@@ -67,6 +67,7 @@ def test_lines_for_people_have_ids_too_and_cannot_be_forged(database_url: str, m
     assert 'request_id="mine-1"' in asked
     assert 'session_id="episode 7"' in asked
     assert not any(line.startswith("INFO lepo.access") for line in written)
+    assert not any("Loading weights" in line for line in written), "progress bars are no lines"
     assert not any("Started server process" in line or "alembic" in line for line in written)
 
 

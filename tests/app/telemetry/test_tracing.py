@@ -73,9 +73,10 @@ def test_an_answer_and_its_grade_are_told(database_url: str, model_dir: Path, tm
         assert all(one.end_time_unix_nano > one.start_time_unix_nano for one in own)
 
     statements = [
-        one for one in collector.spans if "db.statement" in attributes(one) and one.trace_id == server.trace_id
+        one for one in collector.spans if "db.query.text" in attributes(one) and one.trace_id == server.trace_id
     ]
-    assert any("INSERT INTO interactions" in attributes(one)["db.statement"] for one in statements)
+    assert statements
+    assert any("INSERT INTO interactions" in attributes(one)["db.query.text"] for one in statements)
     assert not any("/health" in one.name for one in collector.spans)
 
     given, back = [attributes(one) for one in collector.events]
