@@ -28,9 +28,9 @@ def uuid7() -> UUID:
     return UUID(int=milliseconds << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | noise)
 
 
-def first_of(at: datetime) -> UUID:
-    """Give the least id of a moment: `uuid7` makes none below it from then on, and none above it before."""
-    return UUID(int=max(0, int(at.timestamp() * 1000)) << 80)
+def first_of(at: datetime, shift_s: float = 0.0) -> UUID:
+    """Give the least id of a moment, `shift_s` seconds later: `uuid7` makes none below it from then on."""
+    return UUID(int=max(0, int((at.timestamp() + shift_s) * 1000)) << 80)
 
 
 def show(prefix: Prefix, value: UUID) -> str:

@@ -6,7 +6,7 @@ Leaves out what was thought of them (`app.store.grades`, `app.store.grading`) an
 
 import logging
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 LARGEST_PAGE: Final = 1000
 MOST_LOOKED_AT: Final = 10_000  # answers of which a page shows some
-SKEW: Final = timedelta(hours=1)  # between a server's clock, by which ids are made, and the database's
+SKEW_S: Final = 3600.0  # between a server's clock, by which ids are made, and the database's
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +134,9 @@ def conditions(wanted: Filters) -> list[ColumnElement[bool]]:
     """
     found: list[ColumnElement[bool]] = []
     if wanted.since is not None:
-        found += [Interaction.created_at >= wanted.since, Interaction.id >= first_of(wanted.since - SKEW)]
+        found += [Interaction.created_at >= wanted.since, Interaction.id >= first_of(wanted.since, -SKEW_S)]
     if wanted.until is not None:
-        found += [Interaction.created_at < wanted.until, Interaction.id < first_of(wanted.until + SKEW)]
+        found += [Interaction.created_at < wanted.until, Interaction.id < first_of(wanted.until, SKEW_S)]
     if wanted.graded is not None:
         found.append(Interaction.graded_at.is_not(None) if wanted.graded else Interaction.graded_at.is_(None))
     if wanted.shadow is not None:

@@ -20,7 +20,7 @@ from app.identifiers import read, uuid7
 from app.store.base import AnyText
 from app.store.interactions import bytes_of
 from app.store.session_tables import ClientSession
-from app.store.tables import Grade, Interaction, StoredRequest, StoredRollout
+from app.store.tables import ApiKey, Grade, Interaction, StoredRequest, StoredRollout
 
 ID_PREFIX: Final = "sess_"
 TRIES: Final = 3  # a session may be removed between being found and being locked
@@ -98,12 +98,21 @@ def find(session: Session, key_id: str, name: str) -> ClientSession | None:
 
 
 def page(
-    session: Session, *, key_id: str | None, name: str | None = None, limit: int, after: UUID | None = None
+    session: Session,
+    *,
+    key_id: str | None,
+    project_id: str | None = None,
+    name: str | None = None,
+    limit: int,
+    after: UUID | None = None,
 ) -> list[ClientSession]:
-    """List sessions, the newest first: of one key or of all, perhaps of one name, those before an id."""
+    """List sessions, the newest first: of one key, of a project or of all, perhaps of one name, those before an id."""
     query = select(ClientSession).order_by(ClientSession.id.desc()).limit(limit)
     if key_id is not None:
         query = query.where(ClientSession.api_key_id == key_id)
+    if project_id is not None:
+        mine = select(ApiKey.id).where(ApiKey.project_id == project_id)
+        query = query.where(ClientSession.api_key_id.in_(mine))
     if name is not None:
         query = query.where(ClientSession.name == name)
     return list(session.scalars(query if after is None else query.where(ClientSession.id < after)))

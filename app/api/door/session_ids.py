@@ -5,6 +5,7 @@ An id (`sess_...`) means one session; a name means the caller's own session of t
 
 from sqlalchemy.orm import Session
 
+from app.api.door.answer_ids import project
 from app.api.door.callers import Caller
 from app.errors import NotFound
 from app.identifiers import read
@@ -13,28 +14,39 @@ from app.store.sessions import ID_PREFIX, find
 
 
 def own_session(session: Session, text: str, caller: Caller) -> ClientSession:
-    """Find a session of the caller's key; an admin key reaches every session by its id.
+    """Find a session of the caller's key; an admin key reaches every session of its project by its id.
 
     Raises:
         NotFound: there is none, or it is another's. Whether it exists is not said.
 
     """
-    found = by_id(session, text) if caller.may("admin") else None
-    found = found or find(session, caller.key_id, text)
-    if found is None:
-        raise NotFound(f"There is no session {text[:80]}.")
-    return found
+    return found_session(session, text, caller, others=caller.may("admin"))
 
 
 def gradable_session(session: Session, text: str, caller: Caller, *, others: bool) -> ClientSession:
-    """Find a session that the caller may grade; with `others` (`LEPO_GRADE_OTHERS`) another key's too, by its id.
+    """Find a session that the caller may grade; with `others` (`LEPO_GRADE_OTHERS`) another key's of its project too.
 
     Raises:
         NotFound: there is none that it may grade.
 
     """
+    return found_session(session, text, caller, others=others or caller.may("admin"))
+
+
+def found_session(session: Session, text: str, caller: Caller, *, others: bool) -> ClientSession:
+    """Find a session of the caller's key; with `others` one of another key of its project too, by its id.
+
+    Raises:
+        NotFound: there is none.
+
+    """
     found = by_id(session, text) if others else None
-    return found or own_session(session, text, caller)
+    if found is not None and not caller.sees(project(session, found.api_key_id)):
+        found = None
+    found = found or find(session, caller.key_id, text)
+    if found is None:
+        raise NotFound(f"There is no session {text[:80]}.")
+    return found
 
 
 def by_id(session: Session, text: str) -> ClientSession | None:

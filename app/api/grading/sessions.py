@@ -65,7 +65,7 @@ async def list_sessions(
     whose = key if caller.may("admin") else caller.key_id
 
     def listing(session: Session) -> dict[str, Any]:
-        found = sessions.page(session, key_id=whose, name=name, limit=limit + 1, after=begin)
+        found = sessions.page(session, key_id=whose, project_id=caller.project, name=name, limit=limit + 1, after=begin)
         more = len(found) > limit
         return {
             "object": "list",

@@ -93,7 +93,8 @@ async def chat_ask(server: Server, body: ChatBody, caller: Caller, session: str 
     """
     check_fields(server, body, caller, prompts=1)
     if not body.messages and body.prompt_token_ids is None:
-        raise BadRequest("messages is empty: give at least one message, or prompt_token_ids.", param="messages")
+        code = "invalid_value" if "messages" in body.model_fields_set else "missing_required_parameter"
+        raise BadRequest("Give messages, at least one, or prompt_token_ids.", param="messages", code=code)
     if body.top_logprobs and not body.logprobs:
         raise BadRequest("top_logprobs needs logprobs: true.", param="top_logprobs")
     box = body.box

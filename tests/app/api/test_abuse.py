@@ -15,7 +15,7 @@ from tests.app.api.test_refusals import ASK, error_of
 
 DIGITS = 10**4300 - 1  # the longest number that JSON text is turned into; one digit more cannot be written back
 LONGEST_ERROR = 2000  # bytes
-BENIGN = {"store", "service_tier", "safety_identifier", "prompt_cache_key", "parallel_tool_calls"}
+BENIGN = {"service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"}
 
 NUMBERS = [
     float("nan"),
@@ -32,7 +32,7 @@ NUMBERS = [
     [1],
     {"a": 1},
 ]
-ALLOWED = [("seed", -1), ("logit_bias.1", -1)]
+ALLOWED = [(name, -1) for name in ("seed", "logit_bias.1", "top_k", "presence_penalty", "frequency_penalty")]
 IDS = [
     "%00",
     "int_%00",

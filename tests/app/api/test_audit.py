@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from app.commands.keys import command as keys_command
 from app.store.keys import create_key
 from app.store.projects import create_project
-from tests.app.api.live import Live
+from tests.app.api.live import Live, wait_for
 
 
 def entries(live: Live, key: str | None = None, **query: Any) -> dict[str, Any]:
@@ -54,6 +54,7 @@ def test_a_project_sees_what_its_own_keys_did(live: Live) -> None:
     headers = {"Authorization": f"Bearer {key}"}
     made = live.http(None).post("/v1/admin/keys", json={"name": "mine", "scopes": ["admin"]}, headers=headers).json()
     assert made["project"] == "watched"
+    wait_for(lambda: entries(live, key)["data"][0]["outcome"] is not None)  # written behind the response
     seen = entries(live, key)["data"]
     assert [(one["actor"], one["target"], one["project"]) for one in seen] == [(row.id, made["id"], "watched")]
     assert [one["id"] for one in live.http(None).get("/v1/admin/projects", headers=headers).json()["data"]] == [

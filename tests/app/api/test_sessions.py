@@ -19,7 +19,7 @@ QUESTION = {"role": "user", "content": "What is 2 + 3"}
 NEXT = {"role": "user", "content": "And 4 more"}
 THOUGHTLESS = """\
 {%- for message in messages %}{{- '<|im_start|>' + message['role'] + '\\n' }}
-{{- message['content'].split('1')[-1] if message['role'] == 'assistant' else message['content'] }}
+{{- message['content'].replace('11', 'x') if message['role'] == 'assistant' else message['content'] }}
 {{- '<|im_end|>\\n' }}{%- endfor %}{{- '<|im_start|>assistant\\n' if add_generation_prompt }}"""
 
 
@@ -189,7 +189,7 @@ def test_a_template_that_writes_past_turns_otherwise_has_its_way(live: Live, mon
     asked = [QUESTION, said(first), NEXT]
     second = ask(live, "thoughts", *asked)["prompt_token_ids"]
     assert second == live.answer(messages=asked, return_token_ids=True)["prompt_token_ids"]
-    assert "1" not in server_of(live).prompts.decode(second)
+    assert "11" not in server_of(live).prompts.decode(second)
 
 
 def test_token_ids_go_in_and_out_whole_and_streamed(live: Live) -> None:

@@ -30,6 +30,7 @@ BODIES: dict[str, Any] = {  # by the end of a path; else {}
     "/completions": {"model": "lepo", "prompt": "a", "max_tokens": 2, "seed": 1},
     "/tokenize": {"prompt": "a"},
     "/detokenize": {"tokens": [5]},
+    "/responses": {"model": "lepo", "input": "a", "max_output_tokens": 2, "seed": 1},
     "/grades": {"value": 1, "choice": 0},
     "/grading_tokens": {"choice": 0},
     "/validate": {"grader": SPEC},
@@ -49,6 +50,8 @@ KEPT = (  # what is the others', and must be as it was
     "SELECT * FROM tombstones",
     "SELECT * FROM projects",
     "SELECT * FROM api_keys WHERE project_id IS DISTINCT FROM 'strangers'",
+    "SELECT * FROM sessions WHERE name = 'theirs'",
+    "SELECT * FROM session_grades",
     *(f"SELECT * FROM {name}" for name in ("jobs", "checkpoints", "transitions", "learning", "claims")),
 )
 
@@ -77,7 +80,7 @@ def strangers(live: Live) -> dict[str, dict[str, str]]:
 @pytest.fixture(scope="module")
 def others(live: Live) -> Others:
     """Answers, a grade, a token, keys, a job and policies of the default project."""
-    asked: dict[str, Any] = {"messages": [{"role": "user", "content": SECRET}], "user": USER}
+    asked: dict[str, Any] = {"messages": [{"role": "user", "content": SECRET}], "user": USER, "session_id": "theirs"}
     one, two = live.answer(**asked), live.answer(n=2, **asked)
     first = one["choices"][0]["interaction_id"]
     grade = live.http().post(f"/v1/interactions/{first}/grades", json={"value": 1, "comment": SECRET}).json()
@@ -87,7 +90,7 @@ def others(live: Live) -> Others:
     assert posted.status_code == 201, posted.text
     job = posted.json()["id"]
     checkpoint = live.http("admin").get("/v1/admin/checkpoints").json()["data"][0]
-    nobody = "0" * 32
+    nobody, session = "0" * 32, one["choices"][0]["session_id"]
     made = Others(
         there={
             "interaction_id": [first, one["id"], two["id"]],
@@ -98,6 +101,7 @@ def others(live: Live) -> Others:
             "user": [USER],
             "model": ["lepo"],
             "name": ["start.js"],
+            "session_id": [session],
         },
         absent={
             "interaction_id": [f"int_{nobody}", f"chatcmpl-{nobody}", f"chatcmpl-{nobody}"],
@@ -108,11 +112,12 @@ def others(live: Live) -> Others:
             "user": ["absent-user"],
             "model": ["lepo"],
             "name": ["start.js"],
+            "session_id": [f"sess_{nobody}"],
         },
     )
     answers = [choice["interaction_id"] for choice in two["choices"]]
     made.words = [first, *answers, one["id"], two["id"], grade["id"], token["id"], token["token"], key, admin, job]
-    made.words += [SECRET, USER, checkpoint["id"]]
+    made.words += [SECRET, USER, checkpoint["id"], session]
     return made
 
 
@@ -163,7 +168,9 @@ def plain(response: httpx.Response, ids: list[str], query: dict[str, str]) -> tu
     said = response.text
     for sent in [*ids, *query.values()]:
         said = said.replace(sent, "<sent>")
-    said = re.sub(r'"(\w+_at|id|completion_id|interaction_id|key|name|token|created)": ?("[^"]*"|\d+)', r'"\1":0', said)
+    said = re.sub(
+        r'"(\w+_at|id|completion_id|interaction_id|session_id|key|name|token|created)": ?("[^"]*"|\d+)', r'"\1":0', said
+    )
     return response.status_code, said
 
 

@@ -183,7 +183,7 @@ def test_a_rollback_waits_for_an_answer_on_an_earlier_version_no_longer_than_is_
                 policy_life.rollback(session, "test", checkpoints.by_version(session, 0).id)
             wait_for(lambda: live.engine.version == 0)
             choice = oldest.result()["choices"][0]
-        assert (choice["finish_reason"], choice["policy_version"]) == ("length", first)
+        assert (choice["finish_reason"], choice["policy_version"]) == ("abort", first)
         (row,) = stored(live)
         assert (row.finish_reason, row.learnable, row.unlearnable_reason) == ("deadline", False, "deadline")
 

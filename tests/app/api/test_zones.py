@@ -1,13 +1,13 @@
 """A moment without a zone is UTC, wherever the database believes to be."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, timedelta
 from pathlib import Path
 from uuid import UUID
 
 import psycopg
 import pytest
 from psycopg import sql
-from sqlalchemy import make_url, update
+from sqlalchemy import make_url
 
 from app.store.tables import Interaction
 from tests.app.api.live import served
@@ -23,12 +23,10 @@ def test_since_without_a_zone_is_utc(
         connection.execute(sql.SQL("ALTER DATABASE {} SET timezone TO {}").format(name, sql.Literal(zone)))
     with served(database_url, model_dir, tmp_path) as live:
         shown = live.answer()["choices"][0]["interaction_id"]
-        noon = datetime(2026, 5, 1, 12, tzinfo=UTC)
         with live.store.session() as session:
-            row = UUID(shown.removeprefix("int_"))
-            session.execute(update(Interaction).where(Interaction.id == row).values(created_at=noon))
+            made = session.get_one(Interaction, UUID(shown.removeprefix("int_"))).created_at.astimezone(UTC)
         for minutes, found in ((-1, 1), (1, 0)):
-            moment = noon + timedelta(minutes=minutes)
+            moment = made + timedelta(minutes=minutes)
             for written in (moment.replace(tzinfo=None).isoformat(), moment.isoformat().replace("+00:00", "Z")):
                 page = live.http("admin").get("/v1/interactions", params={"since": written}).json()
                 assert len(page["data"]) == found, written

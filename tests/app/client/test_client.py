@@ -84,7 +84,7 @@ def test_a_token_grades_its_one_answer(live: Live, lepo: Lepo) -> None:
         assert browser.grade(one.id, 1).value == 1
         with pytest.raises(LepoRefused) as refused:
             browser.grade(other.id, 1)
-    assert refused.value.status == 403
+    assert refused.value.status == 404
 
 
 def test_jobs_are_started_followed_and_cancelled(admin: Lepo) -> None:

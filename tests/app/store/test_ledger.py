@@ -150,4 +150,4 @@ def test_odd_text_never_costs_the_row(store: Store, answers: Answers) -> None:
         assert row.answer == "a\ufffdb\ufffdc"
         assert row.request == {"prompt": "a\ufffdb\ufffdc", "a\ufffdb\ufffdc": ["a\ufffdb\ufffdc", "nan"]}
         assert row.client_metadata is None
-        assert session.scalar(text("SELECT metadata IS NULL FROM interactions")) is True
+        assert session.scalar(text("SELECT metadata IS NULL FROM requests")) is True
