@@ -154,8 +154,7 @@ class Answer:
 
         """
         self._drawn.append(drawn)
-        if self._follows:
-            self._follow(int(drawn[0]))
+        self._follow(int(drawn[0]))
         self.steps += 1
         if self.steps <= self._latent_length:
             if self._telling and self.steps == self._latent_length:
@@ -189,6 +188,8 @@ class Answer:
 
     def _follow(self, token: int) -> None:
         """Let the constraint and the penalties know what the step under way drew."""
+        if not self._follows:
+            return
         if self.in_tokens and self._penalised:
             self._said[token] += 1
         if not self.constrained or not (self.in_latents or self.in_tokens):
