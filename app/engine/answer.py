@@ -58,6 +58,8 @@ class Answer:
         self._reads = telling or bool(request.stop) or bool(request.marks) or request.goes_on
         self._grammar = grammar
         self._guide: Guide | None = None  # made by the first step: copying a grammar is the engine's work
+        self._penalised = request.penalties.any
+        self._follows = self._penalised or grammar is not None
         self._said: Counter[int] = Counter()  # the answer's tokens, where they are penalised
         self._drawn: list[Sequence[float]] = []  # by step: token id, its log-probability, log of the mass kept
         self._pieces: list[str] = []
@@ -113,7 +115,7 @@ class Answer:
     @property
     def bent(self) -> bool:
         """Whether the request changes the logits of the next step, by more than a constraint."""
-        return bool(self.request.logit_bias) or self.forbids_endings or self.request.penalties.any
+        return bool(self.request.logit_bias) or self.forbids_endings or self._penalised
 
     @property
     def phase_left(self) -> int:
@@ -122,7 +124,7 @@ class Answer:
             return self._latent_length - self.steps
         if not self.in_tokens:
             return self._before_tokens - self.steps
-        if self.request.penalties.any:
+        if self._penalised:
             return 1
         short = self.request.min_tokens - self.answer_tokens
         return short if short > 0 else self.request.max_new
@@ -187,7 +189,9 @@ class Answer:
 
     def _follow(self, token: int) -> None:
         """Let the constraint and the penalties know what the step under way drew."""
-        if self.in_tokens and self.request.penalties.any:
+        if not self._follows:
+            return
+        if self.in_tokens and self._penalised:
             self._said[token] += 1
         if not self.constrained or not (self.in_latents or self.in_tokens):
             return
