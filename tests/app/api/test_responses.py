@@ -149,7 +149,12 @@ def test_a_required_call_and_a_form(roomy_client: OpenAI) -> None:
 
 
 def test_an_answer_cut_by_its_budget_is_incomplete(roomy_client: OpenAI) -> None:
-    asked: dict[str, Any] = {"model": "lepo", "input": "2+3", "max_output_tokens": 5, "extra_body": {"ignore_eos": True}}
+    asked: dict[str, Any] = {
+        "model": "lepo",
+        "input": "2+3",
+        "max_output_tokens": 5,
+        "extra_body": {"ignore_eos": True},
+    }
     whole = roomy_client.responses.create(**asked)
     assert whole.status == "incomplete"
     assert whole.incomplete_details is not None

@@ -138,7 +138,13 @@ def test_a_required_call_is_one_by_its_schema_and_is_learned_from(
     roomy: Live, roomy_client: OpenAI, choice: str, seed: int
 ) -> None:
     wanted = {"type": "function", "function": {"name": "turn"}} if choice == "named" else choice
-    asked: dict[str, Any] = {"model": "lepo", "messages": ASK, "tools": [ADD, TURN], "tool_choice": wanted, "seed": seed}
+    asked: dict[str, Any] = {
+        "model": "lepo",
+        "messages": ASK,
+        "tools": [ADD, TURN],
+        "tool_choice": wanted,
+        "seed": seed,
+    }
     asked |= {"max_tokens": 200, "parallel_tool_calls": False}
     answer = roomy_client.chat.completions.create(**asked).choices[0]
     content, calls, finish = shown(answer)
@@ -228,16 +234,13 @@ def test_what_cannot_be_is_told(roomy_client: OpenAI, change: dict[str, Any], pa
 
 def test_a_schema_that_cannot_be_followed_is_told(roomy_client: OpenAI) -> None:
     odd = {"type": "function", "function": {"name": "odd", "parameters": {"properties": {"a": {"$ref": "#/nowhere"}}}}}
+    asked: dict[str, Any] = {"model": "lepo", "messages": ASK, "tools": [odd], "tool_choice": "required"}
     with pytest.raises(BadRequestError, match="tool_choice"):
-        roomy_client.chat.completions.create(
-            model="lepo", messages=ASK, tools=[odd], tool_choice="required", max_tokens=9  # type: ignore[list-item]
-        )
+        roomy_client.chat.completions.create(**asked)
 
 
 @pytest.mark.parametrize(("parser", "called"), [("llama3", True), ("none", False)])
-def test_the_parser_is_a_setting(
-    database_url: str, roomy_dir: Path, tmp_path: Path, parser: str, called: bool  # noqa: FBT001
-) -> None:
+def test_the_parser_is_a_setting(database_url: str, roomy_dir: Path, tmp_path: Path, parser: str, called: bool) -> None:
     text = '{"name": "turn", "parameters": {"way": "north"}}'
     with (
         served(database_url, roomy_dir, tmp_path, max_length=ROOMY, tool_parser=parser) as live,
@@ -248,4 +251,4 @@ def test_the_parser_is_a_setting(
         assert (choice.message.content or "") == ("" if called else text)
         if not called:
             with pytest.raises(BadRequestError, match="LEPO_TOOL_PARSER"):
-                client.chat.completions.create(model="lepo", messages=ASK, tools=[TURN], tool_choice="required")
+                client.chat.completions.create(**forced(text, tool_choice="required", extra_body={}))
