@@ -135,7 +135,10 @@ def _take_turns(
     answer(engine, asks(warm), warm)
     over_http(warm)
     answers.clear()
-    runs = {"engine": lambda repeat: tokens / seconds(lambda: answer(engine, asks(repeat), repeat)), "http": over_http}
+    runs: dict[str, Callable[[int], float]] = {
+        "engine": lambda repeat: tokens / seconds(lambda: answer(engine, asks(repeat), repeat)),
+        "http": over_http,
+    }
     runs |= {name: over(face) for name, face in FACES.items()}
     series = side_by_side(runs, load.repeats, lambda line: tell(f"{shape.name}: {line}"))
     return series, answers, sum(lost)
