@@ -1,11 +1,12 @@
 """`lepo bench http`: what of the engine's speed reaches clients, when every answer is streamed and committed.
 
+Plain completions are looked at closely; Responses and chat with tools have a row each (`benchmarks.faces`).
 The same load goes in turn to an engine in this process and to a uvicorn server with engine, database and event loop of
 its own; while one works the other is idle. Leaves out swaps (`benchmarks.swap`).
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ BOUNDS = (
     Bound("failed", 0, "at most"),
     Bound("broken_streams", 0, "at most"),
     Bound("uncommitted", 0, "at most"),
+    Bound("failed_faces", 0, "at most"),
 )
 
 
@@ -68,38 +70,44 @@ def measure(shape: Shape, load: Load, *, threads: int, device: str, dtype: str) 
     import torch
 
     from benchmarks.driving import engine_for
+    from benchmarks.faces import FACES, ROOM
     from benchmarks.serving import serving
     from benchmarks.shapes import build_policy
-    from benchmarks.timing import machine, tell
+    from benchmarks.timing import machine, ratio, tell
     from training.models.policy import placed
 
     torch.set_num_threads(1)  # the engine's thread has the cores
     facts = machine()
     where = placed(device)
     policy = build_policy(shape, seed=0, version=0, dtype=getattr(torch, dtype), device=where)
-    engine = engine_for(policy, load.streams, load.prompt + load.answer, threads)
+    engine = engine_for(policy, load.streams, load.prompt + load.answer + ROOM, threads)
     engine.start()
     settings = {
         "LEPO_THREADS": str(threads),
         "OMP_NUM_THREADS": str(threads),
         "LEPO_SLOTS": str(load.streams),
-        "LEPO_MAX_LENGTH": str(load.prompt + load.answer),
+        "LEPO_MAX_LENGTH": str(load.prompt + load.answer + ROOM),
         "LEPO_DEVICE": where,
         "LEPO_DTYPE": dtype,
     }
     tell(f"{shape.name}: starting the server")
     with serving(shape, 0, settings) as served:
-        series, answers = _take_turns(shape, load, engine, served)
+        series, answers, lost = _take_turns(shape, load, engine, served)
         committed = committed_ids(served, answers)
     engine.close(0)
-    report = {"benchmark": "http", **summary(series["http"], series["engine"], answers, committed)}
-    told = {"shape": shape.name, "threads": threads, "device": where, "dtype": dtype, **asdict(load)}
-    return {**report, "bounds": judged(report, BOUNDS), "settings": told, "machine": facts}
+    faces = {name: ratio(series[name], series["engine"]).report() for name in FACES}
+    told = {"failed_faces": lost, "faces": faces}
+    report = {"benchmark": "http", **summary(series["http"], series["engine"], answers, committed), **told}
+    asked = {"shape": shape.name, "threads": threads, "device": where, "dtype": dtype, **asdict(load)}
+    return {**report, "bounds": judged(report, BOUNDS), "settings": asked, "machine": facts}
 
 
-def _take_turns(shape: Shape, load: Load, engine: Any, served: "Served") -> "tuple[dict[str, Series], list[Streamed]]":
-    """Tokens per second of both, and every streamed answer that was timed."""
+def _take_turns(
+    shape: Shape, load: Load, engine: Any, served: "Served"
+) -> "tuple[dict[str, Series], list[Streamed], int]":
+    """Tokens per second of each, every streamed completion that was timed, and how many of other faces' were lost."""
     from benchmarks.driving import answer
+    from benchmarks.faces import FACES, Face, ask_face
     from benchmarks.load import equal_asks
     from benchmarks.timing import seconds, side_by_side, tell
 
@@ -115,12 +123,25 @@ def _take_turns(shape: Shape, load: Load, engine: Any, served: "Served") -> "tup
         answers.extend(got)
         return tokens / taken
 
+    lost: list[int] = []
+
+    def over(face: Face) -> Callable[[int], float]:
+        def run(repeat: int) -> float:
+            return tokens / seconds(lambda: lost.append(ask_face(served, face, asks(repeat), load.streams)))
+
+        return run
+
     warm = 10_000
     answer(engine, asks(warm), warm)
     over_http(warm)
     answers.clear()
-    runs = {"engine": lambda repeat: tokens / seconds(lambda: answer(engine, asks(repeat), repeat)), "http": over_http}
-    return side_by_side(runs, load.repeats, lambda line: tell(f"{shape.name}: {line}")), answers
+    runs: dict[str, Callable[[int], float]] = {
+        "engine": lambda repeat: tokens / seconds(lambda: answer(engine, asks(repeat), repeat)),
+        "http": over_http,
+    }
+    runs |= {name: over(face) for name, face in FACES.items()}
+    series = side_by_side(runs, load.repeats, lambda line: tell(f"{shape.name}: {line}"))
+    return series, answers, sum(lost)
 
 
 def ask_all(served: "Served", asks: "Sequence[Ask]", streams: int) -> "list[Streamed]":

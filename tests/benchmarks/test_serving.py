@@ -49,5 +49,7 @@ def test_the_server_is_measured_beside_its_engine() -> None:
     assert 0 < report["fraction_of_engine"] < 10
     assert (report["failed"], report["broken_streams"], report["uncommitted"]) == (0, 0, 0)
     assert report["committed"] == report["requests"] == 8
+    assert report["failed_faces"] == 0
+    assert set(report["faces"]) == {"responses", "tools"}
     for key in ("first_token_s", "inter_token_s"):
         assert 0 < report[key]["p50"] <= report[key]["p90"] <= report[key]["p99"] <= report[key]["max"]

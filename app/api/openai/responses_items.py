@@ -42,7 +42,7 @@ def messages_of(items: Sequence[Item], instructions: str | None) -> list[dict[st
         BadRequest: an item lacks something, or is the result of no call before it; `param` names it.
 
     """
-    messages = [{"role": "system", "content": instructions}] if instructions else []
+    messages: list[dict[str, Any]] = [{"role": "system", "content": instructions}] if instructions else []
     called: set[str] = set()
     for place, item in enumerate(items):
         if item.type == "message":

@@ -11,6 +11,7 @@ import pytest
 from app.store.interactions import Filters, list_interactions
 from tests.app.api.live import Live
 
+ENDS = {"logit_bias": {"1": 6}}  # the end of sequence is likely wherever it may come
 agents = pytest.importorskip("agents", reason="needs openai-agents: pip install 'lepo-service[clients]'")
 
 
@@ -19,7 +20,7 @@ agents = pytest.importorskip("agents", reason="needs openai-agents: pip install 
 def test_a_loop_of_tools_runs_unmodified(roomy: Live, api: str, *, streamed: bool) -> None:
     turned: list[str] = []
 
-    @agents.function_tool
+    @agents.function_tool  # type: ignore[untyped-decorator]  # where the package is not there, nothing is known of it
     def turn(way: Literal["north", "south"]) -> str:
         """Turn the boat."""
         turned.append(way)
@@ -32,7 +33,7 @@ def test_a_loop_of_tools_runs_unmodified(roomy: Live, api: str, *, streamed: boo
         async with AsyncOpenAI(base_url=f"{roomy.url}/v1", api_key=roomy.keys["both"]) as client:
             kinds = {"responses": agents.OpenAIResponsesModel, "chat": agents.OpenAIChatCompletionsModel}
             model = kinds[api](model="lepo", openai_client=client)
-            settings = agents.ModelSettings(tool_choice="required", parallel_tool_calls=False, max_tokens=120)
+            settings = agents.ModelSettings(tool_choice="required", parallel_tool_calls=False, extra_body=ENDS)
             agent = agents.Agent("pilot", instructions="Steer.", model=model, tools=[turn], model_settings=settings)
             if not streamed:
                 return await agents.Runner.run(agent, "Go north.")

@@ -142,6 +142,13 @@ def test_a_stop_token_ends_the_answer(live: Live) -> None:
     assert body["usage"]["completion_tokens"] <= 3 + 4
 
 
+def test_a_stop_string_that_is_a_special_token_ends_the_answer(live: Live) -> None:
+    asked = {"max_tokens": 20, "seed": 5, "logit_bias": {"3": 100}, "latent": {"length": 0}}
+    assert live.answer(**asked)["choices"][0]["finish_reason"] == "length"
+    body = live.answer(**asked, stop=["<|im_start|>"])
+    assert (body["choices"][0]["finish_reason"], body["usage"]["completion_tokens"]) == ("stop", 1)
+
+
 def test_a_stream_is_server_sent_events_that_end_with_done(live: Live) -> None:
     asked = {"model": "lepo", "messages": ASK, "stream": True, "max_tokens": 3, "seed": 2, "ignore_eos": True}
     options = {"include_usage": True, "continuous_usage_stats": True}

@@ -50,6 +50,8 @@ BAD_CHAT: list[tuple[dict[str, Any], int, str, str]] = [
     ({"logit_bias": {"a": 1}}, 400, "logit_bias", "invalid_value"),
     ({"logit_bias": {"1": 101}}, 400, "logit_bias", "invalid_value"),
     ({"tools": [{"type": "function"}]}, 400, "tools[0].function", "missing_required_parameter"),
+    ({"functions": [{"name": "add"}]}, 400, "functions", "unsupported_parameter"),
+    ({"stop": "x<|im_end|>"}, 400, "stop", "invalid_value"),
     ({"stream_options": {"include_usage": True}}, 400, "stream_options", "invalid_value"),
     ({"grader": {"type": "oracle"}}, 400, "grader.type", "invalid_grader"),
     ({"grader": {**GRADER, "operation": "similar"}}, 400, "grader.operation", "invalid_grader"),

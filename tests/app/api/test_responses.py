@@ -84,7 +84,7 @@ def test_events_come_in_order(roomy_client: OpenAI) -> None:
         *call,
         "response.completed",
     ]
-    assert events[0].response.status == "in_progress"  # type: ignore[union-attr]
+    assert events[0].response.status == "in_progress"
     parts = [event for event in events if event.type == "response.function_call_arguments.done"]
     added = [event.item for event in events if event.type == "response.output_item.added"]
     assert [item.type for item in added] == ["message", "function_call", "function_call"]
@@ -136,7 +136,8 @@ def test_a_loop_of_items_goes_round(roomy: Live, roomy_client: OpenAI) -> None:
 
 def test_a_required_call_and_a_form(roomy_client: OpenAI) -> None:
     asked: dict[str, Any] = {"model": "lepo", "input": "2+3", "tools": TOOLS, "parallel_tool_calls": False}
-    for choice in ("required", {"type": "function", "name": "turn"}):
+    choices: list[Any] = ["required", {"type": "function", "name": "turn"}]
+    for choice in choices:
         (item,) = roomy_client.responses.create(**asked, tool_choice=choice).output
         assert item.type == "function_call"
         assert choice == "required" or item.name == "turn"

@@ -234,14 +234,9 @@ def test_what_cannot_be_is_told(roomy_client: OpenAI, change: dict[str, Any], pa
 
 def test_a_schema_that_cannot_be_followed_is_told(roomy_client: OpenAI) -> None:
     odd = {"type": "function", "function": {"name": "odd", "parameters": {"properties": {"a": {"$ref": "#/nowhere"}}}}}
+    asked: dict[str, Any] = {"model": "lepo", "messages": ASK, "tools": [odd], "tool_choice": "required"}
     with pytest.raises(BadRequestError, match="tool_choice"):
-        roomy_client.chat.completions.create(
-            model="lepo",
-            messages=ASK,
-            tools=[odd],
-            tool_choice="required",
-            max_tokens=9,  # type: ignore[list-item]
-        )
+        roomy_client.chat.completions.create(**asked)
 
 
 @pytest.mark.parametrize(("parser", "called"), [("llama3", True), ("none", False)])
@@ -256,4 +251,4 @@ def test_the_parser_is_a_setting(database_url: str, roomy_dir: Path, tmp_path: P
         assert (choice.message.content or "") == ("" if called else text)
         if not called:
             with pytest.raises(BadRequestError, match="LEPO_TOOL_PARSER"):
-                client.chat.completions.create(model="lepo", messages=ASK, tools=[TURN], tool_choice="required")
+                client.chat.completions.create(**forced(text, tool_choice="required", extra_body={}))

@@ -21,7 +21,7 @@ ASK = {"role": "user", "content": "2+3"}
 CALL = {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": '{"a": 2}'}}
 CALLING = {"role": "assistant", "content": "", "tool_calls": [CALL]}
 RESULT = {"role": "tool", "tool_call_id": "call_1", "content": "result5"}
-LOOP = [ASK, CALLING, RESULT]
+LOOP: list[dict[str, Any]] = [ASK, CALLING, RESULT]
 
 
 def shown(template: str, messages: list[Any], tools: Toolbox = NO_TOOLS, *special: str, parser: str = "auto") -> str:

@@ -93,3 +93,21 @@ def test_stop_strings_are_found_however_the_text_is_cut(seed: int) -> None:
         seen = text[:at]
         assert given == seen[: min(seen.find(stop) for stop in stops if stop in seen)]
         assert not any(stop in given for stop in stops)
+
+
+def test_a_text_that_goes_on_keeps_its_first_space_where_pieces_carry_it() -> None:
+    """As SentencePiece models write: the space before a word is the word's, and a text's first is left out."""
+    backend = Tokenizer(models.WordLevel({"\u2581a": 0, "\u2581b": 1, "c": 2}, unk_token="c"))
+    backend.decoder = decoders.Metaspace()
+
+    def decode(ids: list[int]) -> str:
+        return str(backend.decode(ids))
+
+    begun, gone_on = Detokenizer(decode), Detokenizer(decode, before=0)
+    assert "".join(map(begun.push, [1, 2, 1])) == "bc b"
+    assert "".join(map(gone_on.push, [1, 2, 1])) == " bc b"
+
+
+def test_marks_are_shown_where_special_tokens_are_not() -> None:
+    shown = Detokenizer(lambda ids: "".join("ab"[one] for one in ids if one < 2), marks={7: "[CALL]"})
+    assert "".join(map(shown.push, [0, 7, 1])) == "a[CALL]b"
