@@ -38,8 +38,8 @@ class Played:
             "key_patience": 0.0,
             "max_divergence": 10.0,
         }
-        changes |= {"gate_no_signal": "promote", "learning_rate": 1e-3}
-        settings = live.settings.model_copy(update=changes)
+        more = {"gate_no_signal": "promote", "learning_rate": 1e-3}
+        settings = live.settings.model_copy(update={**changes, **more})
         self.context = Context(settings, live.store, "redis+socket:///nowhere", Resident(settings))
 
     def play(self, name: str, opening: str = "w5", **body: Any) -> list[UUID]:
