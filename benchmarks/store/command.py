@@ -33,7 +33,7 @@ UNSAFE: Final = {
     "max_wal_senders": "0",
     "max_wal_size": "2GB",
 }
-AGES: Final = {"until long ago": {"until": 150}, "since long ago": {"since": 150}}  # days
+AGES: Final[dict[str, dict[str, float]]] = {"until long ago": {"until": 150}, "since long ago": {"since": 150}}  # days
 FILTERS: Final[dict[str, dict[str, Any]]] = {
     "all": {},
     "a user": {"user_tag": "user77"},
@@ -51,7 +51,7 @@ FILTERS: Final[dict[str, dict[str, Any]]] = {
     "a rare key and a frequent user": {"api_key_id": "key7", "user_tag": "anonymous"},
     "a key and an old version": {"api_key_id": "key0", "policy_version": 3},
     "a rare key, graded": {"api_key_id": "key7", "graded": True},
-    "a frequent user, ungraded": {"user_tag": "anonymous", "graded": True},
+    "a frequent user, none graded": {"user_tag": "anonymous", "graded": True},
 }
 
 
@@ -108,10 +108,8 @@ def questions() -> dict[str, "Callable[[Session], Any]"]:
     now = datetime.now(UTC)
     filters = {name: Filters(**given) for name, given in FILTERS.items()}
     for name, ages in AGES.items():
-        since, until = (
-            None if (days := ages.get(end)) is None else now - timedelta(days=days) for end in ("since", "until")
-        )
-        filters[name] = Filters(since=since, until=until)
+        times: dict[str, Any] = {field: now - timedelta(days=days) for field, days in ages.items()}
+        filters[name] = Filters(**times)
     pages = {f"list: {name}": partial(list_interactions, filters=one) for name, one in filters.items()}
     return {"overview": overview, **pages}
 

@@ -24,7 +24,7 @@ from app.store.export import page
 from app.store.grades import Entry, add_grade
 from app.store.interactions import Filters
 from app.store.removed import Tombstone
-from app.store.tables import Claim, Grade, Interaction, StoredRollout
+from app.store.tables import Claim, Grade, Interaction, StoredRequest, StoredRollout
 from tests.app.store.learned import learned
 from tests.conftest import Answers
 
@@ -49,6 +49,9 @@ def from_database(store: Store) -> list[Json]:
     with store.session() as session:
         for row in session.scalars(select(Interaction).order_by(Interaction.id)):
             columns = {column.key: getattr(row, column.key) for column in Interaction.__mapper__.column_attrs}
+            asked = session.get_one(StoredRequest, row.request_id)
+            columns |= {"request": asked.body, "prompt_text": asked.prompts[row.prompt_index]}
+            columns |= {"grader": asked.grader, "client_metadata": asked.client_metadata}
             grades = session.scalars(select(Grade).where(Grade.interaction_id == row.id).order_by(Grade.entry))
             rollout = session.get(StoredRollout, row.id)
             claim = session.get(Claim, row.id)
@@ -196,5 +199,5 @@ def test_the_commands(filled: Store, tmp_path: Path) -> None:
     assert "3 answers" in run(filled, "export", "--format", "parquet", "--out", str(out), "--user", "ada")
     assert "0 answers" in run(filled, "export", "--out", str(tmp_path / "b.jsonl"), "--until", "2000-01-01")
     said = json.loads(run(filled, "delete", "--user", "ada", "--json"))
-    assert said == {"removed": {"interactions": 3, "rollouts": 3, "grades": 2}, "policies": []}
+    assert said == {"removed": {"interactions": 3, "rollouts": 3, "grades": 2, "requests": 1}, "policies": []}
     assert "Nothing was there" in run(filled, "delete", "--user", "ada")

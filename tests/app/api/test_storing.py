@@ -35,7 +35,7 @@ def requests(live: Live) -> int:
 def size(live: Live) -> int:
     with live.store.session() as session:
         sizes = "pg_total_relation_size('requests') + pg_total_relation_size('interactions')"
-        return session.scalars(text(f"SELECT {sizes}")).one()
+        return int(session.scalars(text(f"SELECT {sizes}")).one())
 
 
 def test_a_large_body_is_stored_once_for_all_its_choices(live: Live) -> None:
