@@ -119,7 +119,7 @@ def test_an_answer_ended_within_its_lead_out_says_what_was_executed(policy: Poli
     assert given == [None, None, 5, 13]
     trace = Trace(torch.ones(2, 1, dtype=torch.int32), torch.ones(2, 1), torch.zeros(2, 1))
     events: list[Event] = []
-    answer.finish("cancelled", trace, torch.tensor([4, 8, 7, 11], dtype=torch.int32), (0.0, None), events)
+    answer.finish("cancelled", trace, torch.tensor([4, 8, 7, 11], dtype=torch.int32), (0.0, None, None, None), events)
     (finished,) = events
     assert isinstance(finished, Finished)
     assert (finished.rollout.latent_length, finished.rollout.answer_length) == (2, 0)
