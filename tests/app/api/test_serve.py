@@ -119,7 +119,7 @@ def test_a_port_that_is_taken_while_the_model_loads_ends_the_server(
         other.bind(listener.getsockname())
         other.listen()
         with pytest.raises(click.ClickException, match="Cannot listen"):
-            answer(settings, store, store, listener)
+            answer(settings, store, store, listener, Silence())
 
 
 CRASH = """

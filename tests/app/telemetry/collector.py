@@ -89,7 +89,7 @@ def value_of(value: Any) -> Any:
 def over_http() -> Iterator[Collector]:
     """Collect over HTTP until the block ends."""
     collector = Collector()
-    kinds = {
+    kinds: dict[str, tuple[Any, list[Any]]] = {
         "/v1/traces": (trace_service_pb2.ExportTraceServiceRequest, collector.traces),
         "/v1/logs": (logs_service_pb2.ExportLogsServiceRequest, collector.logs),
         "/v1/metrics": (metrics_service_pb2.ExportMetricsServiceRequest, collector.metrics),
@@ -139,9 +139,9 @@ def over_grpc() -> Iterator[Collector]:
             return metrics_service_pb2.ExportMetricsServiceResponse()
 
     server = grpc.server(ThreadPoolExecutor(2))
-    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(Traces(), server)
-    logs_service_pb2_grpc.add_LogsServiceServicer_to_server(Logs(), server)
-    metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(Metrics(), server)
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(Traces(), server)  # type: ignore[no-untyped-call]
+    logs_service_pb2_grpc.add_LogsServiceServicer_to_server(Logs(), server)  # type: ignore[no-untyped-call]
+    metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(Metrics(), server)  # type: ignore[no-untyped-call]
     collector.url = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
     try:
