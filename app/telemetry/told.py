@@ -6,11 +6,10 @@ monotonic seconds of this process. Leaves out how it is told (`app.telemetry.tra
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from celery import Celery
-    from fastapi import FastAPI
 
     from app.store.connect import Store
 
@@ -91,8 +90,8 @@ class Telemetry(Protocol):
         """Hear of an update."""
         ...
 
-    def follow_app(self, app: "FastAPI") -> None:
-        """Trace the requests of an application that has not started."""
+    def follow_app(self, app: Any) -> None:
+        """Trace the requests of a FastAPI application that has not started."""
         ...
 
     def follow_stores(self, *stores: "Store") -> None:
@@ -120,7 +119,7 @@ class Silence:
     def updated(self, told: UpdateTold) -> None:
         """Let it pass."""
 
-    def follow_app(self, app: "FastAPI") -> None:
+    def follow_app(self, app: Any) -> None:
         """Let it be."""
 
     def follow_stores(self, *stores: "Store") -> None:

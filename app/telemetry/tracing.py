@@ -24,7 +24,6 @@ from app.telemetry.told import AnswerTold, ChoiceTold, GradeTold, Silence, Telem
 
 if TYPE_CHECKING:
     from celery import Celery
-    from fastapi import FastAPI
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
@@ -102,7 +101,7 @@ class OpenTelemetry:
         """Tell of an update and its phases, under the span of its task."""
         self._later(partial(self._update, told, here()))
 
-    def follow_app(self, app: "FastAPI") -> None:
+    def follow_app(self, app: Any) -> None:
         """Trace the requests of an application that has not started; a stream's pieces are no spans."""
         from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 
