@@ -68,7 +68,9 @@ class Scorer:
     def close(self, reason: str) -> None:
         """Refuse what still waits."""
         while self._orders:
-            self._orders.popleft().future.set_exception(EngineClosed(reason))
+            future = self._orders.popleft().future
+            if future.set_running_or_notify_cancel():  # else whoever asked has left
+                future.set_exception(EngineClosed(reason))
 
 
 @torch.no_grad()
