@@ -87,7 +87,8 @@ class Bench:
                 )
         with self.store.session() as session:
             for one in interactions:
-                session.execute(insert(Interaction).values(**one))
+                session.add(Interaction(**one))
+            session.flush()
             session.execute(insert(Grade), grades)
         return names
 
@@ -168,9 +169,7 @@ def test_what_was_answered_before_the_trial_or_never_graded_does_not_count(bench
     bench.move(canary, "canary")
     with bench.store.session() as session:
         for row in (canary, bench.serving):
-            session.execute(
-                insert(Interaction).values(**answer(row, f"chatcmpl-{uuid4().hex}", 0, 1) | {"id": uuid7()})
-            )
+            session.add(Interaction(**answer(row, f"chatcmpl-{uuid4().hex}", 0, 1) | {"id": uuid7()}))
     assert look(bench.store, bench.settings(), NOWHERE) == []
     with bench.store.session() as session:
         ((_, found),) = trials.under_way(session, bench.settings())
@@ -183,7 +182,7 @@ def test_the_choices_of_a_response_are_one_value_once_all_are_graded_or_some_for
     bench.answered(bench.serving, [1.0])
     with bench.store.session() as session:
         one = answer(canary, "chatcmpl-half", 0, 2) | {"id": uuid7(), "graded_at": text("clock_timestamp()")}
-        session.execute(insert(Interaction).values(**one))
+        session.add(Interaction(**one))
         add_grade(session, one["id"], Entry("client", "someone", value=1.0))
 
     def rewards(grace: float) -> tuple[float, ...]:
@@ -202,7 +201,7 @@ def test_only_the_graders_that_are_wanted_count_and_rewards_are_brought_into_the
             text("INSERT INTO api_keys (id, name, secret_sha256, scopes) VALUES ('kkk', 'k', 'x', '{grade}')")
         )
         one = answer(canary, "chatcmpl-both", 0, 1) | {"id": uuid7()}
-        session.execute(insert(Interaction).values(**one))
+        session.add(Interaction(**one))
         add_grade(session, one["id"], Entry("client", "kkk", value=7.0, api_key_id="kkk"))
         add_grade(session, one["id"], Entry("string_check", "string_check", value=0.0))
 
@@ -247,7 +246,7 @@ def job_with_claim(bench: Bench) -> tuple[UUID, UUID]:
     """A job that made a candidate, with one answer it claimed."""
     with bench.store.session() as session:
         one = answer(bench.serving, f"chatcmpl-{uuid4().hex}", 0, 1) | {"id": uuid7()}
-        session.execute(insert(Interaction).values(**one))
+        session.add(Interaction(**one))
         job = jobs.request(session, trigger="admin", requested_by="test")
         started = jobs.start(session, "test", jobs_lease())
         assert started is not None

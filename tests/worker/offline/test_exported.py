@@ -19,12 +19,12 @@ def one(words: str) -> dict[str, object]:
 
 
 def test_an_export_is_a_source_of_problems(store: Store, answers: Answers, tmp_path: Path) -> None:
-    answers(2, request=one("1+1?"), grader=GRADER)
-    answers(1, request=one(" 1+1? "), grader=GRADER)
-    answers(1, request={"messages": [{"role": "user", "content": [{"type": "text", "text": "2*1?"}]}]}, grader=GRADER)
-    answers(1, request=one("and nobody graded it"))
-    answers(1, request={"messages": [*one("a")["messages"], {"role": "user", "content": "b"}]}, grader=GRADER)  # type: ignore[misc]
-    answers(1, request={"prompt": "1+1="}, grader=GRADER)
+    answers(2, body=one("1+1?"), grader=GRADER)
+    answers(1, body=one(" 1+1? "), grader=GRADER)
+    answers(1, body={"messages": [{"role": "user", "content": [{"type": "text", "text": "2*1?"}]}]}, grader=GRADER)
+    answers(1, body=one("and nobody graded it"))
+    answers(1, body={"messages": [*one("a")["messages"], {"role": "user", "content": "b"}]}, grader=GRADER)  # type: ignore[misc]
+    answers(1, body={"prompt": "1+1="}, grader=GRADER)
     out = tmp_path / "answers.jsonl"
     export_file(store, out, Filters(), form="jsonl")
     found = read_source(f"export:{out}")
