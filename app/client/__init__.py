@@ -13,7 +13,19 @@ order: `shapes` (what comes back), `calls` (every request as a value), `retries`
 from app.client.aio import AsyncLepo
 from app.client.errors import LepoRefused, LepoUnreachable
 from app.client.retries import Retries
-from app.client.shapes import Answer, Event, Grade, Interaction, Job, Move, Policy, Reward, Text
+from app.client.shapes import (
+    Answer,
+    Event,
+    Grade,
+    Interaction,
+    Job,
+    Move,
+    Policy,
+    Reward,
+    Session,
+    SessionGrade,
+    Text,
+)
 from app.client.sync import Lepo
 
 __all__ = [
@@ -30,5 +42,7 @@ __all__ = [
     "Policy",
     "Retries",
     "Reward",
+    "Session",
+    "SessionGrade",
     "Text",
 ]

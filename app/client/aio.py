@@ -12,7 +12,7 @@ from app.client import calls
 from app.client.calls import Call, Messages, Page
 from app.client.errors import LepoUnreachable, refusal
 from app.client.retries import Retries
-from app.client.shapes import Answer, Event, Grade, Interaction, Job, Move, Policy, Text
+from app.client.shapes import Answer, Event, Grade, Interaction, Job, Move, Policy, Session, SessionGrade, Text
 from app.client.sse import Reader
 
 T = TypeVar("T")
@@ -78,6 +78,34 @@ class AsyncLepo:
     ) -> AsyncIterator[Interaction]:
         """Give every answer that fits, the newest first, page after page."""
         call: Call[Page[Interaction]] | None = calls.interactions(since=since, until=until, **filters)
+        while call is not None:
+            page = await self.send(call)
+            for one in page.items:
+                yield one
+            call = page.rest
+
+    async def session(self, name: str) -> Session:
+        """Read a session with its turns, by your name for it or its id."""
+        return await self.send(calls.session(name))
+
+    async def grade_session(
+        self,
+        name: str,
+        value: float | bool,
+        *,
+        credit: str | None = None,
+        discount: float | None = None,
+        comment: str | None = None,
+        grader: str | None = None,
+    ) -> SessionGrade:
+        """Grade a whole session; `credit`: last_turn, all_turns or discounted, the turns that share the grade."""
+        return await self.send(
+            calls.grade_session(name, value, credit=credit, discount=discount, comment=comment, grader=grader)
+        )
+
+    async def sessions(self, **filters: Any) -> AsyncIterator[Session]:
+        """Give every session that fits, the newest first, page after page."""
+        call: Call[Page[Session]] | None = calls.sessions(**filters)
         while call is not None:
             page = await self.send(call)
             for one in page.items:

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
 from app.client import shapes
-from app.client.shapes import Answer, Event, Grade, Interaction, Job, Move, Policy
+from app.client.shapes import Answer, Event, Grade, Interaction, Job, Move, Policy, Session, SessionGrade
 
 T = TypeVar("T")
 Messages = str | Sequence[Mapping[str, Any]]  # a question, or a conversation
@@ -86,6 +86,33 @@ def interaction(answer_id: str) -> Call[Interaction]:
 def interactions(**filters: Any) -> Call[Page[Interaction]]:
     """List answers, the newest first. Filters: `since`, `until`, `graded`, `policy_version`, `user`, `limit`, ..."""
     return paged("/v1/interactions", shapes.read_interaction, filters)
+
+
+def session(name: str) -> Call[Session]:
+    """Read a session with its turns, by your name for it or its id."""
+    return Call("GET", f"/v1/sessions/{part(name)}", shapes.read_session)
+
+
+def sessions(**filters: Any) -> Call[Page[Session]]:
+    """List sessions, the newest first. Filters: `name`, `key`, `limit`."""
+    return paged("/v1/sessions", shapes.read_session, filters)
+
+
+def grade_session(
+    name: str,
+    value: float | bool,
+    *,
+    credit: str | None = None,
+    discount: float | None = None,
+    comment: str | None = None,
+    grader: str | None = None,
+) -> Call[SessionGrade]:
+    """Grade a whole session; `credit` says which of its turns share the grade."""
+    given = {"credit": credit, "discount": discount, "comment": comment}
+    body = {"value": value, **{one: what for one, what in given.items() if what is not None}}
+    named = {"kind": "client", **({} if grader is None else {"id": grader})}
+    path = f"/v1/sessions/{part(name)}/grades"
+    return once("POST", path, shapes.read_session_grade, {**body, "grader": named})
 
 
 def policies(**filters: Any) -> Call[list[Policy]]:

@@ -61,6 +61,29 @@ class Interaction:
 
 
 @dataclass(frozen=True, slots=True)
+class Session:
+    """Turns that belong together, as an episode of an agent."""
+
+    id: str  # sess_<32 hex>
+    name: str  # as its key calls it
+    turns: int
+    created_at: datetime
+    raw: Mapping[str, Any]  # with `data`, its turns, where one was read
+
+
+@dataclass(frozen=True, slots=True)
+class SessionGrade:
+    """One entry on a whole session."""
+
+    id: str  # grade_<32 hex>
+    session_id: str
+    state: str  # graded, retracted
+    value: float | None  # 0 to 1
+    rule: str  # last_turn, all_turns, discounted: which turns share it
+    raw: Mapping[str, Any]  # with `turns`, the share of each
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """A checkpoint."""
 
@@ -146,6 +169,18 @@ def read_interaction(body: Mapping[str, Any]) -> Interaction:
         reward=read_reward(body["reward"]),
         raw=body,
     )
+
+
+def read_session(body: Mapping[str, Any]) -> Session:
+    """Read a session."""
+    plain = {name: body[name] for name in ("id", "name", "turns")}
+    return Session(**plain, created_at=datetime.fromisoformat(body["created_at"]), raw=body)
+
+
+def read_session_grade(body: Mapping[str, Any]) -> SessionGrade:
+    """Read an entry on a session."""
+    plain = {name: body[name] for name in ("id", "session_id", "state", "value")}
+    return SessionGrade(**plain, rule=body["credit"]["rule"], raw=body)
 
 
 def read_policy(body: Mapping[str, Any]) -> Policy:

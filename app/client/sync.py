@@ -12,7 +12,7 @@ from app.client import calls
 from app.client.calls import Call, Messages, Page
 from app.client.errors import LepoUnreachable, refusal
 from app.client.retries import Retries
-from app.client.shapes import Answer, Event, Grade, Interaction, Job, Move, Policy, Text
+from app.client.shapes import Answer, Event, Grade, Interaction, Job, Move, Policy, Session, SessionGrade, Text
 from app.client.sse import Reader
 
 T = TypeVar("T")
@@ -77,6 +77,33 @@ class Lepo:
     ) -> Iterator[Interaction]:
         """Give every answer that fits, the newest first, page after page."""
         call: Call[Page[Interaction]] | None = calls.interactions(since=since, until=until, **filters)
+        while call is not None:
+            page = self.send(call)
+            yield from page.items
+            call = page.rest
+
+    def session(self, name: str) -> Session:
+        """Read a session with its turns, by your name for it or its id."""
+        return self.send(calls.session(name))
+
+    def grade_session(
+        self,
+        name: str,
+        value: float | bool,
+        *,
+        credit: str | None = None,
+        discount: float | None = None,
+        comment: str | None = None,
+        grader: str | None = None,
+    ) -> SessionGrade:
+        """Grade a whole session; `credit`: last_turn, all_turns or discounted, the turns that share the grade."""
+        return self.send(
+            calls.grade_session(name, value, credit=credit, discount=discount, comment=comment, grader=grader)
+        )
+
+    def sessions(self, **filters: Any) -> Iterator[Session]:
+        """Give every session that fits, the newest first, page after page."""
+        call: Call[Page[Session]] | None = calls.sessions(**filters)
         while call is not None:
             page = self.send(call)
             yield from page.items

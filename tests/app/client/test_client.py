@@ -87,6 +87,22 @@ def test_a_token_grades_its_one_answer(live: Live, lepo: Lepo) -> None:
     assert refused.value.status == 404
 
 
+def test_an_episode_is_graded_as_a_whole(lepo: Lepo) -> None:
+    told = [{"role": "user", "content": QUESTION}]
+    for _ in range(2):
+        [answer] = lepo.answer(told, session_id="walk", max_tokens=4)
+        told += [{"role": "assistant", "content": answer.text}, {"role": "user", "content": "And now"}]
+    session = lepo.session("walk")
+    assert (session.name, session.turns) == ("walk", 2)
+    assert [turn["turn"] for turn in session.raw["data"]] == [1, 2]
+    grade = lepo.grade_session("walk", 0.5, credit="last_turn", grader="referee")
+    assert (grade.session_id, grade.value, grade.rule) == (session.id, 0.5, "last_turn")
+    last = lepo.interaction(answer.id).reward
+    assert last is not None
+    assert last.value == 0.5
+    assert [one.id for one in lepo.sessions(name="walk", limit=1)] == [session.id]
+
+
 def test_jobs_are_started_followed_and_cancelled(admin: Lepo) -> None:
     job = admin.start_job({"learning_rate": 1e-5})
     assert (job.status, job.ended) == ("queued", False)
@@ -122,6 +138,9 @@ def test_the_async_client_does_the_same(live: Live) -> None:
             grade = await lepo.grade(answers[0].id, 1)
             read = [one.id async for one in lepo.interactions(user="async", limit=1)]
             news = [one async for one in lepo.stream(QUESTION, max_tokens=4)]
+            await lepo.answer(QUESTION, max_tokens=1, session_id="async")
+            assert (await lepo.grade_session("async", 1)).rule == "all_turns"
+            assert [one.turns async for one in lepo.sessions(name="async")] == [(await lepo.session("async")).turns]
             job = await lepo.cancel_job((await lepo.start_job()).id)
             assert [one async for one in lepo.events(job.id, every_s=0.01)]
             assert {one.id for one in answers} == set(read)
