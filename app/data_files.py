@@ -22,10 +22,21 @@ from app.store.interactions import Filters
 
 OBJECTS: Final = ("metadata", "request", "usage", "grader", "grades", "learning")  # JSON texts in Parquet
 TEXTS: Final = (
-    *("id", "created_at", "completion_id", "endpoint", "model", "checkpoint_id", "key", "user"),
+    *(
+        "id",
+        "created_at",
+        "completion_id",
+        "endpoint",
+        "model",
+        "checkpoint_id",
+        "key",
+        "project",
+        "user",
+        "session_id",
+    ),
     *("prompt", "answer", "finish_reason", "grading_state", "unlearnable_reason"),
 )
-COUNTS: Final = ("choice", "group_size", "policy_version")
+COUNTS: Final = ("choice", "group_size", "policy_version", "turn")
 
 
 class Writer(Protocol):

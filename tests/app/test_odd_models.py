@@ -85,9 +85,8 @@ def test_a_template_that_knows_few_roles_never_loses_a_message(odd: Save) -> Non
     reader = PromptReader(load_policy(odd(template=TWO_ROLES), version=0, dtype=torch.float32, device="cpu").tokenizer)
     question = {"role": "user", "content": "2 + 3?"}
     assert "2 + 3?" in reader.chat([question]).text
-    with pytest.raises(BadRequest, match="no system role"):
-        reader.chat([{"role": "system", "content": "be brief"}, question])
-    for role in ("developer", "tool"):
-        with pytest.raises(BadRequest, match=rf"passes over messages\[0\] \(role '{role}'\)"):
-            reader.chat([{"role": role, "content": "be brief"}, question])
+    for role in ("system", "developer", "tool"):
+        read = reader.chat([{"role": role, "content": "be brief"}, question]).text
+        assert "be brief" in read, "said in a role that the template knows"
+        assert "2 + 3?" in read
     assert reader.chat([{"role": "developer", "content": "  "}, question]).ids, "nothing was said, nothing is lost"

@@ -28,6 +28,7 @@ PINNED = {  # the same whatever .env says: these are addresses inside
     "LEPO_VAR_DIR": {"/var/lib/lepo", "/tmp/lepo"},
 }
 NOT_OURS = {"COMPOSE_PROFILES", "TORCH_INDEX_URL"}
+FORMS = {"cors_origins": "https://chat.example", "traces": "file:///data/traces"}  # of settings that are not any text
 
 
 @pytest.fixture(params=SERVICES, ids=["cpu", "balancer", "gpu"])
@@ -161,7 +162,7 @@ def other_values(chosen: Mapping[str, str]) -> str:
         elif "float" in kind:
             value = "9.5"
         else:
-            value = "something"
+            value = FORMS.get(name, "something")
         lines.append(f"LEPO_{name.upper()}={value}\n")
     return "".join(lines)
 

@@ -132,7 +132,7 @@ def test_a_project_keeps_no_more_bytes_than_it_may(live: Live) -> None:
 
 
 def test_a_project_has_its_graders_for_so_long_a_day(live: Live) -> None:
-    name = project(live, "slow", grading_seconds=1e-4)
+    name = project(live, "slow", grading_seconds=1e-9)
     spec = {"type": "math", "reference": "2"}
     with made(live, project=name) as client:
         first = client.post("/v1/graders/run", json={"grader": spec, "answer": "2"})
