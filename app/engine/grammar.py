@@ -12,9 +12,8 @@ from collections import OrderedDict
 from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import llguidance
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,6 +21,9 @@ from transformers import PreTrainedTokenizerBase
 
 from app.engine.constraint import Constraint
 from training.rollout import UNCONSTRAINED
+
+if TYPE_CHECKING:
+    import llguidance  # else where it is used: engines without constraints run where it is not installed
 
 _LOG = logging.getLogger(__name__)
 
@@ -189,13 +191,15 @@ class Grammars:
         return made
 
 
-def vocabulary_of(tokenizer: PreTrainedTokenizerBase, columns: int, eos_ids: list[int]) -> llguidance.LLTokenizer:
+def vocabulary_of(tokenizer: PreTrainedTokenizerBase, columns: int, eos_ids: list[int]) -> "llguidance.LLTokenizer":
     """Read a tokenizer's vocabulary for llguidance.
 
     Raises:
         InvalidConstraint: it is not one of the tokenizers library, or no id ends an answer.
 
     """
+    import llguidance
+
     backend = copy(getattr(tokenizer, "backend_tokenizer", None))
     if backend is None:
         raise InvalidConstraint("this model's tokenizer cannot be constrained: it is none of the tokenizers library")
@@ -209,13 +213,15 @@ def vocabulary_of(tokenizer: PreTrainedTokenizerBase, columns: int, eos_ids: lis
         raise InvalidConstraint(f"this model's tokenizer cannot be constrained: {error}") from error
 
 
-def compiled(constraint: Constraint, vocabulary: llguidance.LLTokenizer) -> Grammar:
+def compiled(constraint: Constraint, vocabulary: "llguidance.LLTokenizer") -> Grammar:
     """Compile a constraint.
 
     Raises:
         InvalidConstraint: see `Grammars.of`.
 
     """
+    import llguidance
+
     if len(constraint.text) > MOST_CHARACTERS:
         raise InvalidConstraint(f"it has {len(constraint.text)} characters, {MOST_CHARACTERS} are served: shorten it")
     grammar = _grammar(constraint)
@@ -227,6 +233,8 @@ def compiled(constraint: Constraint, vocabulary: llguidance.LLTokenizer) -> Gram
 
 def _grammar(constraint: Constraint) -> str:
     """Write a constraint in llguidance's own form."""
+    import llguidance
+
     if constraint.kind == "regex":
         return llguidance.LLMatcher.grammar_from_regex(constraint.text)
     if constraint.kind == "lark":
