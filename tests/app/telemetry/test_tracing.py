@@ -1,6 +1,7 @@
 """What a collector hears of a running server: a real one, over a real socket."""
 
 import sys
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,9 @@ def test_our_own_setting_goes_before_the_standard_one(monkeypatch: pytest.Monkey
 def test_a_collector_that_is_away_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
     with over_http() as gone:
         monkeypatch.setenv("LEPO_OTEL_ENDPOINT", gone.url)
-    tell(read_settings())  # pytest's time-out would end it
+    began = time.monotonic()
+    tell(read_settings())
+    assert time.monotonic() - began < 30.0, "seconds of closing, no more"
 
 
 def test_without_a_collector_nothing_is_loaded_and_without_packages_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
