@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from statistics import median
 from uuid import UUID
 
@@ -9,6 +10,7 @@ import pytest
 from sqlalchemy import select, text
 
 from app.store import claims, learnable
+from app.store.budgets import MIGRATION
 from app.store.connect import Store, open_store
 from app.store.learnable import Outlook
 from app.store.tables import Checkpoint, Interaction, StoredRequest
@@ -36,15 +38,15 @@ FILL = """
 def store(postgres_url: str, template: str) -> Iterator[Store]:
     """A store with a backlog of one key, and a few answers of two others, shared by the tests of this file."""
     for url in copies(postgres_url, template):
-        opened = open_store(url, pool=4)
-        fill(opened)
-        yield opened
-        opened.close()
+        with closing(open_store(url, pool=4)) as opened:
+            fill(opened)
+            yield opened
 
 
 def fill(store: Store) -> None:
+    """Fill it; a slow disk may take as long as it needs, since what is measured comes after."""
     base = Checkpoint(version=0, path="/base", digest="00", state="serving", metrics={})
-    with store.session() as session:
+    with store.session(MIGRATION) as session:
         asked = StoredRequest(body={}, prompts=["1+1?"])
         session.add_all((base, asked))
         session.flush()

@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
+from app.store.budgets import MIGRATION
 from app.store.connect import Store
 from app.store.grading import TURNS, Look, Taken, settle, take, try_again, waiting
 
@@ -141,7 +142,7 @@ def test_a_look_for_work_writes_nothing_when_there_is_none(store: Store, answers
 def backlog(store: Store, like: UUID, count: int) -> None:
     """Copy an answer many times: half were never tried, half are due again."""
     own = {"id", "completion_id", "created_at", "grading_attempts", "grading_until"}
-    with store.session() as session:
+    with store.session(MIGRATION) as session:
         query = text("SELECT column_name FROM information_schema.columns WHERE table_name = 'interactions'")
         same = ", ".join(f'"{name}"' for name in session.scalars(query) if name not in own)
         ages = "now() - n * interval '1 s', n % 2, CASE WHEN n % 2 = 1 THEN now() - n * interval '1 s' END"

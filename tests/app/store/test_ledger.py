@@ -9,6 +9,7 @@ from sqlalchemy import text
 
 from app.errors import NotFound
 from app.store import grades, interactions
+from app.store.budgets import MIGRATION
 from app.store.connect import Store
 from app.store.grades import Entry
 from app.store.tables import Grade, Interaction
@@ -123,7 +124,7 @@ def test_who_graded_by_key(store: Store, answers: Answers) -> None:
 
 def test_rewards_read_the_ledgers_index_and_not_the_ledger(store: Store, answers: Answers) -> None:
     ids = answers(4)
-    with store.session() as session:
+    with store.session(MIGRATION) as session:
         session.execute(
             text(
                 "INSERT INTO grades (id, interaction_id, state, value, grader_kind, grader_id)"

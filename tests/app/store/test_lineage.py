@@ -6,6 +6,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from app.store import interactions, learning, lineage, policy_life
+from app.store.budgets import MIGRATION
 from app.store.connect import Store
 from app.store.grades import Entry, add_grade
 from app.store.interactions import Filters
@@ -150,7 +151,7 @@ def test_a_lineage_reads_the_ledgers_index_and_not_the_ledger(
 ) -> None:
     row = taught(store, answers, 4)
     [other] = answers()
-    with store.session() as session:
+    with store.session(MIGRATION) as session:
         session.execute(
             text(
                 "INSERT INTO grades (id, interaction_id, state, value, grader_kind, grader_id)"
