@@ -1,20 +1,26 @@
-"""Keys and values of many answers, each at its own position, behind the cache interface of transformers.
+"""Keys and values of many answers in blocks of one pool, behind the cache interface of transformers.
 
-`KVPool` is the storage: every layer's keys and values of `rows` sequences. `SlotCache` is a view of its first rows that
-a stock model writes to and reads from in its forward. Transformers' own static cache has one position for all rows, so
-it cannot serve slots; here each row writes at the position it is told. Leaves out which row belongs to whom.
+`BlockPool` is the storage: blocks of `BLOCK` positions, every layer's keys and values. Whose a block is, the tables say
+that each forward is given: row b keeps its position p in block `table[b, p // BLOCK]`. So rows of any length share one
+pool, a block may stand in several tables, and moving a row moves no keys. `PagedCache` is what a stock model writes to
+and reads from in its forward; the written-out forwards (`app.decoder.lean`, `app.decoder.fused`) read the blocks where
+they lie. Leaves out who owns a block (`app.engine.blocks`).
 
-Axes: R rows of the pool, B rows in use, H key-value heads, M positions of a row, C positions per forward, D head size.
+Axes: N blocks, B rows in use, T blocks of a row, H key-value heads, P = BLOCK positions, M positions in view,
+C positions per forward, S head size.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
+
+BLOCK: Final = 16  # P
+PADDING: Final = 0  # block that rows without an answer write to; it is nobody's
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +28,7 @@ class PlaneShape:
     """What one layer keeps of one position: its keys, or its values."""
 
     heads: int  # H
-    size: int  # D
+    size: int  # S
     dtype: torch.dtype
     device: torch.device
 
@@ -35,107 +41,126 @@ class LayerShape:
     values: PlaneShape
 
 
-class KVPool:
-    """Storage of `rows` sequences of `length` positions; all zero at first, never read where it was not written.
+def blocks_for(positions: int) -> int:
+    """How many blocks so many positions take."""
+    return -(-positions // BLOCK)
 
-    Planes (a layer's keys, a layer's values) of one shape and device share a tensor [planes, R, H, M, D], so copying a
-    row is one operation, not one per layer.
+
+def bytes_per_block(layers: Sequence[LayerShape]) -> int:
+    """Bytes that one block takes, over all layers."""
+    planes = [shape for layer in layers for shape in (layer.keys, layer.values)]
+    return BLOCK * sum(plane.heads * plane.size * plane.dtype.itemsize for plane in planes)
+
+
+class BlockPool:
+    """Storage of `count` blocks; all zero at first, never read where it was not written.
+
+    Planes (a layer's keys, a layer's values) of one shape and device share a tensor [planes, N, H, P, S], so copying a
+    block is one operation, not one per layer.
     """
 
-    def __init__(self, layers: Sequence[LayerShape], rows: int, length: int) -> None:
+    def __init__(self, layers: Sequence[LayerShape], count: int) -> None:
         shapes = [shape for layer in layers for shape in (layer.keys, layer.values)]
         grouped: dict[PlaneShape, list[int]] = {}
         for plane, shape in enumerate(shapes):
             grouped.setdefault(shape, []).append(plane)
-        self.rows = rows
-        self.length = length
-        self.groups: list[Tensor] = []
-        self.planes: list[Tensor] = [torch.empty(0)] * len(shapes)
+        self.count = count
+        self._groups: list[Tensor] = []
+        self.planes: list[Tensor] = [torch.empty(0)] * len(shapes)  # [N, H, P, S], keys and values of each layer
         for shape, planes in grouped.items():
-            group = _zeros((len(planes), rows, shape.heads, length, shape.size), shape.dtype, shape.device)
-            self.groups.append(group)
+            group = _zeros((len(planes), count, shape.heads, BLOCK, shape.size), shape.dtype, shape.device)
+            self._groups.append(group)
             for index, plane in enumerate(planes):
                 self.planes[plane] = group[index]
 
-    def copy(self, row: int, source: "KVPool", source_row: int, length: int) -> None:
-        """Copy the first `length` positions of another pool's row (or of another row of this one) into `row`."""
-        for mine, theirs in zip(self.groups, source.groups, strict=True):
-            mine[:, row, :, :length] = theirs[:, source_row, :, :length]
-
-    def bytes_per_position(self) -> int:
-        """Bytes that one position of one row takes, over all layers."""
-        return sum(plane.shape[1] * plane.shape[3] * plane.element_size() for plane in self.planes)
+    def copy(self, block: int, source: int) -> None:
+        """Copy a block into another one."""
+        for group in self._groups:
+            group[:, block] = group[:, source]
 
 
-class SlotLayer(CacheLayerMixin):
-    """One layer of a `SlotCache`."""
+class PagedLayer(CacheLayerMixin):
+    """One layer of a `PagedCache`."""
 
     is_sliding = False
 
-    def __init__(self, keys_RHMD: Tensor, values_RHMD: Tensor) -> None:
+    def __init__(self, keys_NHPS: Tensor, values_NHPS: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.pool_keys_RHMD = keys_RHMD
-        self.pool_values_RHMD = values_RHMD
+        self.keys_NHPS = keys_NHPS
+        self.values_NHPS = values_NHPS
         self.is_initialized = True
-        self.index: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))
-
-    def view(self, rows: int, length: int) -> None:
-        """Narrow to the first `rows` rows and `length` positions."""
-        self.keys = self.pool_keys_RHMD[:rows, :, :length]
-        self.values = self.pool_values_RHMD[:rows, :, :length]
-        self.keys_BMHD = self.keys.transpose(1, 2)
-        self.values_BMHD = self.values.transpose(1, 2)
+        self.view: View | None = None  # of the forward under way
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Write [B, H, C, D] at each row's positions; give back everything in view, written or not."""
-        assert self.keys is not None
-        assert self.values is not None
-        self.keys_BMHD.index_put_(self.index, key_states.transpose(1, 2))
-        self.values_BMHD.index_put_(self.index, value_states.transpose(1, 2))
-        return self.keys, self.values
+        """Write [B, H, C, S] at each row's positions; give copies of everything in view [B, H, M, S]."""
+        assert self.view is not None
+        place = self.view.block_BC, self.view.offset_BC
+        for plane_NHPS, states_BHCS in ((self.keys_NHPS, key_states), (self.values_NHPS, value_states)):
+            plane_NHPS.transpose(1, 2).index_put_(place, states_BHCS.transpose(1, 2))
+        return _gathered(self.keys_NHPS, self.view.shown_BT), _gathered(self.values_NHPS, self.view.shown_BT)
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Nothing to do: the pool is there before the first forward."""
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:  # noqa: ARG002, the interface's signature
         """Length and offset of what is in view."""
-        assert self.keys is not None
-        return int(self.keys.shape[2]), 0
+        assert self.view is not None
+        return self.view.shown_BT.shape[1] * BLOCK, 0
 
     def get_seq_length(self) -> int:
         """Rows differ, so there is no one length; the engine always passes positions."""
         return 0
 
     def get_max_length(self) -> int:
-        """Positions of a row."""
-        return int(self.pool_keys_RHMD.shape[2])
+        """Positions in view."""
+        return 0 if self.view is None else self.view.shown_BT.shape[1] * BLOCK
 
 
-class SlotCache(Cache):
+@dataclass(frozen=True, slots=True)
+class View:
+    """Where one forward reads and writes, on one device."""
+
+    table_BT: Tensor  # int64, the rows' blocks
+    shown_BT: Tensor  # int64, those of them in view
+    position_BC: Tensor  # int64
+    block_BC: Tensor  # int64, where the positions are written
+    offset_BC: Tensor  # int64, likewise, within the block
+
+
+class PagedCache(Cache):
     """A pool as the `past_key_values` of a stock model."""
 
-    def __init__(self, pool: KVPool) -> None:
+    def __init__(self, pool: BlockPool) -> None:
+        self.pool = pool
         pairs = zip(pool.planes[0::2], pool.planes[1::2], strict=True)
-        self.slot_layers = [SlotLayer(keys, values) for keys, values in pairs]
-        super().__init__(layers=list(self.slot_layers))
-        self._in_view = (0, 0)
-        self._bound: Tensor | None = None
-        rows_R1 = torch.arange(pool.rows)[:, None]
-        self._rows = {plane.device: rows_R1.to(plane.device) for plane in pool.planes}
+        self.paged_layers = [PagedLayer(keys, values) for keys, values in pairs]
+        super().__init__(layers=list(self.paged_layers))
+        self._devices = {plane.device for plane in pool.planes}
 
-    def bind(self, position_BC: Tensor, length: int) -> None:
-        """Say where the next forward writes: row b at `position_BC[b]`; it sees the first `length` positions."""
-        rows = position_BC.shape[0]
-        if position_BC is self._bound and (rows, length) == self._in_view and len(self._rows) == 1:
-            return  # the same tensor, whatever it says now
-        self._bound = position_BC
-        if (rows, length) != self._in_view:
-            for layer in self.slot_layers:
-                layer.view(rows, length)
-            self._in_view = (rows, length)
-        index = {device: (row_R1[:rows], position_BC.to(device)) for device, row_R1 in self._rows.items()}
-        for layer in self.slot_layers:
-            layer.index = index[layer.pool_keys_RHMD.device]
+    def bind(self, table_BT: Tensor, position_BC: Tensor, length: int) -> None:
+        """Say where the next forward writes, row b at `position_BC[b]`, and that it sees the first `length` positions.
+
+        Args:
+            table_BT: int64, blocks of each row; `PADDING` where it has none.
+            position_BC: int64; a position beyond the row's blocks is padding, and written nowhere that matters.
+            length: M, a multiple of BLOCK.
+
+        """
+        places = {}
+        for device in self._devices:
+            table, position = table_BT.to(device), position_BC.to(device)
+            block_BC = table.gather(1, position // BLOCK)
+            places[device] = View(table, table[:, : length // BLOCK], position, block_BC, position % BLOCK)
+        for layer in self.paged_layers:
+            layer.view = places[layer.keys_NHPS.device]
+
+
+def _gathered(plane_NHPS: Tensor, table_BT: Tensor) -> Tensor:
+    """Copy blocks in the order of a table: [B, H, M, S]."""
+    rows, count = table_BT.shape
+    _, heads, _, size = plane_NHPS.shape
+    blocks = plane_NHPS.index_select(0, table_BT.reshape(-1)).view(rows, count, heads, BLOCK, size)
+    return blocks.transpose(1, 2).reshape(rows, heads, count * BLOCK, size)
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

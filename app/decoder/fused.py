@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from app.decoder.cache import SlotCache
+from app.decoder.cache import PagedCache
 from app.decoder.lean import Hidden, Logits, can_lean, kinds, rotated
 from app.decoder.masks import SLIDING, Mask
 
@@ -111,7 +111,7 @@ class FusedBody:
         inputs_embeds: Tensor,
         attention_mask: Mask,
         position_ids: Tensor,
-        past_key_values: SlotCache,
+        past_key_values: PagedCache,
         **_: Any,
     ) -> Hidden:
         """Hidden states [B, C, D] of inputs [B, C, D] at positions [B, C]; keys and values go to the cache."""
@@ -121,7 +121,7 @@ class FusedBody:
         hidden_BCD = inputs_embeds.clone()  # layers add to it in place
         if self._steps_by_kernels and hidden_BCD.shape[1] == 1:
             for layer in self._layers:
-                layer.step(hidden_BCD[:, 0], cos_BCS[:, 0], signed_BCS[:, 0], position_ids[:, 0], past_key_values)
+                layer.step(hidden_BCD[:, 0], cos_BCS[:, 0], signed_BCS[:, 0], past_key_values)
             return Hidden(_normed(hidden_BCD, self._norm))
         turn = cos_BCS[:, :, None], signed_BCS[:, :, None]
         by_kind = attention_mask if isinstance(attention_mask, Mapping) else {}
@@ -151,7 +151,7 @@ class FusedLayer:
         self._gate_up = Joined(gated.gate_proj, gated.up_proj)
         self._out, self._down = attention.o_proj, gated.down_proj
 
-    def __call__(self, hidden_BCD: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor, cache: SlotCache) -> None:
+    def __call__(self, hidden_BCD: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor, cache: PagedCache) -> None:
         """Add this layer's share to hidden states [B, C, D], in place."""
         heads_BCNS = self._project(_normed(hidden_BCD, self._before)).view(*hidden_BCD.shape[:2], -1, self._size)
         turned_BCNS = rotated(self._head_normed(heads_BCNS[:, :, : self._turned]), *turn)
@@ -163,17 +163,17 @@ class FusedLayer:
         gate_BCI, up_BCI = self._gate_up(_normed(hidden_BCD, self._between)).chunk(2, dim=-1)
         _add(hidden_BCD, self._down, functional.silu(gate_BCI).mul_(up_BCI))
 
-    def step(self, hidden_BD: Tensor, cos_BS: Tensor, sin_BS: Tensor, position_B: Tensor, cache: SlotCache) -> None:
+    def step(self, hidden_BD: Tensor, cos_BS: Tensor, sin_BS: Tensor, cache: PagedCache) -> None:
         """Do the same for one position per row, by kernels; each row sees its own window, so there is no mask."""
-        kernels, slots = self._kernels, cache.slot_layers[self._index]
+        kernels, layer = self._kernels, cache.paged_layers[self._index]
         norms = None
         if self._head_norms is not None:
             of_queries, of_keys = self._head_norms
             norms = of_queries.weight, of_keys.weight, of_queries.variance_epsilon
         heads_BX = self._project(_normed(hidden_BD, self._before))
-        queries_BGS = kernels.turned(heads_BX, cos_BS, sin_BS, position_B, slots.keys, slots.values, norms)
+        queries_BGS = kernels.turned(heads_BX, cos_BS, sin_BS, layer, norms)
         window = kernels.EVERYTHING if self._window is None else self._window
-        seen_BX = kernels.attended(queries_BGS, slots.keys, slots.values, position_B, self._scaling, window)
+        seen_BX = kernels.attended(queries_BGS, layer, self._scaling, window)
         _add(hidden_BD, self._out, seen_BX)
         _add(hidden_BD, self._down, kernels.gated(self._gate_up(_normed(hidden_BD, self._between))))
 

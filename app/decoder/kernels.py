@@ -1,8 +1,8 @@
 """Three kernels of a decode step on a GPU, in Triton: what stands between the products of a layer.
 
 `turned` rotates queries and keys (norming each head first, where a model does) and writes keys and values to their
-slots; `attended` reads each row's keys and values up to its own position and no further, on several processors where
-rows are few; `gated` is silu(gate) * up. Sums, softmax and norms are float32. The definitions are the torch functions
+blocks; `attended` reads each row's blocks up to its own position and no further, on several processors where rows are
+few; `gated` is silu(gate) * up. Sums, softmax and norms are float32. The definitions are the torch functions
 of `app.decoder.fused`, which run where these cannot; tests/app/decoder/test_kernels.py holds the two together by
 Triton's interpreter. Import only where Triton is installed; leaves out products and prompts.
 
@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from app.decoder.cache import BLOCK, PADDING, BlockPool, LayerShape, PagedCache, PagedLayer, PlaneShape, View
+
 EVERYTHING = 2**30  # the window of a layer that sees all
 _LEAST_ROWS = 16  # of a product by tensor cores; a group of heads is padded to it
 _ENOUGH = 64  # programs that keep a GPU busy
@@ -23,13 +25,7 @@ _UNSPLIT = 2**24  # positions that nobody has: a kernel is not compiled again pe
 
 
 def turned(
-    heads_BX: Tensor,
-    cos_BS: Tensor,
-    sin_BS: Tensor,
-    position_B: Tensor,
-    keys_BHMS: Tensor,
-    values_BHMS: Tensor,
-    norms: tuple[Tensor, Tensor, float] | None,
+    heads_BX: Tensor, cos_BS: Tensor, sin_BS: Tensor, layer: PagedLayer, norms: tuple[Tensor, Tensor, float] | None
 ) -> Tensor:
     """Rotate queries and keys, and keep keys and values at each row's position.
 
@@ -37,17 +33,16 @@ def turned(
         heads_BX: [B, N * S], queries, keys and values side by side; contiguous.
         cos_BS: of each row's position.
         sin_BS: likewise; the first half carries the sign of the swapped halves.
-        position_B: int64, where each row writes.
-        keys_BHMS: slots, written in place; the last axis is contiguous, one position S apart.
-        values_BHMS: likewise.
+        layer: whose blocks are written; it is bound to one position per row.
         norms: weights [S] of the head norms of queries and keys, and their epsilon.
 
     Returns:
         queries [B, G, S].
 
     """
+    view = _view(layer)
     rows, size = cos_BS.shape
-    keys = keys_BHMS.shape[1]
+    keys = layer.keys_NHPS.shape[1]
     heads = heads_BX.shape[1] // size
     queries = heads - 2 * keys
     out_BGS = heads_BX.new_empty(rows, queries, size)
@@ -56,36 +51,33 @@ def turned(
         heads_BX,
         cos_BS,
         sin_BS,
-        position_B,
-        keys_BHMS,
-        values_BHMS,
+        view.block_BC,
+        view.offset_BC,
+        layer.keys_NHPS,
+        layer.values_NHPS,
         out_BGS,
         of_queries,
         of_keys,
         epsilon,
-        position_B.stride(0),
-        *keys_BHMS.stride()[:2],
-        *values_BHMS.stride()[:2],
+        view.block_BC.stride(0),
+        view.offset_BC.stride(0),
         QUERIES=queries,
         KEYS=keys,
+        PER_BLOCK=BLOCK,
         HALF=size // 2,
-        BLOCK=triton.next_power_of_2(size // 2),
+        LANES=triton.next_power_of_2(size // 2),
         NORMED=norms is not None,
         num_warps=1,
     )
     return out_BGS
 
 
-def attended(
-    queries_BGS: Tensor, keys_BHMS: Tensor, values_BHMS: Tensor, position_B: Tensor, scaling: float, window: int
-) -> Tensor:
+def attended(queries_BGS: Tensor, layer: PagedLayer, scaling: float, window: int) -> Tensor:
     """Attend with one query per row and head, to the positions up to the row's own.
 
     Args:
         queries_BGS: contiguous.
-        keys_BHMS: slots in view.
-        values_BHMS: likewise.
-        position_B: int64, the newest position of each row; it sees itself.
+        layer: whose blocks are read, bound to the rows' newest positions; a row sees its own.
         scaling: of the scores.
         window: positions seen at most.
 
@@ -93,12 +85,13 @@ def attended(
         [B, G * S].
 
     """
+    view = _view(layer)
     rows, queries, size = queries_BGS.shape
-    keys, length = keys_BHMS.shape[1:3]
+    keys, length = layer.keys_NHPS.shape[1], view.shown_BT.shape[1] * BLOCK
     wide = queries_BGS.dtype == torch.float32
-    block = 32 if wide else 64
+    lanes = 32 if wide else 64
     splits = splits_of(rows * keys, length)
-    per_split = triton.cdiv(triton.cdiv(length, splits), block) * block if splits > 1 else _UNSPLIT
+    per_split = triton.cdiv(triton.cdiv(length, splits), lanes) * lanes if splits > 1 else _UNSPLIT
     out_BX = queries_BGS.new_empty(rows, queries * size)
     alone = splits == 1
     parts = out_BX if alone else torch.empty(rows * queries, splits, size, device=out_BX.device)
@@ -106,24 +99,25 @@ def attended(
     padded = triton.next_power_of_2(size)
     _attended[(rows * keys, splits)](
         queries_BGS,
-        keys_BHMS,
-        values_BHMS,
-        position_B,
+        layer.keys_NHPS,
+        layer.values_NHPS,
+        view.position_BC,
+        view.table_BT,
         parts,
         tops,
         scaling,
         window,
         per_split,
         splits,
-        position_B.stride(0),
-        *keys_BHMS.stride()[:2],
-        *values_BHMS.stride()[:2],
+        view.position_BC.stride(0),
+        view.table_BT.stride(0),
         KEYS=keys,
         GROUP=queries // keys,
         ROWS=max(_LEAST_ROWS, triton.next_power_of_2(queries // keys)),
         SIZE=size,
         WIDE=padded,
-        BLOCK=block,
+        PER_BLOCK=BLOCK,
+        LANES=lanes,
         ALONE=alone,
         num_warps=4,
         num_stages=2,
@@ -144,8 +138,8 @@ def gated(both_XI: Tensor) -> Tensor:
     """Compute silu(gate) * up of [X, 2 * I], gates first; contiguous."""
     rows, width = both_XI.shape[0], both_XI.shape[1] // 2
     out_XI = both_XI.new_empty(rows, width)
-    block = 1024
-    _gated[(rows, triton.cdiv(width, block))](both_XI, out_XI, width, BLOCK=block, num_warps=4)
+    lanes = 1024
+    _gated[(rows, triton.cdiv(width, lanes))](both_XI, out_XI, width, LANES=lanes, num_warps=4)
     return out_XI
 
 
@@ -154,14 +148,20 @@ def try_out(device: torch.device, dtype: torch.dtype, shape: tuple[int, int, int
     queries, keys, size = shape
     heads_BX = torch.zeros(1, (queries + 2 * keys) * size, device=device, dtype=dtype)
     angle_BS = torch.zeros(1, size, device=device, dtype=dtype)
-    position_B = torch.zeros(1, device=device, dtype=torch.int64)
-    slots_BHMS = torch.zeros(1, keys, _SPLIT_FROM, size, device=device, dtype=dtype)
+    plane = PlaneShape(keys, size, dtype, device)
+    cache = PagedCache(BlockPool([LayerShape(plane, plane)], 1))
+    table_BT = torch.full((1, _SPLIT_FROM // BLOCK), PADDING, device=device)
     norms = (angle_BS[0], angle_BS[0], 1e-6) if normed else None
-    queries_BGS = turned(heads_BX, angle_BS, angle_BS, position_B, slots_BHMS, slots_BHMS, norms)
-    for length in (1, _SPLIT_FROM):
-        view_BHMS = slots_BHMS[:, :, :length]
-        attended(queries_BGS, view_BHMS, view_BHMS, position_B, 1.0, EVERYTHING)
+    for length in (BLOCK, _SPLIT_FROM):
+        cache.bind(table_BT, torch.zeros((1, 1), device=device, dtype=torch.int64), length)
+        queries_BGS = turned(heads_BX, angle_BS, angle_BS, cache.paged_layers[0], norms)
+        attended(queries_BGS, cache.paged_layers[0], 1.0, EVERYTHING)
     gated(heads_BX)
+
+
+def _view(layer: PagedLayer) -> View:
+    assert layer.view is not None
+    return layer.view
 
 
 @triton.jit
@@ -169,27 +169,26 @@ def _turned(
     heads,
     cos,
     sin,
-    position,
+    block,
+    offset,
     keys,
     values,
     out,
     of_queries,
     of_keys,
     epsilon,
-    position_stride,
-    key_row,
-    key_head,
-    value_row,
-    value_head,
+    block_stride,
+    offset_stride,
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
+    PER_BLOCK: tl.constexpr,
     HALF: tl.constexpr,
-    BLOCK: tl.constexpr,
+    LANES: tl.constexpr,
     NORMED: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
-    at = tl.arange(0, BLOCK)
+    at = tl.arange(0, LANES)
     inside = at < HALF
     source = heads + (row * (QUERIES + 2 * KEYS) + head) * 2 * HALF
     low = tl.load(source + at, mask=inside, other=0.0).to(tl.float32)
@@ -217,16 +216,17 @@ def _turned(
     sin_high = tl.load(sin + angle + HALF, mask=inside, other=0.0).to(tl.float32)
     turned_low = tl.where(is_value, low, new_low * cos_low + new_high * sin_low)
     turned_high = tl.where(is_value, high, new_high * cos_high + new_low * sin_high)
-    where = tl.load(position + row * position_stride).to(tl.int64) * 2 * HALF
+    first = tl.load(block + row * block_stride).to(tl.int64) * KEYS * PER_BLOCK * 2 * HALF
+    where = first + tl.load(offset + row * offset_stride).to(tl.int64) * 2 * HALF
     kind = out.dtype.element_ty
     target = out + (row * QUERIES + head) * 2 * HALF + at
     tl.store(target, turned_low.to(kind), mask=inside & is_query)
     tl.store(target + HALF, turned_high.to(kind), mask=inside & is_query)
     is_key = (head >= QUERIES) & (head < QUERIES + KEYS)
-    slot = keys + row * key_row + (head - QUERIES) * key_head + where + at
+    slot = keys + where + (head - QUERIES) * PER_BLOCK * 2 * HALF + at
     tl.store(slot, turned_low.to(kind), mask=inside & is_key)
     tl.store(slot + HALF, turned_high.to(kind), mask=inside & is_key)
-    slot = values + row * value_row + (head - QUERIES - KEYS) * value_head + where + at
+    slot = values + where + (head - QUERIES - KEYS) * PER_BLOCK * 2 * HALF + at
     tl.store(slot, turned_low.to(kind), mask=inside & is_value)
     tl.store(slot + HALF, turned_high.to(kind), mask=inside & is_value)
 
@@ -237,6 +237,7 @@ def _attended(
     keys,
     values,
     position,
+    table,
     parts,
     tops,
     scaling,
@@ -244,16 +245,14 @@ def _attended(
     per_split,
     splits,
     position_stride,
-    key_row,
-    key_head,
-    value_row,
-    value_head,
+    table_stride,
     KEYS: tl.constexpr,
     GROUP: tl.constexpr,
     ROWS: tl.constexpr,
     SIZE: tl.constexpr,
     WIDE: tl.constexpr,
-    BLOCK: tl.constexpr,
+    PER_BLOCK: tl.constexpr,
+    LANES: tl.constexpr,
     ALONE: tl.constexpr,
 ):
     row = (tl.program_id(0) // KEYS).to(tl.int64)
@@ -262,23 +261,23 @@ def _attended(
     seen = tl.load(position + row * position_stride).to(tl.int32) + 1
     first = tl.maximum(seen - window, 0)
     end = tl.minimum(seen, (split + 1) * per_split)
-    start = tl.maximum(first, split * per_split) // BLOCK * BLOCK
+    start = tl.maximum(first, split * per_split) // LANES * LANES
     of_group = tl.arange(0, ROWS)
     of_size = tl.arange(0, WIDE)
-    of_block = tl.arange(0, BLOCK)
+    of_lanes = tl.arange(0, LANES)
     head = row * KEYS * GROUP + key * GROUP + of_group
     real = (of_group < GROUP)[:, None] & (of_size < SIZE)[None, :]
     asked = tl.load(queries + head[:, None] * SIZE + of_size[None, :], mask=real, other=0.0)
-    key_base = keys + row * key_row + key * key_head
-    value_base = values + row * value_row + key * value_head
     top = tl.full([ROWS], float("-inf"), tl.float32)
     mass = tl.zeros([ROWS], tl.float32)
     gathered = tl.zeros([ROWS, WIDE], tl.float32)
-    for begin in range(start, end, BLOCK):
-        at = begin + of_block
+    for begin in range(start, end, LANES):
+        at = begin + of_lanes
         shown = (at >= first) & (at < end)
+        block = tl.load(table + row * table_stride + at // PER_BLOCK, mask=shown, other=0).to(tl.int64)
+        place = ((block * KEYS + key) * PER_BLOCK + at % PER_BLOCK) * SIZE
         known = tl.load(
-            key_base + at[None, :] * SIZE + of_size[:, None],
+            keys + place[None, :] + of_size[:, None],
             mask=shown[None, :] & (of_size < SIZE)[:, None],
             other=0.0,
         )
@@ -288,7 +287,7 @@ def _attended(
         weight = tl.exp(score - new_top[:, None])
         shrink = tl.exp(top - new_top)
         held = tl.load(
-            value_base + at[:, None] * SIZE + of_size[None, :],
+            values + place[:, None] + of_size[None, :],
             mask=shown[:, None] & (of_size < SIZE)[None, :],
             other=0.0,
         )
@@ -322,9 +321,9 @@ def _merged(parts, tops, out, splits, SIZE: tl.constexpr, WIDE: tl.constexpr, RO
 
 
 @triton.jit
-def _gated(both, out, width, BLOCK: tl.constexpr):
+def _gated(both, out, width, LANES: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
-    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    at = tl.program_id(1) * LANES + tl.arange(0, LANES)
     inside = at < width
     gate = tl.load(both + row * 2 * width + at, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(both + row * 2 * width + width + at, mask=inside, other=0.0).to(tl.float32)

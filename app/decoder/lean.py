@@ -3,7 +3,8 @@
 With 8 to 32 rows of a small model the stock forward spends more time between its products than within them: separate
 query, key and value products, norms and rotations in many small operations, keys and values repeated per query head.
 Here a layer is five products on packed weights (`app.decoder.packed`) with activation, gate and residual taken along,
-one norm kernel, one rotation of queries and keys together, and attention over grouped heads.
+norms in one pass, and, at a decode step, one walk that rotates, keeps and attends (`app.decoder.paged`). Prompts, and
+steps where numba is not installed, attend to a copy of the blocks in view.
 
 A view like `PackedModel`: the stock modules keep the parameters, and `repack` follows them. What the engine serves is
 the same function: `app.engine.lane.Lane.prove` compares it with the stock forward whenever weights are taken. Covers
@@ -21,7 +22,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import LlamaForCausalLM, MistralForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
 
-from app.decoder.cache import SlotCache
+from app.decoder import paged
+from app.decoder.cache import PagedCache
 from app.decoder.masks import FULL, SLIDING, Mask
 from app.decoder.packed import PackedModel, Product
 
@@ -82,7 +84,11 @@ class LeanBody:
 
     def __init__(self, stock: Any) -> None:
         self._rotary = stock.rotary_emb
-        self._layers = [LeanLayer(layer, kind) for layer, kind in zip(stock.layers, kinds(stock.config), strict=True)]
+        window = getattr(stock.config, "sliding_window", None)
+        self._layers = [
+            LeanLayer(layer, kind, window if kind == SLIDING else None)
+            for layer, kind in zip(stock.layers, kinds(stock.config), strict=True)
+        ]
         self._norm = stock.norm
 
     def repack(self) -> None:
@@ -96,14 +102,19 @@ class LeanBody:
         inputs_embeds: Tensor,
         attention_mask: Mask,
         position_ids: Tensor,
-        past_key_values: SlotCache,
+        past_key_values: PagedCache,
         **_: Any,
     ) -> Hidden:
         """Hidden states [B, C, D] of inputs [B, C, D] at positions [B, C]; keys and values go to the cache."""
         cos_BCS, sin_BCS = self._rotary(inputs_embeds, position_ids)
         half = sin_BCS.shape[-1] // 2
-        turn = cos_BCS[:, :, None], torch.cat((-sin_BCS[..., :half], sin_BCS[..., half:]), dim=-1)[:, :, None]
+        signed_BCS = torch.cat((-sin_BCS[..., :half], sin_BCS[..., half:]), dim=-1)
         hidden_BCD = inputs_embeds
+        if inputs_embeds.shape[1] == 1 and paged.available():
+            for layer in self._layers:
+                hidden_BCD = layer.step(hidden_BCD, cos_BCS[:, 0], signed_BCS[:, 0], past_key_values)
+            return Hidden(_normed(hidden_BCD, self._norm))
+        turn = cos_BCS[:, :, None], signed_BCS[:, :, None]
         for layer in self._layers:
             mask = attention_mask[layer.kind] if isinstance(attention_mask, Mapping) else attention_mask
             hidden_BCD = layer(hidden_BCD, turn, mask, past_key_values)
@@ -113,9 +124,10 @@ class LeanBody:
 class LeanLayer:
     """One layer: attention and the gated product, each on normed inputs and added to them."""
 
-    def __init__(self, stock: Any, kind: str) -> None:
+    def __init__(self, stock: Any, kind: str, window: int | None) -> None:
         attention, gated = stock.self_attn, stock.mlp
         self.kind = kind  # of attention: FULL, SLIDING
+        self._window = paged.EVERYTHING if window is None else window  # positions it sees
         self._index: int = attention.layer_idx
         self._size: int = attention.head_dim
         self._keys: int = attention.k_proj.out_features // self._size  # H
@@ -123,6 +135,7 @@ class LeanLayer:
         self._scaling: float = attention.scaling
         self._before, self._between = stock.input_layernorm, stock.post_attention_layernorm
         self._head_norms = (attention.q_norm, attention.k_norm) if hasattr(attention, "q_norm") else None
+        self._step_norms = paged.norms_of(self._head_norms)
         self._project = Product(attention.q_proj, attention.k_proj, attention.v_proj)
         self._out = Product(attention.o_proj)
         self._gate, self._up, self._down = Product(gated.gate_proj), Product(gated.up_proj), Product(gated.down_proj)
@@ -132,14 +145,24 @@ class LeanLayer:
         for product in (self._project, self._out, self._gate, self._up, self._down):
             product.repack()
 
-    def __call__(self, hidden_BCD: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor, cache: SlotCache) -> Tensor:
+    def __call__(self, hidden_BCD: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor, cache: PagedCache) -> Tensor:
         """Hidden states [B, C, D] -> [B, C, D]."""
         heads_BCNS = self._project(_normed(hidden_BCD, self._before)).view(*hidden_BCD.shape[:2], -1, self._size)
         turned_BCNS = rotated(self._head_normed(heads_BCNS[:, :, : self._turned]), *turn)
         queries_BCGS = turned_BCNS[:, :, : -self._keys]
         keys_BCHS, values_BCHS = turned_BCNS[:, :, -self._keys :], heads_BCNS[:, :, self._turned :]
         keys_BHMS, values_BHMS = cache.update(keys_BCHS.transpose(1, 2), values_BCHS.transpose(1, 2), self._index)
-        seen_BCX = _attended(queries_BCGS, keys_BHMS, values_BHMS, mask, self._scaling)
+        return self._widened(_attended(queries_BCGS, keys_BHMS, values_BHMS, mask, self._scaling), hidden_BCD)
+
+    def step(self, hidden_B1D: Tensor, cos_BS: Tensor, sin_BS: Tensor, cache: PagedCache) -> Tensor:
+        """Do the same for one position per row, [B, 1, D]; each row sees its own window, so there is no mask."""
+        heads_BX = self._project(_normed(hidden_B1D, self._before))[:, 0]
+        layer = cache.paged_layers[self._index]
+        seen_BX = paged.attended(heads_BX, cos_BS, sin_BS, layer, self._scaling, self._window, self._step_norms)
+        return self._widened(seen_BX[:, None], hidden_B1D)
+
+    def _widened(self, seen_BCX: Tensor, hidden_BCD: Tensor) -> Tensor:
+        """Add what attention saw, and the gated product."""
         hidden_BCD = self._out.plus(seen_BCX, hidden_BCD)
         normed_BCD = _normed(hidden_BCD, self._between)
         return self._down.plus(self._up.times(normed_BCD, self._gate.silu(normed_BCD)), hidden_BCD)

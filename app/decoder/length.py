@@ -1,12 +1,13 @@
-"""How many positions a step looks at: the rows' longest, rounded up.
+"""How many positions a step looks at: the rows' longest, rounded up to whole blocks.
 
-On a CPU to the next multiple of 16, which wastes little and keeps vector lanes the same whatever the batch; on a GPU to
-the next power of two, so that few CUDA graphs serve all lengths.
+On a CPU to the next block, which wastes little; on a GPU to the next power of two, so that few CUDA graphs serve all
+lengths.
 """
 
 from dataclasses import dataclass
 
-_CPU_STEP = 16
+from app.decoder.cache import BLOCK, blocks_for
+
 _GPU_LEAST = 128
 
 
@@ -14,12 +15,22 @@ _GPU_LEAST = 128
 class Lengths:
     """Buckets of length up to a longest one."""
 
-    longest: int  # positions of a slot
+    positions: int  # of an answer, prompt included
     graphed: bool  # whether CUDA graphs are captured per bucket
+
+    @property
+    def blocks(self) -> int:
+        """Blocks that the longest answer takes."""
+        return blocks_for(self.positions)
+
+    @property
+    def longest(self) -> int:
+        """The longest bucket."""
+        return self.blocks * BLOCK
 
     def bucket(self, needed: int) -> int:
         """Smallest bucket that holds `needed` positions."""
         assert 0 < needed <= self.longest
         if self.graphed:
             return min(max(1 << (needed - 1).bit_length(), _GPU_LEAST), self.longest)
-        return min(-(-needed // _CPU_STEP) * _CPU_STEP, self.longest)
+        return blocks_for(needed) * BLOCK
