@@ -158,9 +158,15 @@ class Settings(BaseSettings):
     max_top_k: int = Field(
         64, ge=1, le=1024, description="Candidates kept per step; the largest `top_k` a request may ask."
     )
-    prefill_chunk: int = Field(256, ge=8, description="Prompt positions computed between two decode steps.")
+    prefill_chunk: int = Field(256, ge=8, description="Prompt positions computed at every step, beside all answers.")
+    cache_tokens: int = Field(
+        0,
+        ge=0,
+        description="Positions whose keys and values are kept, of answers, prompts and prefixes of all resident "
+        "versions together; 0: as many as `slots` answers of `max_length` need, or as memory allows.",
+    )
     prefix_cache_tokens: int = Field(
-        65_536, ge=0, description="Prompt positions kept for reuse per policy version; 0 is off."
+        65_536, ge=0, description="Of these, kept for reuse when no answer holds them; 0 is off."
     )
     max_waiting: int = Field(256, ge=0, description="Choices that may wait for a slot; beyond it 429.")
     request_deadline: float = Field(600.0, gt=0, description="Seconds an answer may take, waiting included.")
@@ -172,9 +178,6 @@ class Settings(BaseSettings):
         ge=0,
         description="Seconds a rollback to a version that is not in memory waits for answers on an earlier one, which "
         "then end early (`length`) and are never learned from; to one in memory it never waits.",
-    )
-    attention: Literal["auto", "sdpa", "flash"] = Field(
-        "auto", description="What decode steps attend by: 'flash' (flash-attn), 'sdpa', or 'auto' for what is there."
     )
     packing: Literal["auto", "off"] = Field(
         "auto",

@@ -26,13 +26,14 @@ from app.decoder.cache import BLOCK, PagedLayer
 from app.decoder.team import run_by_all
 
 try:
-    import numba
     from llvmlite import ir
-    from numba import carray, njit, types
+    from numba import carray, cfunc, njit, types  # type: ignore[attr-defined]
     from numba.core import cgutils
     from numba.extending import intrinsic
 except ImportError:  # the GPU script runs where there is none
-    numba = None
+    _COMPILES = False
+else:
+    _COMPILES = True
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -63,13 +64,13 @@ def norms_of(modules: tuple[Any, Any] | None) -> Norms:
     """Take the head norms of a stock layer, if it has any; their weights are shared, not copied."""
     if modules is None:
         return NO_NORMS
-    weights = [module.weight.detach().numpy() for module in modules]
-    return Norms(*weights, modules[0].variance_epsilon)
+    of_queries_S, of_keys_S = (module.weight.detach().numpy() for module in modules)
+    return Norms(of_queries_S, of_keys_S, modules[0].variance_epsilon)
 
 
 def available() -> bool:
     """Whether this can be compiled here."""
-    return numba is not None
+    return _COMPILES
 
 
 def attended(
@@ -108,36 +109,34 @@ def attended(
     sizes = (0, rows, heads, out_BX.shape[1] // (heads * size), size, view.table_BT.shape[1], layer.keys_NHPS.shape[0])
     options = (window, int(len(norms.of_queries_S) > 0))
     addresses = (*(tensor.data_ptr() for tensor in tensors), *(array.ctypes.data for array in arrays))
-    run_by_all(compiled(), np.array([*sizes, *options, *addresses], np.int64), torch.get_num_threads())
+    run_by_all(compiled().address, np.array([*sizes, *options, *addresses], np.int64), torch.get_num_threads())
     return out_BX
 
 
 @cache
-def compiled() -> int:
+def compiled() -> Any:
     """Compile the walk, once per process: seconds, or a moment where an earlier process could keep what it compiled.
 
     Returns:
-        its address; it takes the address of the arguments that `_walk` unpacks.
+        a C function of the address of the arguments that `_walk` unpacks; it lives as long as this is held.
 
     """
     try:
-        made = numba.cfunc("void(voidptr)", cache=True, nopython=True)(_walk)
+        return cfunc("void(voidptr)", cache=True)(_walk)
     except RuntimeError:  # no directory to keep it in can be written; see NUMBA_CACHE_DIR
-        made = numba.cfunc("void(voidptr)", nopython=True)(_walk)
-    address: int = made.address
-    return address
+        return cfunc("void(voidptr)")(_walk)
 
 
 def _inlined(function: F) -> F:
     """Compile a function into those that call it; sums may be taken in any order."""
-    if numba is None:
-        return function  # never called: nothing is compiled
+    if not _COMPILES:
+        return function  # never called
     return cast("F", njit(fastmath=True, error_model="numpy", nogil=True)(function))
 
 
-def _intrinsic(function: F) -> F:
-    """Compile a function to what it generates."""
-    return function if numba is None else cast("F", intrinsic(function))
+def _intrinsic(function: F) -> Any:
+    """Make an operation of a function that generates it; the function's first argument is numba's own."""
+    return intrinsic(function) if _COMPILES else function
 
 
 @_inlined
@@ -200,7 +199,7 @@ def _fetch(_context: Any, address: Any) -> Any:
     def generate(_generator: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         number = ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, number, number, number])
-        fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")  # type: ignore[no-untyped-call]
         hints = [ir.Constant(number, hint) for hint in (0, 2, 1)]  # to be read, by way of the second cache; it is data
         builder.call(fetch, [builder.inttoptr(arguments[0], cgutils.voidptr_t), *hints])
         return _generator.get_dummy_value()
@@ -269,7 +268,10 @@ def _attend(
     epsilon: Any,
     out: Any,
 ) -> None:
-    """Keep the key and the value of one head of one row, and attend with the queries of its group."""
+    """Keep the key and the value of one head of one row, and attend with the queries of its group.
+
+    The next block is sent for while one is at work: blocks lie anywhere, so the processor cannot guess.
+    """
     count, size = keys.shape[1], keys.shape[3]
     group = out.shape[0] // (count * size)
     key_at = (count * group + head) * size
@@ -281,48 +283,65 @@ def _attend(
     for of_group in range(group):
         query_at = (head * group + of_group) * size
         _turn(heads[query_at : query_at + size], of_queries, epsilon, cos, sin, scale, queries[of_group])
-    scores = np.empty((group, _P), np.float32)
+    scores = np.empty(_P, np.float32)
     gathered = np.zeros((group, size), np.float32)
     top = np.full(group, _UNSEEN, np.float32)
     mass = np.zeros(group, np.float32)
     first = max(0, at + 1 - window)
     for place in range(first // _P, at // _P + 1):
         block = table[place]
-        known, held = keys[block, head], values[block, head]
         next_at = (table[min(place + 1, at // _P)] * count + head) * _P * size * _FLOAT
         hidden, end = max(first - place * _P, 0), min(at + 1 - place * _P, _P)
         for of_group in range(group):
-            for p in range(_P):
-                score = _ZERO
-                for s in range(size):
-                    score += queries[of_group, s] * known[p, s]
-                scores[of_group, p] = score
-                if of_group == 0:  # have the next block on its way: blocks lie anywhere, so the processor cannot guess
-                    for line in range(p * size * _FLOAT, (p + 1) * size * _FLOAT, _LINE):
-                        _fetch(keys_at + next_at + line)
-                        _fetch(values_at + next_at + line)
+            ahead = size * _FLOAT if of_group == 0 else 0
+            _multiply(queries[of_group], keys[block, head], scores, keys_at + next_at, values_at + next_at, ahead)
             for p in range(hidden):
-                scores[of_group, p] = _UNSEEN
+                scores[p] = _UNSEEN
             for p in range(end, _P):
-                scores[of_group, p] = _UNSEEN
-            highest = top[of_group]
-            for p in range(_P):
-                highest = max(highest, scores[of_group, p])
+                scores[p] = _UNSEEN
+            highest = _exponentiate(scores, top[of_group])
             shrink = _exp2(top[of_group] - highest)
             top[of_group] = highest
-            total = _ZERO
-            for p in range(_P):
-                weight = _exp2(scores[of_group, p] - highest)
-                scores[of_group, p] = weight
-                total += weight
-            mass[of_group] = mass[of_group] * shrink + total
-            for s in range(size):
-                seen = gathered[of_group, s] * shrink
-                for p in range(_P):
-                    seen += scores[of_group, p] * held[p, s]
-                gathered[of_group, s] = seen
+            mass[of_group] = mass[of_group] * shrink + _gather(scores, values[block, head], shrink, gathered[of_group])
     for of_group in range(group):
         share = _ONE / mass[of_group]
         target = (head * group + of_group) * size
         for s in range(size):
             out[target + s] = gathered[of_group, s] * share
+
+
+@_inlined
+def _multiply(query: Any, known: Any, scores: Any, next_keys: Any, next_values: Any, ahead: Any) -> None:
+    """Products of a query [S] with the keys of a block [P, S]; meanwhile `ahead` bytes a position are sent for."""
+    for p in range(_P):
+        for line in range(p * ahead, (p + 1) * ahead, _LINE):
+            _fetch(next_keys + line)
+            _fetch(next_values + line)
+        score = _ZERO
+        for s in range(query.shape[0]):
+            score += query[s] * known[p, s]
+        scores[p] = score
+
+
+@_inlined
+def _exponentiate(scores: Any, highest: Any) -> Any:
+    """Make scores powers of 2, relative to the highest of these and of those before; gives that."""
+    for p in range(_P):
+        highest = max(highest, scores[p])
+    for p in range(_P):
+        scores[p] = _exp2(scores[p] - highest)
+    return highest
+
+
+@_inlined
+def _gather(weights: Any, held: Any, shrink: Any, gathered: Any) -> Any:
+    """Add the values of a block [P, S] by their weights [P] to what was gathered, shrunk; gives the weights' sum."""
+    total = _ZERO
+    for p in range(_P):
+        total += weights[p]
+    for s in range(gathered.shape[0]):
+        seen = gathered[s] * shrink
+        for p in range(_P):
+            seen += weights[p] * held[p, s]
+        gathered[s] = seen
+    return total

@@ -93,6 +93,12 @@ class Answer:
         return self._lead_out_ids[place] if 0 <= place < len(self._lead_out_ids) else None
 
     @property
+    def read_ids(self) -> list[int]:
+        """Ids that were read behind the latent steps: the lead-out's, then the tokens."""
+        drawn = self._ids(self._latent_length, self.steps)
+        return [*self._lead_out_ids[: len(drawn)], *drawn[len(self._lead_out_ids) :]]
+
+    @property
     def forbids_endings(self) -> bool:
         """Whether the next step must not end the answer."""
         return self.in_tokens and self.answer_tokens < self.request.min_tokens and bool(self.endings)

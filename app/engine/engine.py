@@ -1,8 +1,8 @@
 """The engine: one thread that owns weights, caches and the step loop.
 
-`_turn` reads: end who must end, swap, admit, prefill a chunk, place, step, tell. Requests come from any thread through
-a bounded queue and hear of their answers through their sink. Any failure on this thread ends the engine and reaches
-every request as `Crashed`; nothing hangs. Leaves out HTTP, storage, and text templates.
+`_turn` reads: end who must end, swap, admit, compute some of the prompts, place, step, tell. Requests come from any
+thread through a bounded queue and hear of their answers through their sink. Any failure on this thread ends the engine
+and reaches every request as `Crashed`; nothing hangs. Leaves out HTTP, storage, and text templates.
 """
 
 import logging
@@ -12,15 +12,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
 import torch
 
-from app.decoder import flash
 from app.decoder.anatomy import examine
+from app.decoder.cache import BLOCK, blocks_for
 from app.engine import admission
 from app.engine.answer import Reader
 from app.engine.config import EngineConfig
@@ -51,8 +50,8 @@ class Engine:
         ticket = engine.submit(Request(prompt_ids=(1, 2), sampling=Sampling(latent_length=4), max_new=32), print)
 
     Raises:
-        UnsupportedModel: the model cannot be served through slots.
-        ValueError: flash-attn is asked for and cannot be had.
+        UnsupportedModel: the model cannot be served through a cache of blocks.
+        MemoryError: there is no room for the keys and values of one answer.
 
     """
 
@@ -60,7 +59,6 @@ class Engine:
         prepare(policy.device)
         anatomy = examine(policy)
         self.config = config
-        self.flash = flash.choose(policy, anatomy, config.attention)  # whether decode steps run by flash-attn
         self.max_length = min(config.max_length, anatomy.positions or config.max_length)
         self.failure: BaseException | None = None  # what crashed the engine
         self._lanes = Lanes(policy, anatomy, config, self.max_length)
@@ -248,15 +246,14 @@ class Engine:
     def stats(self) -> EngineStats:
         """Snapshot of the engine; cheap, from any thread."""
         lanes = list(self._lanes)
-        caches = [lane.prefix for lane in lanes if lane.prefix is not None]
-        running = [row.answer for lane in lanes for row in list(lane.running) if row is not None]
+        blocks = self._lanes.blocks
         by_version = self._lanes.stats()
         return EngineStats(
             state=self._state,
             version=by_version[0].version,
             by_version=by_version,
             slots=self.config.slots,
-            running=len(running),
+            running=self._lanes.in_use,
             waiting=self._waiting.choices + sum(lane.waiting_choices for lane in lanes),
             requests=self._requests,
             finished=self._finished,
@@ -266,9 +263,11 @@ class Engine:
             latents=sum(lane.totals.latents for lane in lanes),
             prompt_tokens=sum(lane.totals.prompt_tokens for lane in lanes),
             prefill_tokens=sum(lane.prefill.computed_tokens for lane in lanes),
-            prefix_hit_tokens=sum(cache.hit_tokens for cache in caches),
-            prefix_tokens=sum(cache.tokens for cache in caches),
-            cache_tokens=sum(answer.base + answer.steps for answer in running),
+            prefix_hit_tokens=blocks.hit_tokens,
+            prefix_tokens=blocks.known * BLOCK,
+            cache_tokens=blocks.held * BLOCK,
+            cache_room=blocks.count * BLOCK,
+            preempted=sum(lane.totals.preempted for lane in lanes),
             step_s=self._step_s,
             swaps=self._swapper.done,
             failed_swaps=self._swapper.failed,
@@ -374,9 +373,10 @@ class Engine:
         self._admit()
         stepped = False
         with torch.inference_mode():
+            self._prefill()
             for lane in self._lanes:
-                lane.prefill.advance()
-                lane.place(self.config.slots - sum(each.in_use for each in self._lanes))
+                lane.place(self.config.slots - self._lanes.in_use)
+                self._lanes.grow(lane)
                 stepped |= bool(lane.running)
                 lane.step()
         self._tell()
@@ -404,20 +404,43 @@ class Engine:
         ticket.finish_unstarted(reason, self.version)
 
     def _admit(self) -> None:
-        """Start the prompts of as many waiting requests as there are slots for, each in its lane."""
+        """Begin the prompts of the waiting for whom there is a row and there are blocks, each in its lane.
+
+        One for whom there are not enough blocks yet holds nobody up; but while an answer that was begun waits for
+        blocks, nothing new begins.
+        """
         if not len(self._waiting) or self._swapper.holds_admission:
             return
         if self._waiting.pressing_choices > self._free_slots():
             self._end_background()
+        if self._lanes.short:
+            return
+        rows = self.config.slots - self._lanes.in_use - self._lanes.coming
+        room = self._lanes.blocks.free - self._lanes.in_use
+
+        def accept(ticket: Ticket) -> bool:
+            nonlocal rows, room
+            needed = blocks_for(len(ticket.executed_ids)) + 1
+            if rows <= 0 or (needed > room and self._live):
+                return False
+            rows, room = rows - 1, room - needed
+            return True
+
         with self._changed:
-            batches = self._lanes.admit(self._waiting, self._free_slots())
+            tickets = self._waiting.take(accept)
         now = time.monotonic()
-        for ticket in chain.from_iterable(batches.values()):
+        for ticket in tickets:
             ticket.started = now
             self._live[ticket] = None
         self._count_background()  # before they take slots, so that whoever asks meanwhile is not refused for them
-        for lane, tickets in batches.items():
-            lane.begin(tickets)
+        for ticket in tickets:
+            self._lanes.entered_by(ticket).begin(ticket)
+
+    def _prefill(self) -> None:
+        """Compute a budget of prompt positions, those of each lane in turn."""
+        busy = [lane for lane in self._lanes if lane.prefill.busy]
+        for lane in busy:
+            lane.prefill.advance(self.config.prefill_chunk // len(busy), self._lanes.in_use)
 
     def _count_background(self) -> None:
         self._background = sum(ticket.unfinished for ticket in self._live if ticket.request.background)

@@ -1,7 +1,7 @@
 """The fused step as CUDA graphs: one per (rows, length, width, draws, masked) bucket, captured when first needed.
 
 A replay reads and writes the very tensors that `app.engine.rows` owns, so a graph needs no copies in or out; the rows
-that pad a batch to its bucket are unused slots, which stand at position 0 and harm nobody. Weights keep their storage
+that pad a batch to its bucket are unused ones, which stand at position 0 of nobody's block. Weights keep their storage
 for life, so a swap needs no new capture. A model that cannot be captured runs step by step, with a warning in the log.
 Rows with a bias of their own go the eager way too.
 
@@ -93,7 +93,7 @@ class StepGraphs:
 
     def _rounded(self, rows: int) -> int:
         up = 1 << (rows - 1).bit_length() if rows <= _FINE else -(-rows // _FINE) * _FINE
-        return min(up, self._rows.pool.rows)
+        return min(up, self._rows.count)
 
     def _try_capture(self, bucket: Bucket) -> None:
         """Capture a bucket without taking the step, or give graphs up for good."""

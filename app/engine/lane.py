@@ -1,15 +1,17 @@
 """A lane: one resident policy version with everything that depends on it.
 
-Its weights (in storage that never moves), its keys and values, its prefix cache, its prompts under way and its rows.
-Two lanes at most make swaps and canaries: a lane that no new requests enter runs its rows to the end and is then free
-to take the next weights in place. So a row, its cache and its prompt are of one version by construction. Leaves out
-which lane a request enters (`app.engine.lanes`) and how weights get in (`app.engine.stage`).
+Its weights (in storage that never moves), its prompts under way and its rows; keys and values lie in blocks of the pool
+that all lanes share. Two lanes at most make swaps and canaries: a lane that no new requests enter runs its rows to the
+end and is then free to take the next weights in place. So a row, its blocks and its prompt are of one version by
+construction. Leaves out which lane a request enters and who gives up blocks when there are none (`app.engine.lanes`),
+and how weights get in (`app.engine.stage`).
 
 Axes: B rows in use, V vocabulary, K candidates.
 """
 
 import math
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -19,24 +21,24 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from app.decoder.anatomy import Anatomy, UnsupportedModel, probe_ids
-from app.decoder.cache import KVPool
+from app.decoder.cache import BLOCK, BlockPool, PagedCache
 from app.decoder.fused import FusedDecoder, can_fuse
 from app.decoder.lean import LeanDecoder, view_of
 from app.decoder.length import Lengths
 from app.decoder.masks import Masks
 from app.decoder.packed import PackedModel, can_pack
 from app.engine.answer import Answer
+from app.engine.blocks import Blocks, Root
 from app.engine.config import EngineConfig
 from app.engine.graphs import StepGraphs
 from app.engine.plan import Plan, plan_for
-from app.engine.prefill import Limits, Prefill
-from app.engine.prefix import BLOCK, PrefixCache
+from app.engine.prefill import Prefill, Prompt, Resumed
 from app.engine.request import FinishReason
 from app.engine.rows import Rows, Seed, Trace
 from app.engine.ticket import Ticket
+from training.latent import mix
 from training.models.policy import Policy
 
-STAGED = 8  # prompts computed together at most
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
 
 
@@ -44,12 +46,24 @@ class NotFinite(RuntimeError):
     """The model's logits are not numbers."""
 
 
-@dataclass(slots=True)
+class OutOfBlocks(Exception):
+    """A row needs a block, and there is none: somebody must give up theirs."""
+
+
+@dataclass(slots=True, eq=False)
 class Running:
-    """Whose row it is."""
+    """Whose row it is, and what it holds."""
 
     ticket: Ticket
     answer: Answer
+    blocks: list[int]
+    known: int  # blocks of these that can be found by their tokens
+    root: Root  # of the block behind those
+
+    @property
+    def position(self) -> int:
+        """Where the next step stands."""
+        return self.answer.base + self.answer.steps
 
 
 @dataclass(slots=True)
@@ -61,6 +75,7 @@ class Totals:
     latents: int = 0  # latent steps drawn
     prompt_tokens: int = 0  # prompt positions asked for
     finished: int = 0  # answers that ended, however
+    preempted: int = 0  # answers that had to give up their blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +88,11 @@ class VersionStats:
     finished: int  # answers that ended, however
     tokens: int  # answer tokens drawn
     latents: int  # latent steps drawn
+
+
+def rank(ticket: Ticket) -> tuple[bool, int]:
+    """Say who goes first: those somebody waits for, then those of the smaller number."""
+    return ticket.request.background, ticket.request.priority
 
 
 def can_graph(model: PreTrainedModel) -> bool:
@@ -91,7 +111,14 @@ def quicker(model: PreTrainedModel) -> LeanDecoder | PackedModel | FusedDecoder 
 class Lane:
     """One policy version and its answers; belongs to the engine's thread while it serves."""
 
-    def __init__(self, policy: Policy, anatomy: Anatomy, config: EngineConfig, max_length: int) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        anatomy: Anatomy,
+        config: EngineConfig,
+        max_length: int,
+        storage: tuple[BlockPool, Blocks],
+    ) -> None:
         self.policy = policy
         self.anatomy = anatomy
         self.version = policy.version
@@ -102,18 +129,18 @@ class Lane:
         self._before = Totals()  # when its version came
         graphed = can_graph(policy.model)
         self._lengths = Lengths(max_length, graphed=graphed)
-        masks = Masks(anatomy.kinds, anatomy.window, max_length, policy.dtype, policy.device)
+        self._masks = Masks(anatomy.kinds, anatomy.window, self._lengths.longest, policy.dtype, policy.device)
         self._view = quicker(policy.model) if config.packing == "auto" else None
         served = self._view or policy.model
-        pool = KVPool(anatomy.layers, config.slots, max_length)
-        self.rows = Rows(policy, served, pool, masks, config.max_top_k)
-        tokens = config.prefix_cache_tokens
-        self.prefix = PrefixCache(anatomy.layers, tokens) if tokens >= BLOCK else None
-        limits = Limits(min(STAGED, config.slots), config.prefill_chunk, self._lengths)
-        self.prefill = Prefill(policy, served, anatomy.layers, masks, self.prefix, limits)
-        self.staged_rows = limits.rows
+        pool, self._blocks = storage
+        self._pool = pool
+        cache = PagedCache(pool)
+        size = (config.slots, self._lengths.blocks)
+        self.rows = Rows(policy, served, cache, self._masks, size, config.max_top_k)
+        self.prefill = Prefill(policy, served, cache, self._masks, self._blocks, self._lengths)
         self._graphs = StepGraphs(self.rows) if graphed else None
         self._plan: Plan | None = None  # of the next steps
+        self._steps_in_blocks = 0  # steps until a row needs its next block
 
     @property
     def in_use(self) -> int:
@@ -128,7 +155,7 @@ class Lane:
     @property
     def waiting_choices(self) -> int:
         """Choices whose prompt is here and that have no row yet."""
-        return sum(job.ticket.request.choices - job.ticket.seeded for job in self.prefill.jobs)
+        return sum(len(prompt.waiting) for prompt in self.prefill.prompts)
 
     def stats(self, role: Literal["serving", "candidate", "other"]) -> VersionStats:
         """Say what this version is doing and has done here."""
@@ -145,35 +172,81 @@ class Lane:
     def tickets(self) -> list[Ticket]:
         """Give the requests that have an answer or a prompt here."""
         rows = [running.ticket for running in self.running if running is not None]
-        return list(dict.fromkeys([*rows, *(job.ticket for job in self.prefill.jobs)]))
+        return list(dict.fromkeys([*rows, *(prompt.ticket for prompt in self.prefill.prompts)]))
 
-    def begin(self, tickets: Sequence[Ticket]) -> None:
-        """Start the prompts of requests; from here on they are of this version."""
-        self.totals.prompt_tokens += sum(len(ticket.executed_ids) for ticket in tickets)
-        self.prefill.start(tickets)
+    def begin(self, ticket: Ticket) -> None:
+        """Start the prompt of a request; from here on it is of this version."""
+        self.totals.prompt_tokens += len(ticket.executed_ids)
+        self.prefill.add(Prompt(ticket))
 
     def place(self, free: int) -> None:
-        """Give rows to up to `free` choices whose prompts are done, then close the holes that are left."""
-        if not self.prefill.jobs and None not in self.running:
+        """Give rows to up to `free` choices whose prompts are done, then close the holes that are left.
+
+        A row goes to the request that has fewest, so that one of many choices does not keep the others waiting.
+        """
+        ready = [prompt for prompt in self.prefill.prompts if prompt.ready]
+        if not ready and None not in self.running:
             return
         holes = [row for row, running in enumerate(self.running) if running is None]
+        rows = Counter(running.ticket for running in self.running if running is not None)
         seeds: list[Seed] = []
-        for job in self.prefill.jobs:
-            if job.left:
-                continue
-            ticket = job.ticket
-            while free > len(seeds) and ticket.seeded < ticket.request.choices:
-                answer = ticket.answers[ticket.seeded]
-                ticket.seeded += 1
-                if answer.finished:
-                    continue
+        while ready and len(seeds) < free:
+            prompt = min(ready, key=lambda one: (*rank(one.ticket), rows[one.ticket], one.ticket.arrived))
+            last = len(prompt.waiting) <= 1
+            if prompt.waiting:
+                blocks = self._blocks_of_a_row(prompt, last=last)
+                if blocks is None:
+                    break
                 row = holes.pop(0) if holes else self._new_row()
-                seeds.append(self._seed(row, ticket, answer, job.row))
+                seeds.append(self._seed(row, prompt, blocks))
+                rows[prompt.ticket] += 1
+            if last:
+                ready.remove(prompt)
+                self.prefill.remove(prompt)
         if seeds:
             self.rows.seed(seeds)
-        self.prefill.jobs = [job for job in self.prefill.jobs if job.ticket.seeded < job.ticket.request.choices]
         self._close(holes)
-        self._plan = None
+        self._plan, self._steps_in_blocks = None, 0
+
+    def grow(self) -> None:
+        """See to it that every row has a block for its next step.
+
+        Raises:
+            OutOfBlocks: one has not; those before it have theirs.
+
+        """
+        if self._steps_in_blocks or not self.running:
+            return
+        added: list[tuple[int, int, int]] = []
+        left = BLOCK
+        short = False
+        for row, running in enumerate(self.running):
+            assert running is not None
+            if running.position == len(running.blocks) * BLOCK:
+                taken = self._blocks.take(1)
+                if taken is None:
+                    short = True
+                    continue
+                added.append((row, len(running.blocks), taken[0]))
+                running.blocks += taken
+            left = min(left, len(running.blocks) * BLOCK - running.position)
+        if added:
+            self.rows.extend(added)
+        if short:
+            raise OutOfBlocks
+        self._steps_in_blocks = left
+
+    def retreat(self, running: Running) -> None:
+        """Take its row and its blocks from an answer; it goes on when there is room, from where it was."""
+        row, answer = self.running.index(running), running.answer
+        trace = self.rows.trace(row, answer.latents)
+        resumed = Resumed(answer, trace, self._inputs_of(running, trace), self.rows.next_input(row))
+        self._blocks.give_back(running.blocks)
+        self.totals.preempted += 1
+        self.running[row] = None
+        self._close([row])
+        self._plan, self._steps_in_blocks = None, 0
+        self.prefill.prompts.insert(0, Prompt(running.ticket, resumed))
 
     def step(self) -> None:
         """Move every row by one step and tell its ticket what happened."""
@@ -191,6 +264,7 @@ class Lane:
         self.totals.steps += 1
         self.totals.latents += plan.latents
         self.totals.tokens += plan.tokens
+        self._steps_in_blocks -= 1
         self._plan = plan if plan.advance() else None
         self._take(drawn, tops)
 
@@ -200,7 +274,10 @@ class Lane:
         for row, running in enumerate(self.running):
             if running is not None and running.ticket is ticket:
                 self._finish(row, reason, now)
-        self.prefill.drop(ticket)
+        for prompt in [prompt for prompt in self.prefill.prompts if prompt.ticket is ticket]:
+            if prompt.resumed is not None:
+                self._finished(ticket, prompt.resumed.answer, reason, prompt.resumed.trace, now)
+            self.prefill.remove(prompt)
 
     @property
     def packed(self) -> bool:
@@ -216,12 +293,10 @@ class Lane:
         """Note that the weights are others now. Rows under way go on, their spans say so; prompts start again."""
         self.version, self.fingerprint, self.origin = version, fingerprint, None
         self._before = replace(self.totals)
-        if self.prefix is not None:
-            self.prefix.drop()
         self.prefill.restart()
-        for running in self.running:
-            if running is not None:
-                running.answer.spans.append((version, running.answer.steps))
+        rows = [running.answer for running in self.running if running is not None]
+        for answer in (*rows, *(one.resumed.answer for one in self.prefill.prompts if one.resumed is not None)):
+            answer.spans.append((version, answer.steps))
 
     def prove(self) -> None:
         """Compare logits through slots with those of a plain forward, once, at load.
@@ -230,16 +305,19 @@ class Lane:
             UnsupportedModel: they differ, so the model does something between positions that slots do not carry.
 
         """
-        ids_1T = probe_ids(self.anatomy, self._lengths.longest).to(self.policy.device)
-        head = ids_1T.shape[1] - 2
+        ids_1T = probe_ids(self.anatomy, self._lengths.positions).to(self.policy.device)
+        count = ids_1T.shape[1]
+        head, length = count - 2, self._lengths.bucket(count)
+        cache = PagedCache(BlockPool(self.anatomy.layers, 1 + length // BLOCK))  # its own: rows may run meanwhile
+        table_1T = torch.arange(1, 1 + length // BLOCK, device=ids_1T.device)[None]
         with torch.inference_mode():
             plain_1V: Tensor = self.policy.model(input_ids=ids_1T, use_cache=False).logits[:, -1].to(ids_1T.device)
             inputs_1TD = self.rows.embedding(ids_1T)
-            position_1T = torch.arange(ids_1T.shape[1], device=ids_1T.device)[None]
-            length = self._lengths.bucket(ids_1T.shape[1])
-            self.rows.forward(inputs_1TD[:, :head], position_1T[:, :head], length)
-            for at in range(head, ids_1T.shape[1]):
-                slots_1V = self.rows.forward(inputs_1TD[:, at : at + 1], position_1T[:, at : at + 1], length)
+            position_1T = torch.arange(count, device=ids_1T.device)[None]
+            for part in (slice(head), slice(head, head + 1), slice(head + 1, head + 2)):
+                slots_1V = self.rows.forward(
+                    inputs_1TD[:, part], table_1T, position_1T[:, part].clone(), length, cache=cache
+                )
         error = float((slots_1V - plain_1V).abs().max() / plain_1V.abs().max().clamp(min=1e-6))
         if not error <= _TOLERANCE[self.policy.dtype]:
             raise UnsupportedModel(
@@ -251,14 +329,48 @@ class Lane:
         self.running.append(None)
         return len(self.running) - 1
 
-    def _seed(self, row: int, ticket: Ticket, answer: Answer, staged: int) -> Seed:
-        """Make a finished prompt a row."""
-        self.running[row] = Running(ticket, answer)
+    def _blocks_of_a_row(self, prompt: Prompt, *, last: bool) -> list[int] | None:
+        """Give the blocks that a row begins with; None: there are none for what it would have to copy.
+
+        Full ones are shared with the prompt. The one that the row's first step writes to becomes its own: the last
+        choice takes the prompt's, any other a copy.
+        """
+        if last:
+            blocks, prompt.blocks = prompt.blocks, []
+            return blocks
+        full = prompt.positions // BLOCK
+        blocks = prompt.blocks[:full]
+        if len(prompt.blocks) > full:
+            taken = self._blocks.take(1)
+            if taken is None:
+                return None
+            self._pool.copy(taken[0], prompt.blocks[full])
+            blocks += taken
+        self._blocks.share(prompt.blocks[:full])
+        return blocks
+
+    def _seed(self, row: int, prompt: Prompt, blocks: list[int]) -> Seed:
+        """Make a choice whose prompt is done a row."""
+        ticket, resumed, last_id = prompt.ticket, prompt.resumed, prompt.ticket.executed_ids[-1]
+        answer = prompt.waiting[0]
+        self.running[row] = running = Running(ticket, answer, blocks, prompt.known, prompt.root)
+        if resumed is not None:
+            own = resumed.next_1D, resumed.trace
+            return Seed(row, last_id, running.position, answer.sampling, blocks, answer.steps, *own)
+        ticket.seeded = answer.choice + 1
         answer.began_at = time.monotonic()
         answer.spans.append((self.version, 0))
-        if answer.base:
-            self.rows.pool.copy(row, self.prefill.pool, staged, answer.base)
-        return Seed(row, ticket.executed_ids[-1], answer.base, answer.sampling)
+        return Seed(row, last_id, answer.base, answer.sampling, blocks)
+
+    def _inputs_of(self, running: Running, trace: Trace) -> Tensor:
+        """Embed what an answer's steps read, [X, D]: the prompt's last token, then what each step but the last gave."""
+        look_up, device, answer = self.rows.embedding, self.policy.device, running.answer
+        ids = torch.tensor([running.ticket.executed_ids[-1], *answer.read_ids], device=device)
+        read_XD: Tensor = look_up(ids)
+        if answer.latents:
+            mixed_LD = mix(look_up, trace.ids_LK.to(device).long(), trace.weights_LK.to(device))
+            read_XD = torch.cat((read_XD[:1], mixed_LD, read_XD[1:]))
+        return read_XD[: answer.steps]
 
     def _close(self, holes: Sequence[int]) -> None:
         """Fill holes with the last rows, so that the rows in use are the first ones."""
@@ -267,7 +379,7 @@ class Lane:
             moved = self.running[last]
             if hole != last:
                 assert moved is not None
-                self.rows.move(last, hole, moved.answer.base + moved.answer.steps)
+                self.rows.move(last, hole)
                 self.running[hole] = moved
             self.running.pop()
         if holes:
@@ -293,10 +405,25 @@ class Lane:
         """Close a row's answer and leave a hole."""
         running = self.running[row]
         assert running is not None
-        trace: Trace = self.rows.trace(row, running.answer.latents)
-        running.ticket.finish(running.answer, reason, trace, self.version, now)
-        self.totals.finished += 1
+        self._let_be_found(running)
+        self._blocks.give_back(running.blocks)
+        trace = self.rows.trace(row, running.answer.latents)
+        self._finished(running.ticket, running.answer, reason, trace, now)
         self.running[row] = None
+
+    def _finished(self, ticket: Ticket, answer: Answer, reason: FinishReason, trace: Trace, now: float) -> None:
+        ticket.finish(answer, reason, trace, self.version, now)
+        self.totals.finished += 1
+
+    def _let_be_found(self, running: Running) -> None:
+        """Let an answer's full blocks be found by the prompts that continue it, unless latent steps lie in them."""
+        answer = running.answer
+        if answer.sampling.latent_length or len(answer.spans) > 1:
+            return
+        ids = [*running.ticket.executed_ids, *answer.read_ids]
+        while (end := (running.known + 1) * BLOCK) <= running.position:
+            running.root = self._blocks.know(running.root, ids[end - BLOCK : end], running.blocks[running.known])
+            running.known += 1
 
     def _answers(self) -> list[Answer]:
         """Answers by row; before a step there are no holes."""

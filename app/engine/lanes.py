@@ -1,18 +1,25 @@
 """The resident lanes, two at most, and which of them new requests enter.
 
+All keep their keys and values in the blocks of one pool, which is as large as what they can need together, or as memory
+allows. When a row needs a block and there is none, the youngest of all answers and prompts lets go of its blocks and is
+computed again later.
+
 One serves. The other is free, or runs answers of an earlier version to their end, or is held ready for a candidate:
 then requests that name its version enter it beside those that enter the serving one, and either can serve at once.
 """
 
 import copy
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from app.decoder.anatomy import Anatomy
+from app.decoder.cache import BLOCK, BlockPool
+from app.engine.blocks import Blocks
 from app.engine.config import EngineConfig
-from app.engine.lane import Lane, VersionStats
+from app.engine.lane import Lane, OutOfBlocks, Running, VersionStats, rank
+from app.engine.prefill import Prompt
+from app.engine.room import blocks_of_pool
 from app.engine.ticket import Ticket
-from app.engine.waiting import Waiting
 from training.models.policy import Policy
 
 
@@ -23,7 +30,10 @@ class Lanes:
         self.anatomy = anatomy
         self.config = config
         self.max_length = max_length
-        self.serving = Lane(policy, anatomy, config, max_length)
+        count = blocks_of_pool(policy, anatomy, config, max_length)
+        self.blocks = Blocks(count, config.prefix_cache_tokens // BLOCK)
+        self._storage = BlockPool(anatomy.layers, count), self.blocks
+        self.serving = Lane(policy, anatomy, config, max_length, self._storage)
         self.candidate: Lane | None = None  # held ready beside it
         self._all = [self.serving]
 
@@ -57,7 +67,7 @@ class Lanes:
     def twin(self) -> Lane:
         """Make a lane with storage of its own, as large as the serving one; not yet among the lanes."""
         policy = dataclasses.replace(self.serving.policy, model=copy.deepcopy(self.serving.policy.model))
-        return Lane(policy, self.anatomy, self.config, self.max_length)
+        return Lane(policy, self.anatomy, self.config, self.max_length, self._storage)
 
     def keep(self, lane: Lane) -> None:
         """Count a lane among the resident ones."""
@@ -91,20 +101,40 @@ class Lanes:
         wanted = self.candidate
         return wanted if wanted is not None and wanted.version == ticket.request.version else self.serving
 
-    def admit(self, waiting: Waiting, free: int) -> Mapping[Lane, list[Ticket]]:
-        """Take the next of the waiting, in their order, for lanes whose prompts are done; at most `free` slots' worth.
+    @property
+    def in_use(self) -> int:
+        """Rows that belong to an answer, over all lanes."""
+        return sum(lane.in_use for lane in self._all)
 
-        One whose lane is busy with prompts holds nobody up: those behind it may enter the other lane.
-        """
-        entered = [self.serving] if self.candidate is None else [self.serving, self.candidate]
-        batches: dict[Lane, list[Ticket]] = {lane: [] for lane in entered if not lane.prefill.busy}
+    @property
+    def coming(self) -> int:
+        """Prompts here that no row has begun from, over all lanes."""
+        prompts = [prompt for lane in self._all for prompt in lane.prefill.prompts]
+        return sum(prompt.resumed is not None or not prompt.ticket.seeded for prompt in prompts)
 
-        def accept(ticket: Ticket) -> bool:
-            batch = batches.get(lane := self.entered_by(ticket))
-            if batch is None or len(batch) >= lane.staged_rows:
-                return False
-            batch.append(ticket)
-            return True
+    @property
+    def short(self) -> bool:
+        """Whether something that was begun waits for blocks."""
+        return any(lane.prefill.short for lane in self._all)
 
-        waiting.take(sum(lane.staged_rows for lane in batches), free, accept)
-        return {lane: tickets for lane, tickets in batches.items() if tickets}
+    def grow(self, lane: Lane) -> None:
+        """See to it that every row of a lane has a block for its next step, whoever must give way."""
+        while lane.running:
+            try:
+                lane.grow()
+            except OutOfBlocks:
+                self._make_way()
+            else:
+                return
+
+    def _make_way(self) -> None:
+        """Have the youngest that holds blocks let go of them."""
+        held: list[tuple[Lane, Running | Prompt]] = []
+        for lane in self._all:
+            held += [(lane, running) for running in lane.running if running is not None and running.blocks]
+            held += [(lane, prompt) for prompt in lane.prefill.prompts if prompt.blocks]
+        lane, youngest = max(held, key=lambda one: (*rank(one[1].ticket), one[1].ticket.arrived))
+        if isinstance(youngest, Running):
+            lane.retreat(youngest)
+        else:
+            lane.prefill.retreat(youngest)

@@ -2,10 +2,11 @@
 
 Latent and token rows share the batch: a forward on input embeddings, the draw of `training.latent`, the mixture and the
 token, and a select of the next input. Only ids and log-probabilities cross to the host, once per step. The rows in use
-are always the first ones, so the step works on slices. Leaves out whose row it is and when an answer ends.
+are always the first ones, so the step works on slices; where their keys and values lie, a table of blocks says. Leaves
+out whose row it is and when an answer ends.
 
-Axes: R rows at most, B rows in use, V vocabulary, K candidates kept, D hidden size, M positions in view, L latent
-steps, Q bytes of a mask.
+Axes: R rows at most, B rows in use, T blocks of a row, V vocabulary, K candidates kept, D hidden size, M positions in
+view, L latent steps, Q bytes of a mask.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,8 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from app.decoder.cache import KVPool, SlotCache
-from app.decoder.flash import wants_lengths
+from app.decoder.cache import PADDING, PagedCache
 from app.decoder.masks import Mask, Masks, StepMasks
 from app.engine.bias import Bias
 from training.allowed import forbidden
@@ -32,22 +32,26 @@ POSITION, STEP, LATENTS = range(3)  # of `Rows.at`
 
 
 @dataclass(frozen=True, slots=True)
-class Seed:
-    """A new row: where it goes and how it is drawn."""
-
-    row: int  # 0 <= row < R
-    last_id: int  # last token of the prompt; its forward is the row's first step
-    position: int  # where that token stands
-    sampling: Sampling  # of this answer, its own seed included
-
-
-@dataclass(frozen=True, slots=True)
 class Trace:
     """Latent steps of one answer, on the host; K is the widest support among them."""
 
     ids_LK: Tensor  # int32
     weights_LK: Tensor  # float32, z
     logprobs_LK: Tensor  # float32, log pi~; -inf outside the support
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """A new row: where it goes and how it is drawn."""
+
+    row: int  # 0 <= row < R
+    last_id: int  # last token of the prompt; its forward is the row's first step
+    position: int  # where its next step stands
+    sampling: Sampling  # of this answer, its own seed included
+    blocks: Sequence[int]  # that hold the positions before
+    step: int = 0  # steps executed before
+    next_1D: Tensor | None = None  # what its next step reads, if it is not the prompt's last token
+    trace: Trace | None = None  # latent steps executed before
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,7 @@ class InUse:
     controls: Controls
     next_B1D: Tensor
     row_B1: Tensor
+    table_BT: Tensor
 
     @property
     def count(self) -> int:
@@ -70,22 +75,34 @@ class InUse:
 
 
 class Rows:
-    """State of up to `pool.rows` running answers of one model."""
+    """State of up to R running answers of one model."""
 
-    def __init__(self, policy: Policy, model: Any, pool: KVPool, masks: Masks, width: int) -> None:
-        """Keep the state; `model` is the policy's, or a view of it that steps faster."""
+    def __init__(
+        self, policy: Policy, model: Any, cache: PagedCache, masks: Masks, size: tuple[int, int], width: int
+    ) -> None:
+        """Keep the state of rows.
+
+        Args:
+            policy: the model.
+            model: it, or a view of it that steps faster.
+            cache: of keys and values.
+            masks: of the model.
+            size: R and T.
+            width: K at most.
+
+        """
         self.model = model
         self.embedding = embedding(policy)
         self.device = policy.device
-        self.pool = pool
-        self._tells_lengths = wants_lengths(policy.model)
-        self.cache = SlotCache(pool)
+        self.cache = cache
         self.masks = masks
-        self._step_masks = StepMasks(masks, pool.rows)
-        self.width = width  # K at most
-        rows = pool.rows
+        self.count, blocks = size
+        rows = self.count
+        self._step_masks = StepMasks(masks, rows)
+        self.width = width
         hidden = self.embedding.weight.shape[1]
         self.at_3R1 = torch.zeros((3, rows, 1), dtype=torch.long, device=self.device)
+        self.table_RT = torch.full((rows, blocks), PADDING, device=self.device)
         self.next_R1D = torch.zeros((rows, 1, hidden), dtype=policy.dtype, device=self.device)
         self._controls = controls_for([Sampling()] * rows, self.device)
         self._row_R1 = torch.arange(rows, device=self.device)[:, None]
@@ -100,8 +117,8 @@ class Rows:
         return self.at_3R1, self.next_R1D
 
     def seed(self, seeds: Sequence[Seed]) -> None:
-        """Start rows whose keys and values up to `position` are already in the pool."""
-        numbers = [(seed.row, seed.last_id, seed.position, 0, seed.sampling.latent_length) for seed in seeds]
+        """Start rows whose keys and values before their positions are in their blocks."""
+        numbers = [(seed.row, seed.last_id, seed.position, seed.step, seed.sampling.latent_length) for seed in seeds]
         row_S, last_S, *at_S = torch.tensor(numbers, device=self.device).unbind(1)
         controls = controls_for([seed.sampling for seed in seeds], self.device)
         for mine, new in zip(self._controls, controls, strict=True):
@@ -112,13 +129,25 @@ class Rows:
         if latents := max(seed.sampling.latent_length for seed in seeds):
             self._make_trace_room(latents)
             self._trace_logprobs_RLK[row_S] = float("-inf")
+        table_ST = torch.full((len(seeds), self.table_RT.shape[1]), PADDING)
+        for place, seed in enumerate(seeds):
+            table_ST[place, : len(seed.blocks)] = torch.tensor(seed.blocks, dtype=torch.long)
+            if seed.next_1D is not None:
+                self.next_R1D[seed.row] = seed.next_1D
+            if seed.trace is not None:
+                self._put_back(seed.row, seed.trace)
+        self.table_RT[row_S] = table_ST.to(self.device)
 
-    def move(self, source: int, row: int, length: int) -> None:
-        """Move a row, its first `length` positions and its latent steps into another row."""
-        self.pool.copy(row, self.pool, source, length)
+    def extend(self, added: Sequence[tuple[int, int, int]]) -> None:
+        """Give rows blocks: row, place in its table, block."""
+        row_S, place_S, block_S = torch.tensor(added, device=self.device).unbind(1)
+        self.table_RT[row_S, place_S] = block_S
+
+    def move(self, source: int, row: int) -> None:
+        """Move a row into another one; its keys and values stay where they are."""
         self.at_3R1[:, row] = self.at_3R1[:, source]
         self._step_masks.move(source, row)
-        for buffer in (*self._controls, self.next_R1D, *self._traces()):
+        for buffer in (*self._controls, self.table_RT, self.next_R1D, *self._traces()):
             buffer[row] = buffer[source]
 
     def give(self, ids: Mapping[int, int]) -> None:
@@ -130,7 +159,7 @@ class Rows:
         """Say which tokens the first rows may draw in the next masked step; None: any."""
         size = max(len(mask) for mask in masks if mask is not None) if any(masks) else self._allowed_RQ.shape[1]
         if size != self._allowed_RQ.shape[1]:
-            self._allowed_RQ = torch.full((self.pool.rows, size), 255, dtype=torch.uint8, device=self.device)
+            self._allowed_RQ = torch.full((self.count, size), 255, dtype=torch.uint8, device=self.device)
         bits_BQ = np.full((len(masks), size), 255, dtype=np.uint8)
         for row, mask in enumerate(masks):
             if mask is not None:
@@ -138,8 +167,9 @@ class Rows:
         self._allowed_RQ[: len(masks)].copy_(torch.from_numpy(bits_BQ))
 
     def clear(self, rows: slice) -> None:
-        """Make unused rows harmless: they stand at position 0 when a padded batch runs them."""
+        """Make unused rows harmless: they stand at position 0 of nobody's block when a padded batch runs them."""
         self.at_3R1[:, rows] = 0
+        self.table_RT[rows] = PADDING
 
     def step(
         self, rows: int, length: int, width: int, *, draws: int, bias: Bias | None = None, masked: bool = False
@@ -161,7 +191,7 @@ class Rows:
         """
         now = self._of(rows)
         mask = self._step_masks(now.position_B1, length)
-        logits_BV = self.forward(now.next_B1D, now.position_B1, length, mask)
+        logits_BV = self.forward(now.next_B1D, now.table_BT, now.position_B1, length, mask)
         if bias is not None:
             logits_BV = bias.add(logits_BV)
         if masked:
@@ -190,18 +220,25 @@ class Rows:
         self._trace_weights_RLK[:, :, :width].index_put_(at, weights_BK)
         self._trace_logprobs_RLK[:, :, :width].index_put_(at, drawn.logprobs_BK.float())
 
-    def forward(self, inputs_BCD: Tensor, position_BC: Tensor, length: int, mask: Mask | None = None) -> Tensor:
-        """Logits [B, V] after the last of C positions per row, whose keys and values are written to the pool."""
-        self.cache.bind(position_BC, length)
-        lengths_B = (position_BC[:, 0] + 1).to(torch.int32) if self._tells_lengths else None
+    def forward(
+        self,
+        inputs_BCD: Tensor,
+        table_BT: Tensor,
+        position_BC: Tensor,
+        length: int,
+        mask: Mask | None = None,
+        cache: PagedCache | None = None,
+    ) -> Tensor:
+        """Logits [B, V] after the last of C positions per row, whose keys and values are written to their blocks."""
+        cache = cache or self.cache
+        cache.bind(table_BT, position_BC, length)
         output = self.model(
             inputs_embeds=inputs_BCD,
             attention_mask=self.masks(position_BC, length) if mask is None else mask,
             position_ids=position_BC,
-            past_key_values=self.cache,
+            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
-            **({} if lengths_B is None else {"slot_lengths": lengths_B}),
         )
         logits_BV: Tensor = output.logits[:, -1]
         return logits_BV.to(self.device)
@@ -217,6 +254,18 @@ class Rows:
             return Trace(none.to(torch.int32), none, none)
         ids_LK, weights_LK, logprobs_LK = trimmed(*(buffer[row, :latents].cpu() for buffer in self._traces()))
         return Trace(ids_LK.clone(), weights_LK.clone(), logprobs_LK.clone())
+
+    def next_input(self, row: int) -> Tensor:
+        """Fetch what a row's next step reads, [1, D]."""
+        return self.next_R1D[row].clone()
+
+    def _put_back(self, row: int, trace: Trace) -> None:
+        """Write latent steps that were fetched from another row, or from this one."""
+        latents, width = trace.ids_LK.shape
+        parts = (trace.ids_LK, trace.weights_LK, trace.logprobs_LK)
+        for buffer, part in zip(self._traces(), parts, strict=True):
+            if latents:
+                buffer[row, :latents, :width] = part.to(self.device)
 
     def _traces(self) -> tuple[Tensor, Tensor, Tensor]:
         """Trace buffers; of no row until the first latent step is asked for."""
@@ -238,6 +287,7 @@ class Rows:
             Controls(*(setting_R1[:rows] for setting_R1 in self._controls)),
             self.next_R1D[:rows],
             self._row_R1[:rows],
+            self.table_RT[:rows],
         )
 
     def _make_trace_room(self, latents: int) -> None:
@@ -245,7 +295,7 @@ class Rows:
         if latents <= self.trace_room:
             return
         room = max(2 * self.trace_room, latents, 16)
-        shape = (self.pool.rows, room + 1, self.width)
+        shape = (self.count, room + 1, self.width)
         kept = self.trace_room
         kinds = (torch.int32, torch.float32, torch.float32)
         grown = [torch.zeros(shape, dtype=kind, device=self.device) for kind in kinds]

@@ -26,8 +26,10 @@ class EngineStats:
     prompt_tokens: int  # prompt positions asked for, ever
     prefill_tokens: int  # prompt positions computed, ever
     prefix_hit_tokens: int  # prompt positions taken from the prefix cache, ever
-    prefix_tokens: int  # prompt positions in the prefix cache now
-    cache_tokens: int  # positions held by running answers now
+    prefix_tokens: int  # positions that can be found by their tokens now
+    cache_tokens: int  # positions in blocks that answers and prompts hold now
+    cache_room: int  # positions there are blocks for
+    preempted: int  # answers that had to give up their blocks and were computed again, ever
     step_s: float  # mean seconds of a turn of the loop with running answers, of late
     swaps: int  # committed, ever
     failed_swaps: int  # refused, ever

@@ -33,6 +33,7 @@ class Ticket:
         self.deadline = None if request.deadline_s is None else self.arrived + request.deadline_s
         self.started: float | None = None  # when its prefill began
         self.seeded = 0  # choices that got a row so far
+        self.passed_by = 0  # requests that came later and were begun earlier
         self.events: list[Event] = []  # of the step under way
         self.unfinished = request.choices
         self.gone = False  # the sink does not listen any more

@@ -9,6 +9,7 @@ from typing import Literal
 from app.engine.ticket import Ticket
 
 _SMOOTHING = 0.1  # weight of the newest interval between two finished choices
+_PATIENCE = 64  # requests that may pass one that does not fit yet
 
 
 class Waiting:
@@ -34,28 +35,29 @@ class Waiting:
         heapq.heappush(self._heap, (request.background, request.priority, next(self._serial), ticket))
         self._count(ticket, 1)
 
-    def take(self, prompts: int, free: int, accept: Callable[[Ticket], bool]) -> int:
-        """Offer the waiting in their order, as long as one of `free` slots is left for each; the accepted leave.
+    def take(self, accept: Callable[[Ticket], bool]) -> list[Ticket]:
+        """Offer the waiting in their order; the accepted leave.
 
-        Args:
-            prompts: how many are accepted at most.
-            free: slots.
-            accept: takes a ticket, or leaves it where it is.
+        One that is not accepted is passed by those behind it, but no more than `_PATIENCE` times: then all wait for it.
 
         Returns:
-            how many were accepted.
+            the accepted.
 
         """
         left: list[tuple[bool, int, int, Ticket]] = []
-        taken = 0
-        while self._heap and taken < prompts and free > 0:
+        taken: list[Ticket] = []
+        while self._heap:
             entry = heapq.heappop(self._heap)
-            if accept(entry[3]):
-                taken += 1
-                free -= entry[3].request.choices
-                self._count(entry[3], -1)
-            else:
-                left.append(entry)
+            ticket = entry[3]
+            if accept(ticket):
+                taken.append(ticket)
+                self._count(ticket, -1)
+                for _, _, _, passed in left:
+                    passed.passed_by += 1
+                continue
+            left.append(entry)
+            if ticket.passed_by >= _PATIENCE:
+                break
         for entry in left:
             heapq.heappush(self._heap, entry)
         return taken
