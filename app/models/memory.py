@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from app.decoder.anatomy import Anatomy
-from app.engine.lane import STAGED
-from app.engine.prefix import BLOCK
+from app.decoder.cache import BLOCK, blocks_for
+from app.engine.config import EngineConfig
+from app.engine.room import blocks_wanted
 from app.models.host import free
 from app.models.learning import USUAL_RANK, learning_of, plan_of
 from app.models.outline import Outline
@@ -37,18 +38,15 @@ def serving(outline: Outline, anatomy: Anatomy, settings: Settings) -> list[Need
     size = item(settings)
     position = per_position(anatomy, size)
     length = min(settings.max_length, anatomy.positions or settings.max_length)
-    rows = settings.slots + min(STAGED, settings.slots)
-    blocks = settings.prefix_cache_tokens // BLOCK
+    config = EngineConfig.from_settings(settings)
+    blocks = 1 + blocks_for(settings.cache_tokens) if settings.cache_tokens else blocks_wanted(config, length)
     of_versions = f"{versions} version{'s' * (versions > 1)}"
     needs = [
         Need("serve: weights", versions * outline.parameters * size, f"{of_versions} of {settings.dtype}"),
         Need(
             "serve: keys and values",
-            versions * rows * length * position,
-            f"{rows} rows of {length} positions, {position:,} bytes each, {of_versions}",
-        ),
-        Need(
-            "serve: prefix cache", versions * blocks * BLOCK * position, f"{blocks * BLOCK:,} positions of each version"
+            blocks * BLOCK * position,
+            f"{blocks:,} blocks of {BLOCK} positions, {position:,} bytes each, for all versions; fewer where memory is short",
         ),
         Need("serve: a swap", outline.parameters * size, "the next weights, read before they are taken"),
     ]

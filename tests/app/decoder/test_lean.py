@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from app.decoder.anatomy import examine
-from app.decoder.cache import KVPool, SlotCache
+from app.decoder.cache import BlockPool, PagedCache
 from app.decoder.lean import LeanDecoder, can_lean, view_of
 from app.decoder.masks import Masks
 from app.decoder.packed import PackedModel
@@ -60,12 +60,13 @@ def through_slots(policy: Policy, view: Any, first: int, count: int) -> Tensor:
     """Logits [B, steps, V] of `count` single steps behind a chunk of `first` positions; rows stand apart."""
     anatomy = examine(policy)
     masks = Masks(anatomy.kinds, anatomy.window, 64, policy.dtype, policy.device)
-    cache = SlotCache(KVPool(anatomy.layers, 3, 64))
+    cache = PagedCache(BlockPool(anatomy.layers, 9))
+    table_BT = torch.tensor([[3, 8, 1, 6], [7, 2, 5, 4]])
     ids_BT = (torch.arange(2 * (first + count)).view(2, -1) * 7919 + 13) % 96
     given = []
     for begin, end in [(0, first), *((at, at + 1) for at in range(first, first + count))]:
         position_BC = torch.arange(begin, end).repeat(2, 1)
-        cache.bind(position_BC, 32)
+        cache.bind(table_BT, position_BC, 32)
         out = view(
             inputs_embeds=policy.model.get_input_embeddings()(ids_BT[:, begin:end]),
             attention_mask=masks(position_BC, 32),

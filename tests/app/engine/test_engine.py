@@ -57,8 +57,9 @@ def assert_nothing_is_held(engine: Engine) -> None:
     assert len(engine._waiting) == 0
     for lane in engine._lanes:
         assert lane.idle
-        assert not lane.prefill.jobs
+        assert not lane.prefill.prompts
         assert all(row is None for row in lane.running)
+    assert engine._lanes.blocks.held == 0
 
 
 def test_two_thousand_random_answers_leave_nothing_behind(policy: Policy) -> None:
@@ -330,7 +331,7 @@ def test_a_closed_engine_lets_go_of_its_caches_at_once(policy: Policy, started: 
         engine.generate([request(8, seed=seed) for seed in range(3)])
         engine.close(5.0)
         serving = engine._lanes.serving
-        held = [weakref.ref(one) for one in (engine, serving, serving.rows.pool, serving.prefix)]
+        held = [weakref.ref(one) for one in (engine, serving, serving.rows.cache.pool, serving.prefill)]
         del engine, serving
         assert [one() for one in held] == [None] * 4
     finally:
@@ -368,17 +369,17 @@ def test_the_engines_thread_alone_has_the_cores_it_was_given(policy: Policy, thr
 
 def test_settings_reach_the_engine() -> None:
     settings = Settings(slots=3, max_length=99, max_top_k=12, prefill_chunk=16, max_waiting=7, swap_mode="drain")
-    settings = settings.model_copy(update={"attention": "sdpa", "packing": "off", "threads": 5})
+    settings = settings.model_copy(update={"packing": "off", "threads": 5, "cache_tokens": 480})
     config = EngineConfig.from_settings(settings)
     assert config == EngineConfig(
         slots=3,
         max_length=99,
         max_top_k=12,
         prefill_chunk=16,
+        cache_tokens=480,
         prefix_cache_tokens=settings.prefix_cache_tokens,
         max_waiting=7,
         swap_mode="drain",
-        attention="sdpa",
         packing="off",
         threads=5,
     )

@@ -72,7 +72,7 @@ def test_a_failed_capture_falls_back_to_single_operations(policy: Policy, caplog
 
 
 @pytest.mark.parametrize(
-    ("needed", "cpu", "gpu"), [(1, 16, 128), (32, 32, 128), (33, 48, 128), (129, 144, 256), (700, 700, 700)]
+    ("needed", "cpu", "gpu"), [(1, 16, 128), (32, 32, 128), (33, 48, 128), (129, 144, 256), (700, 704, 704)]
 )
 def test_lengths_are_rounded_up_and_bounded(needed: int, cpu: int, gpu: int) -> None:
     assert Lengths(700, graphed=False).bucket(needed) == cpu
