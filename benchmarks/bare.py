@@ -11,7 +11,7 @@ import time
 import torch
 
 from app.decoder.anatomy import examine
-from app.decoder.cache import KVPool
+from app.decoder.cache import BlockPool, PagedCache
 from app.decoder.length import Lengths
 from app.decoder.masks import Masks
 from app.engine.lane import quicker
@@ -27,9 +27,11 @@ class BareForward:
         anatomy = examine(policy)
         longest = first + steps + 1
         lengths = Lengths(longest, graphed=policy.device.type == "cuda")
-        masks = Masks(anatomy.kinds, anatomy.window, longest, policy.dtype, policy.device)
+        masks = Masks(anatomy.kinds, anatomy.window, lengths.longest, policy.dtype, policy.device)
         model = quicker(policy.model) or policy.model  # the engine's own forward
-        self._rows = Rows(policy, model, KVPool(anatomy.layers, batch, longest), masks, width=1)
+        cache = PagedCache(BlockPool(anatomy.layers, 1 + batch * lengths.blocks))
+        self._rows = Rows(policy, model, cache, masks, (batch, lengths.blocks), width=1)
+        self._table_BT = torch.arange(batch * lengths.blocks, device=policy.device).view(batch, -1) + 1
         self._inputs_B1D = self._rows.embedding(torch.arange(batch, device=policy.device)[:, None]).clone()
         self._steps = []
         for position in range(first, first + steps):
@@ -43,7 +45,7 @@ class BareForward:
             self._synchronize()
             began = time.perf_counter()
             for position_B1, length, mask in self._steps:
-                self._rows.cache.bind(position_B1, length)
+                self._rows.cache.bind(self._table_BT, position_B1, length)
                 self._rows.model(
                     inputs_embeds=self._inputs_B1D,
                     attention_mask=mask,

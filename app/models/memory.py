@@ -46,7 +46,7 @@ def serving(outline: Outline, anatomy: Anatomy, settings: Settings) -> list[Need
         Need(
             "serve: keys and values",
             blocks * BLOCK * position,
-            f"{blocks:,} blocks of {BLOCK} positions, {position:,} bytes each, for all versions; fewer where memory is short",
+            f"of {blocks * BLOCK:,} positions, {position:,} bytes each, for all versions; fewer where memory is short",
         ),
         Need("serve: a swap", outline.parameters * size, "the next weights, read before they are taken"),
     ]

@@ -14,6 +14,7 @@ import transformers
 from torch import Tensor
 from torch.nn import functional
 
+from app.decoder.cache import BLOCK, BlockPool, LayerShape, PagedCache, PlaneShape
 from app.decoder.fused import attended_by_one, kernels_on
 from benchmarks.gpu.runner import Note
 from benchmarks.gpu.setup import Setup, milliseconds
@@ -147,9 +148,12 @@ def _ways(setup: Setup, rows: int, heads: int, group: int, length: int, size: in
     }
     kernels = kernels_on(like.device, setup.dtype, (heads * group, heads, size), normed=False)
     if kernels is not None:
-        position_B = torch.full((rows,), length - 41, device=setup.device)
-        given = queries_B1GS[:, 0], keys_BHMS, values_BHMS, position_B, size**-0.5, kernels.EVERYTHING
-        ways["Triton"] = ten(lambda: kernels.attended(*given))
+        plane = PlaneShape(heads, size, like.dtype, like.device)
+        cache = PagedCache(BlockPool([LayerShape(plane, plane)], 1 + rows * length // BLOCK))
+        table_BT = torch.randperm(rows * length // BLOCK, device=setup.device).view(rows, -1) + 1
+        cache.bind(table_BT, torch.full((rows, 1), length - 41, device=setup.device), length)
+        given = queries_B1GS[:, 0], cache.paged_layers[0], size**-0.5, kernels.EVERYTHING
+        ways["Triton, blocks"] = ten(lambda: kernels.attended(*given))
     return ways | ({"grouped, cuDNN": ten(by_cudnn)} if setup.cuda else {})
 
 

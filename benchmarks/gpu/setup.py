@@ -81,10 +81,8 @@ def policy_of(shape: Shape, setup: Setup, dtype: torch.dtype | None = None, seed
 
 
 def engine_of(policy: Policy, slots: int, max_length: int, packing: Packing = "auto", **settings: Any) -> Engine:
-    """Make an engine with the product's defaults, but for its size, and attention that every machine has."""
-    return Engine(
-        policy, EngineConfig(slots=slots, max_length=max_length, attention="sdpa", packing=packing, **settings)
-    )
+    """Make an engine with the product's defaults, but for its size."""
+    return Engine(policy, EngineConfig(slots=slots, max_length=max_length, packing=packing, **settings))
 
 
 def milliseconds(setup: Setup, action: Callable[[], object], times: int) -> float:

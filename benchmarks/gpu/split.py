@@ -93,7 +93,7 @@ def _device_times(setup: Setup, lane: Lane, bucket: Bucket) -> dict[str, float]:
     rows = lane.rows
     now = rows._of(bucket.rows)
     mask = rows._step_masks(now.position_B1, bucket.length)
-    logits_BV = rows.forward(now.next_B1D, now.position_B1, bucket.length, mask).clone()
+    logits_BV = rows.forward(now.next_B1D, now.table_BT, now.position_B1, bucket.length, mask).clone()
     drawn = draw(logits_BV, now.controls, now.step_B1, bucket.width)
 
     def latents() -> None:
@@ -101,7 +101,7 @@ def _device_times(setup: Setup, lane: Lane, bucket: Bucket) -> dict[str, float]:
         mix(rows.embedding, drawn.ids_BK, weights_BK)
 
     parts = {
-        "forward_ms": lambda: rows.forward(now.next_B1D, now.position_B1, bucket.length, mask),
+        "forward_ms": lambda: rows.forward(now.next_B1D, now.table_BT, now.position_B1, bucket.length, mask),
         "draw_ms": lambda: draw(logits_BV, now.controls, now.step_B1, bucket.width),
         "latents_ms": latents,
     }

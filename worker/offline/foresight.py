@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import torch
 
-from app.engine.lane import STAGED
+from app.decoder.cache import BLOCK, blocks_for
 from app.errors import BadRequest
 from app.models.host import free
 from app.models.learning import USUAL_RANK, Learning, amount, plan_of, words
@@ -119,8 +119,8 @@ def _caches(found: Outline, recipe: Recipe, longest: int) -> int:
     """Bytes of keys and values if every answer is as long as it may be."""
     if found.anatomy is None:
         return 0
-    rows, item = recipe.slots + min(STAGED, recipe.slots), int(getattr(torch, recipe.dtype).itemsize)
-    return rows * min(longest, found.anatomy.positions or longest) * per_position(found.anatomy, item)
+    longest, item = min(longest, found.anatomy.positions or longest), int(getattr(torch, recipe.dtype).itemsize)
+    return recipe.slots * blocks_for(longest) * BLOCK * per_position(found.anatomy, item)
 
 
 def _fitting(where: _Where, recipe: Recipe) -> Iterator[str]:

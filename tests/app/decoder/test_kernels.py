@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from app.decoder import fused
+from app.decoder.cache import BLOCK, BlockPool, LayerShape, PagedCache, PagedLayer, PlaneShape
 from app.decoder.fused import FusedDecoder
 from app.decoder.lean import rotated
 from tests.app.decoder.test_lean import FAMILY, as_policy, made, through_slots
@@ -34,18 +35,30 @@ def kernels() -> ModuleType:
     return importlib.import_module("app.decoder.kernels")
 
 
-def slots(rows: int, heads: int, length: int, longest: int, size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Keys and values in view: the first rows and positions of a larger pool."""
-    pool = torch.randn(2, rows + 2, heads, longest, size).to(dtype)
-    keys, values = pool[:, :rows, :, :length].unbind(0)
-    return keys, values
+def bound(position_B: Tensor, heads: int, length: int, size: int, dtype: torch.dtype) -> PagedLayer:
+    """A layer of blocks that lie anywhere, bound to one position per row."""
+    rows, count = len(position_B), length // BLOCK
+    plane = PlaneShape(heads, size, dtype, position_B.device)
+    cache = PagedCache(BlockPool([LayerShape(plane, plane)], rows * (count + 1) + 2))
+    for blocks in cache.pool.planes:
+        blocks.normal_()
+    table_BT = torch.randperm(rows * (count + 1))[: rows * (count + 1)].view(rows, -1) + 1  # one more than in view
+    cache.bind(table_BT, position_B[:, None], length)
+    return cache.paged_layers[0]
+
+
+def shown(plane_NHPS: Tensor, layer: PagedLayer) -> Tensor:
+    """What a table shows of a plane, in its order: [B, H, M, S]."""
+    assert layer.view is not None
+    blocks_BTHPS = plane_NHPS[layer.view.shown_BT]
+    return blocks_BTHPS.transpose(1, 2).flatten(2, 3)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("window", [None, 9])
 @pytest.mark.parametrize(
-    ("rows", "heads", "group", "size", "length", "longest"),
-    [(3, 2, 2, 16, 40, 64), (1, 2, 7, 64, 640, 700), (5, 1, 3, 24, 96, 96), (1, 1, 1, 128, 1024, 1024)],
+    ("rows", "heads", "group", "size", "length"),
+    [(3, 2, 2, 16, 48), (1, 2, 7, 64, 640), (5, 1, 3, 24, 96), (1, 1, 1, 128, 1024)],
 )
 def test_attention_is_that_of_a_mask(
     kernels: Any,
@@ -56,18 +69,18 @@ def test_attention_is_that_of_a_mask(
     group: int,
     size: int,
     length: int,
-    longest: int,
 ) -> None:
     torch.manual_seed(0)
-    keys, values = slots(rows, heads, length, longest, size, dtype)
-    queries_B1GS = torch.randn(rows, 1, heads * group, size).to(dtype)
     position_B = torch.randint(0, length, (rows,))
     position_B[0] = length - 1
+    layer = bound(position_B, heads, length, size, dtype)
+    queries_B1GS = torch.randn(rows, 1, heads * group, size).to(dtype)
     at_M = torch.arange(length)
     seen_BM = (at_M <= position_B[:, None]) & (at_M > position_B[:, None] - (window or length))
     mask = torch.where(seen_BM, 0.0, float("-inf")).to(dtype)[:, None, None]
+    keys, values = shown(layer.keys_NHPS, layer), shown(layer.values_NHPS, layer)
     expected = fused.attended_by_one(queries_B1GS, keys, values, mask, size**-0.5)[:, 0]
-    got = kernels.attended(queries_B1GS[:, 0], keys, values, position_B, size**-0.5, window or kernels.EVERYTHING)
+    got = kernels.attended(queries_B1GS[:, 0], layer, size**-0.5, window or kernels.EVERYTHING)
     torch.testing.assert_close(got, expected, rtol=0, atol=CLOSE[dtype])
 
 
@@ -83,14 +96,15 @@ def test_queries_are_turned_and_keys_and_values_kept_where_they_belong(
 ) -> None:
     torch.manual_seed(0)
     rows, queries, heads, size = 3, 4, 2, 24
-    keys, values = slots(rows, heads, 32, 40, size, dtype)
-    before = keys.clone(), values.clone()
     position_B = torch.tensor([[0, 9], [31, 9], [7, 9]])[:, 0]  # one number in two of the storage
+    layer = bound(position_B, heads, 32, size, dtype)
+    planes = layer.keys_NHPS, layer.values_NHPS
+    before = [plane.clone() for plane in planes]
     heads_BNS = torch.randn(rows, queries + 2 * heads, size).to(dtype)
     cos_BS, sin_BS = torch.randn(2, rows, size).to(dtype)
     of_queries, of_keys = torch.randn(2, size).to(dtype)
     norms = (of_queries, of_keys, 1e-6) if normed else None
-    got = kernels.turned(heads_BNS.flatten(1), cos_BS, sin_BS, position_B, keys, values, norms)
+    got = kernels.turned(heads_BNS.flatten(1), cos_BS, sin_BS, layer, norms)
 
     def prepared(part_BNS: Tensor, weight_S: Tensor) -> Tensor:
         part_BNS = torch.nn.functional.rms_norm(part_BNS, (size,), weight_S, 1e-6) if normed else part_BNS
@@ -98,11 +112,12 @@ def test_queries_are_turned_and_keys_and_values_kept_where_they_belong(
 
     asked, known, held = heads_BNS.split_with_sizes([queries, heads, heads], 1)
     torch.testing.assert_close(got, prepared(asked, of_queries), rtol=0, atol=2 * CLOSE[dtype])
-    row_B = torch.arange(rows)
-    torch.testing.assert_close(keys[row_B, :, position_B], prepared(known, of_keys), rtol=0, atol=2 * CLOSE[dtype])
-    assert torch.equal(values[row_B, :, position_B], held)
-    for plane, old in zip((keys, values), before, strict=True):
-        plane[row_B, :, position_B] = old[row_B, :, position_B]
+    assert layer.view is not None
+    at = layer.view.block_BC[:, 0], slice(None), layer.view.offset_BC[:, 0]
+    torch.testing.assert_close(planes[0][at], prepared(known, of_keys), rtol=0, atol=2 * CLOSE[dtype])
+    assert torch.equal(planes[1][at], held)
+    for plane, old in zip(planes, before, strict=True):
+        plane[at] = old[at]
         assert torch.equal(plane, old), "nothing else is written"
 
 

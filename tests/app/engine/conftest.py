@@ -26,8 +26,8 @@ class Listener:
 
     def __init__(self) -> None:
         self.events: list[Event] = []
-        self.calls = 0
+        self.calls: list[Sequence[Event]] = []
 
     def __call__(self, events: Sequence[Event]) -> None:
-        self.calls += 1
+        self.calls.append(events)
         self.events.extend(events)

@@ -118,7 +118,7 @@ def test_replay_gives_the_record_after_engine_and_codec(policy: Policy, draw: di
     causal = causal if shared else replace(causal, sharing=None)
     with torch.no_grad():
         replayed = replay(causal, rollouts, AS_SAMPLED, positions=4096 if shared else 0)
-        assert gap(replayed, rollouts) < 1e-5
+        assert gap(replayed, rollouts) < 2e-5  # some units in the last place of logits this large
         bare = [replace(one, masks_MQ=one.masks_MQ[:0], mask_S=one.mask_S[:0]) for one in rollouts]
         assert gap(replay(causal, bare, AS_SAMPLED), rollouts) > 0.1  # the masks are what makes it so
 
