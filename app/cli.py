@@ -38,6 +38,7 @@ MODELS: Final = {
 }
 BENCHES: Final = {
     "engine": ("benchmarks.engine:command", "The engine against its peers on the same modules."),
+    "fairness": ("benchmarks.fairness:command", "How many steps a short prompt waits behind others."),
     "swap": ("benchmarks.swap:command", "A hundred swaps under streamed load."),
     "http": ("benchmarks.http:command", "The server against its own engine."),
     "online": ("benchmarks.online.command:command", "Learning from live traffic, one grade per answer."),

@@ -49,7 +49,7 @@ class Metrics:
         model, prefix = settings.served_name, f"{settings.metrics_prefix}:"
         self.registry = CollectorRegistry()
         self.learning = LearningCollector(prefix)
-        self.registry.register(EngineCollector(engine, prefix, model, settings.max_length))
+        self.registry.register(EngineCollector(engine, prefix, model))
         self.registry.register(self.learning)
         self._histograms = {
             name: Histogram(prefix + name, words, LABELS, buckets=buckets, registry=self.registry).labels(model)

@@ -268,6 +268,7 @@ class Engine:
             cache_tokens=blocks.held * BLOCK,
             cache_room=blocks.count * BLOCK,
             preempted=sum(lane.totals.preempted for lane in lanes),
+            not_finite=sum(lane.totals.not_finite for lane in lanes),
             step_s=self._step_s,
             swaps=self._swapper.done,
             failed_swaps=self._swapper.failed,
@@ -334,8 +335,7 @@ class Engine:
         with self._changed:
             self._state = "crashed"
         for ticket in [*self._live, *self._waiting]:
-            ticket.events.append(Crashed("The engine failed while answering; the request is over."))
-            ticket.unfinished = 0
+            ticket.fail("The engine failed while answering; the request is over.")
             ticket.flush()
         return True
 
@@ -406,14 +406,15 @@ class Engine:
     def _admit(self) -> None:
         """Begin the prompts of the waiting for whom there is a row and there are blocks, each in its lane.
 
-        One for whom there are not enough blocks yet holds nobody up; but while an answer that was begun waits for
-        blocks, nothing new begins.
+        One for whom there are not enough blocks yet, or that gave up its own, is passed by those who fit, though not by
+        any number of them.
         """
         if not len(self._waiting) or self._swapper.holds_admission:
             return
         if self._waiting.pressing_choices > self._free_slots():
             self._end_background()
-        if self._lanes.short:
+        short = self._lanes.short
+        if any(ticket.overdue for ticket in short):
             return
         rows = self.config.slots - self._lanes.in_use - self._lanes.coming
         room = self._lanes.blocks.free - self._lanes.in_use
@@ -433,6 +434,8 @@ class Engine:
             ticket.started = now
             self._live[ticket] = None
         self._count_background()  # before they take slots, so that whoever asks meanwhile is not refused for them
+        for ticket in short:
+            ticket.passed_by += len(tickets)
         for ticket in tickets:
             self._lanes.entered_by(ticket).begin(ticket)
 

@@ -9,6 +9,7 @@ and how weights get in (`app.engine.stage`).
 Axes: B rows in use, V vocabulary, K candidates.
 """
 
+import logging
 import math
 import time
 from collections import Counter
@@ -39,11 +40,8 @@ from app.engine.ticket import Ticket
 from training.latent import mix
 from training.models.policy import Policy
 
+_LOG = logging.getLogger(__name__)
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
-
-
-class NotFinite(RuntimeError):
-    """The model's logits are not numbers."""
 
 
 class OutOfBlocks(Exception):
@@ -76,6 +74,7 @@ class Totals:
     prompt_tokens: int = 0  # prompt positions asked for
     finished: int = 0  # answers that ended, however
     preempted: int = 0  # answers that had to give up their blocks
+    not_finite: int = 0  # requests that failed because logits were not numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +87,7 @@ class VersionStats:
     finished: int  # answers that ended, however
     tokens: int  # answer tokens drawn
     latents: int  # latent steps drawn
+    not_finite: int  # requests that failed because its logits were not numbers; more than none: it is suspect
 
 
 def rank(ticket: Ticket) -> tuple[bool, int]:
@@ -167,6 +167,7 @@ class Lane:
             finished=now.finished - before.finished,
             tokens=now.tokens - before.tokens,
             latents=now.latents - before.latents,
+            not_finite=now.not_finite - before.not_finite,
         )
 
     def tickets(self) -> list[Ticket]:
@@ -390,9 +391,11 @@ class Lane:
         now = time.monotonic()
         given: dict[int, int] = {}
         for row, (running, numbers, top) in enumerate(zip(self.running, drawn, tops, strict=True)):
+            if running is None:
+                continue  # a choice of a request that has just failed
             if math.isnan(numbers[1]):
-                raise NotFinite(f"policy version {self.version} gave logits that are not numbers")
-            assert running is not None
+                self._fail(running.ticket)
+                continue
             reason = running.answer.take(numbers, top, now, running.ticket.events)
             if reason is not None:
                 self._finish(row, reason, now)
@@ -400,6 +403,18 @@ class Lane:
                 given[row] = next_id
         if given:
             self.rows.give(given)
+
+    def _fail(self, ticket: Ticket) -> None:
+        """End a request whose logits are not numbers: the others go on, and its version is suspect."""
+        self.totals.not_finite += 1
+        _LOG.error("policy version %s gave logits that are not numbers; the request fails", self.version)
+        ticket.fail("The policy gave logits that are not numbers; this answer is over.")
+        for row, running in enumerate(self.running):
+            if running is not None and running.ticket is ticket:
+                self._blocks.give_back(running.blocks)
+                self.running[row] = None
+        for prompt in [prompt for prompt in self.prefill.prompts if prompt.ticket is ticket]:
+            self.prefill.remove(prompt)
 
     def _finish(self, row: int, reason: FinishReason, now: float) -> None:
         """Close a row's answer and leave a hole."""

@@ -113,9 +113,9 @@ class Lanes:
         return sum(prompt.resumed is not None or not prompt.ticket.seeded for prompt in prompts)
 
     @property
-    def short(self) -> bool:
-        """Whether something that was begun waits for blocks."""
-        return any(lane.prefill.short for lane in self._all)
+    def short(self) -> list[Ticket]:
+        """Requests that were begun and wait for blocks."""
+        return [ticket for lane in self._all for ticket in lane.prefill.short]
 
     def grow(self, lane: Lane) -> None:
         """See to it that every row of a lane has a block for its next step, whoever must give way."""

@@ -105,9 +105,9 @@ class Prefill:
         return bool(self.prompts)
 
     @property
-    def short(self) -> bool:
-        """Whether a prompt waits for blocks."""
-        return any(not prompt.blocks and prompt.positions for prompt in self.prompts)
+    def short(self) -> list[Ticket]:
+        """Requests whose prompts wait for blocks."""
+        return [prompt.ticket for prompt in self.prompts if not prompt.blocks and prompt.positions]
 
     def add(self, prompt: Prompt) -> None:
         """Begin a prompt, if there are blocks for it; else it waits here."""

@@ -127,7 +127,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Crashed:
-    """The engine failed while answering; the request is over. The message is safe to show."""
+    """The engine failed while answering, or its logits were not numbers; the request is over. Safe to show."""
 
     message: str
 

@@ -30,6 +30,7 @@ class EngineStats:
     cache_tokens: int  # positions in blocks that answers and prompts hold now
     cache_room: int  # positions there are blocks for
     preempted: int  # answers that had to give up their blocks and were computed again, ever
+    not_finite: int  # requests that failed because logits were not numbers, ever
     step_s: float  # mean seconds of a turn of the loop with running answers, of late
     swaps: int  # committed, ever
     failed_swaps: int  # refused, ever

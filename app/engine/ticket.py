@@ -2,14 +2,17 @@
 
 import time
 from collections.abc import Callable
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from app.engine.answer import Answer, Reader, answers_of
 from app.engine.grammar import Grammar
-from app.engine.request import Event, FinishReason, Request, Sink
+from app.engine.request import Crashed, Event, FinishReason, Request, Sink
 from app.engine.rows import Trace
+
+_PATIENCE: Final = 64  # requests that may pass one for which there are no blocks yet
 
 
 class Ticket:
@@ -41,6 +44,11 @@ class Ticket:
         self._sink = sink
         self._on_cancel = on_cancel
 
+    @property
+    def overdue(self) -> bool:
+        """Whether enough have passed it that nobody may any more."""
+        return self.passed_by >= _PATIENCE
+
     def cancel(self) -> None:
         """End it: its slots are free within one step, and each unfinished choice yields `Finished("cancelled")`."""
         self._on_cancel(self)
@@ -62,6 +70,12 @@ class Ticket:
         for answer in self.answers:
             if not answer.finished:
                 self.finish(answer, reason, Trace(nothing.to(torch.int32), nothing, nothing), version, time.monotonic())
+
+    def fail(self, words: str) -> None:
+        """End the whole request with an error."""
+        self.events.append(Crashed(words))
+        self._finished += self.unfinished
+        self.unfinished = 0
 
     def flush(self) -> int:
         """Hand the step's events to the sink, once; a sink whose event loop is closed counts as a cancel.

@@ -9,7 +9,6 @@ from typing import Literal
 from app.engine.ticket import Ticket
 
 _SMOOTHING = 0.1  # weight of the newest interval between two finished choices
-_PATIENCE = 64  # requests that may pass one that does not fit yet
 
 
 class Waiting:
@@ -38,7 +37,7 @@ class Waiting:
     def take(self, accept: Callable[[Ticket], bool]) -> list[Ticket]:
         """Offer the waiting in their order; the accepted leave.
 
-        One that is not accepted is passed by those behind it, but no more than `_PATIENCE` times: then all wait for it.
+        One that is not accepted is passed by those behind it, until it is overdue: then all wait for it.
 
         Returns:
             the accepted.
@@ -56,7 +55,7 @@ class Waiting:
                     passed.passed_by += 1
                 continue
             left.append(entry)
-            if ticket.passed_by >= _PATIENCE:
+            if ticket.overdue:
                 break
         for entry in left:
             heapq.heappush(self._heap, entry)

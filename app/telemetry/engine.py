@@ -19,15 +19,13 @@ class EngineCollector(Collector):
         engine: whose counts.
         prefix: of every name, with its colon.
         model: the label of every series.
-        max_length: positions an answer may take, of which a slot has so many.
 
     """
 
-    def __init__(self, engine: Engine, prefix: str, model: str, max_length: int) -> None:
+    def __init__(self, engine: Engine, prefix: str, model: str) -> None:
         self._engine = engine
         self._prefix = prefix
         self._model = model
-        self._max_length = max_length
 
     def describe(self) -> Iterable[Metric]:
         """Name nothing beforehand: the engine may not have started."""
@@ -36,17 +34,16 @@ class EngineCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Write what the engine says now."""
         stats = self._engine.stats()
-        room = stats.slots * self._max_length
         gauges = {
             "num_requests_running": ("Choices being decoded.", stats.running),
             "num_requests_waiting": ("Choices waiting for a slot.", stats.waiting),
             "kv_cache_usage_perc": (
-                "Share of all slots' positions that running choices hold, 0 to 1.",
-                min(1.0, stats.cache_tokens / room),
+                "Share of the cache's blocks that answers and prompts hold, 0 to 1.",
+                stats.cache_tokens / stats.cache_room,
             ),
             "slots": ("Choices that can be decoded together.", stats.slots),
-            "cache_tokens": ("Positions held by running choices.", stats.cache_tokens),
-            "prefix_cache_tokens": ("Prompt positions kept for reuse.", stats.prefix_tokens),
+            "cache_tokens": ("Positions in blocks that answers and prompts hold.", stats.cache_tokens),
+            "prefix_cache_tokens": ("Positions that can be found for reuse.", stats.prefix_tokens),
             "policy_version": ("Version that new answers start on.", stats.version),
             "policy_versions_resident": ("Versions in memory.", len(stats.versions)),
             "engine_step_seconds": ("Mean duration of a turn of the engine, of late.", stats.step_s),
@@ -60,6 +57,8 @@ class EngineCollector(Collector):
             "latent_steps": ("Latent steps drawn.", stats.latents),
             "engine_steps": ("Decode steps.", stats.steps),
             "requests_refused": ("Requests refused because the queue was full.", stats.refused),
+            "num_preemptions": ("Answers that gave up their blocks and were computed again.", stats.preempted),
+            "requests_not_finite": ("Requests that failed because logits were not numbers.", stats.not_finite),
             "swaps": ("Swaps of weights committed.", stats.swaps),
             "swap_failures": ("Swaps of weights refused.", stats.failed_swaps),
         }

@@ -10,6 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -260,15 +261,33 @@ def test_a_failure_reaches_everyone_and_nothing_hangs(policy: Policy, monkeypatc
             engine.submit(request(), Listener())
 
 
-def test_logits_that_are_not_numbers_end_the_engine(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
-    with running(policy) as engine:
-        rows = engine._lanes.serving.rows
-        forward = rows.forward
-        monkeypatch.setattr(rows, "forward", lambda *given: forward(*given) * float("nan"))
-        with pytest.raises(RuntimeError, match="engine failed"):
-            engine.generate([request()])
-        wait_for(lambda: engine.stats().state == "crashed")
-        assert "not numbers" in str(engine.failure)
+def test_logits_that_are_not_numbers_fail_their_request_alone(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """E5: one such row crashed the service."""
+    engine = Engine(policy, EngineConfig(slots=6, max_length=256))
+    broken, sound = Listener(), Listener()
+    engine.submit(request(20, choices=3), broken)
+    engine.submit(request(20, seed=2, choices=2), sound)
+    rows = engine._lanes.serving.rows
+    forward = rows.forward
+
+    def poisoned(*given: Any, **named: Any) -> torch.Tensor:
+        logits_BV = forward(*given, **named)
+        logits_BV[0] = float("nan")
+        return logits_BV
+
+    for _ in range(4):
+        engine._turn()
+    monkeypatch.setattr(rows, "forward", poisoned)
+    engine._turn()
+    monkeypatch.undo()
+    assert [type(event) for event in broken.events][-1] is Crashed
+    assert not finished(broken)
+    for _ in range(30):
+        engine._turn()
+    assert [end.reason for end in finished(sound)] == ["length", "length"]
+    assert (engine.stats().state, engine.stats().not_finite) == ("ready", 1)
+    assert engine.stats().by_version[0].not_finite == 1
+    assert_nothing_is_held(engine)
 
 
 def test_a_sink_whose_loop_is_closed_counts_as_a_cancel(policy: Policy) -> None:

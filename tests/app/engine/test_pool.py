@@ -16,6 +16,7 @@ from tests.app.engine.test_engine import assert_nothing_is_held
 from tests.app.engine.test_reference import PREAMBLE, assert_same, cast, in_double, mixed_requests
 from training.models.policy import Policy
 from training.noise import choice_seed
+from training.placement import ANSWER
 from training.sample import sample
 from training.sampling import Sampling
 
@@ -43,7 +44,7 @@ def test_who_gives_way_goes_on_from_where_it_was(policies: Mapping[str, Policy],
     """A pool for about three answers under six: latents, lead-outs and tokens are computed again, and drawn once."""
     policy = in_double(policies[family])
     requests = [
-        dataclasses.replace(request, max_new=60, ignore_eos=True, **({"placement": PREAMBLE} if index % 3 == 0 else {}))
+        dataclasses.replace(request, max_new=60, ignore_eos=True, placement=PREAMBLE if index % 3 == 0 else ANSWER)
         for index, request in enumerate(mixed_requests(10))
     ]
     engine = Engine(policy, EngineConfig(slots=6, max_length=128, prefill_chunk=16, cache_tokens=256))

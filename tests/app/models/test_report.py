@@ -69,9 +69,7 @@ def test_what_is_promised_of_a_family_is_what_a_server_holds(saved: Mapping[str,
     assert engine.max_length == min(128, found.anatomy.positions or 128)
     said = needs(memory.serving(found, found.anatomy, settings))
     assert said["weights"] == 2 * sum(one.numel() * 4 for one in policy.model.parameters())
-    held = [*lane.rows.pool.planes, *lane.prefill.pool.planes]
-    assert said["keys and values"] == 2 * sum(one.numel() * 4 for one in held)
-    assert said["prefix cache"] == 2 * sum(one.numel() * 4 for one in lane.prefix._pool.planes)
+    assert said["keys and values"] == sum(one.numel() * 4 for one in lane.rows.cache.pool.planes)
 
 
 @pytest.mark.parametrize("rank", [0, 4])
@@ -156,6 +154,7 @@ def test_settings_have_their_effect_on_what_is_needed() -> None:
     assert total(slots=30) > usual
     assert total(max_length=256) > usual
     assert total(prefix_cache_tokens=6400) > usual
+    assert total(cache_tokens=256) < usual
     assert learning(kl_beta=0.1) == learning() + found.parameters * 4
     assert learning(activation_checkpointing=True) < learning()
     assert learning(micro_batch_tokens=128) < learning()
