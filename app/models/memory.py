@@ -48,12 +48,14 @@ def serving(outline: Outline, anatomy: Anatomy, settings: Settings) -> list[Need
             blocks * BLOCK * position,
             f"of {blocks * BLOCK:,} positions, {position:,} bytes each, for all versions; fewer where memory is short",
         ),
-        Need("serve: a swap", outline.parameters * size, "the next weights, read before they are taken"),
     ]
     if on_cpu(settings) and settings.packing == "auto" and settings.dtype == "float32":
         packed = sum(layer.weight.numel() for layer in outline.linears)
         needs.append(Need("serve: packed layers", versions * packed * _FLOAT, "LEPO_PACKING=off saves it"))
-    return [*needs, _sum("a server, at most", needs)]
+    swap = Need("serve: a swap", outline.parameters * size, "the next weights, read before they are taken")
+    if on_cpu(settings):
+        return [*needs, swap, _sum("a server, at most", [*needs, swap])]
+    return [*needs, _sum("a server, at most", needs), replace(swap, words=f"{swap.words}: of the host's memory")]
 
 
 def learning(outline: Outline, settings: Settings, *, rank: int, free: Free = free) -> list[Need]:

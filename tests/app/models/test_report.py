@@ -14,9 +14,11 @@ from transformers import (
     AutoModelForCausalLM,
     BertConfig,
     Llama4TextConfig,
+    LlamaConfig,
     MambaConfig,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
+    Qwen2Config,
 )
 
 from app.cli import build
@@ -160,6 +162,49 @@ def test_settings_have_their_effect_on_what_is_needed() -> None:
     assert learning(micro_batch_tokens=128) < learning()
     assert learning(free=2**20) < learning() == learning(micro_batch_tokens=16_384)
     assert learning(rank=4) < learning()
+
+
+@pytest.mark.parametrize(
+    ("config", "slots", "gigabytes"),
+    [
+        (
+            Qwen2Config(
+                vocab_size=151_936,
+                hidden_size=2048,
+                intermediate_size=11_008,
+                num_hidden_layers=36,
+                num_attention_heads=16,
+                num_key_value_heads=2,
+                tie_word_embeddings=True,
+            ),
+            16,
+            24,
+        ),
+        (
+            LlamaConfig(
+                vocab_size=128_256,
+                hidden_size=4096,
+                intermediate_size=14_336,
+                num_hidden_layers=32,
+                num_attention_heads=32,
+                num_key_value_heads=8,
+            ),
+            16,
+            48,
+        ),
+    ],
+    ids=["3B", "8B"],
+)
+def test_real_models_serve_and_swap_on_one_card(config: Any, slots: int, gigabytes: int) -> None:
+    """E8: Qwen2.5-3B took 23 GB and Llama-3.1-8B 71 GB before anything else."""
+    config.max_position_embeddings = 32_768
+    found = made(config, held=None, files="", template=None)
+    assert found.anatomy is not None
+    settings = Settings(device="cuda", dtype="bfloat16", slots=slots, max_length=2048)
+    total = next(one.bytes for one in memory.serving(found, found.anatomy, settings) if one.total)
+    assert total < gigabytes * 10**9
+    longer = Settings(device="cuda", dtype="bfloat16", slots=slots, max_length=32_768, cache_tokens=16 * 2048 + 32_768)
+    assert next(one.bytes for one in memory.serving(found, found.anatomy, longer) if one.total) < gigabytes * 10**9
 
 
 @pytest.mark.parametrize(
