@@ -1,9 +1,8 @@
-"""The fused step as CUDA graphs: one per (rows, length, width, draws, masked) bucket, captured when first needed.
+"""The fused step as CUDA graphs: one per bucket of shapes, captured when first needed.
 
 A replay reads and writes the very tensors that `app.engine.rows` owns, so a graph needs no copies in or out; the rows
 that pad a batch to its bucket are unused ones, which stand at position 0 of nobody's block. Weights keep their storage
 for life, so a swap needs no new capture. A model that cannot be captured runs step by step, with a warning in the log.
-Rows with a bias of their own go the eager way too.
 
 All graphs of a lane share one pool of memory: they never run at the same time, and what one leaves is read before the
 next one runs. Nothing in a step asks the device for a number, draws from a generator, or moves a buffer, which is what
@@ -36,6 +35,7 @@ class Bucket:
     draws: int  # samples made at latent steps; 0: there are none among them
     trace_room: int  # the trace buffers' size when there are, else 0: they move when they grow
     masked: bool = False  # whether rows draw what their constraints allow
+    bent: tuple[int, int] | None = None  # size of what rows do to their logits
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +66,12 @@ class StepGraphs:
         self, rows: int, length: int, width: int, *, draws: int, bias: Bias | None = None, masked: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Do what `Rows.step` does, replayed."""
-        assert bias is None
+        bent = None if bias is None else self._rows.hold(bias)
         trace_room = self._rows.trace_room if draws else 0
-        bucket = Bucket(self._rounded(rows), length, width, draws, trace_room, masked)
+        bucket = Bucket(self._rounded(rows), length, width, draws, trace_room, masked, bent)
         results = self.run(bucket)
         if results is None:
-            return self._rows.step(rows, length, width, draws=draws, masked=masked)
+            return self._rows.step(rows, length, width, draws=draws, bias=bias, masked=masked)
         if rows < bucket.rows:
             self._rows.clear(slice(rows, bucket.rows))  # the step moved the unused rows on, too
         drawn_B3, logits_BV = results
@@ -89,7 +89,9 @@ class StepGraphs:
 
     def eager(self, bucket: Bucket) -> tuple[Tensor, Tensor]:
         """Step all rows of a bucket without a graph: what a capture records."""
-        return self._rows.step(bucket.rows, bucket.length, bucket.width, draws=bucket.draws, masked=bucket.masked)
+        bias = None if bucket.bent is None else self._rows.held_biases[bucket.bent]
+        shape = bucket.rows, bucket.length, bucket.width
+        return self._rows.step(*shape, draws=bucket.draws, bias=bias, masked=bucket.masked)
 
     def _rounded(self, rows: int) -> int:
         up = 1 << (rows - 1).bit_length() if rows <= _FINE else -(-rows // _FINE) * _FINE

@@ -255,7 +255,7 @@ class Lane:
             return
         rows = len(self.running)
         plan = self._plan or plan_for(self._answers(), self.rows.width, self.anatomy.columns, self.policy.device)
-        run = self.rows.step if self._graphs is None or plan.bias is not None else self._graphs.step
+        run = self.rows.step if self._graphs is None else self._graphs.step
         length = self._lengths.bucket(plan.needed)
         if plan.masked:
             self.rows.allow([answer.mask for answer in self._answers()])

@@ -108,6 +108,7 @@ class Rows:
         self._row_R1 = torch.arange(rows, device=self.device)[:, None]
         self._in_use = self._view(rows)
         self._allowed_RQ = torch.empty((rows, 0), dtype=torch.uint8, device=self.device)  # see `training.allowed`
+        self.held_biases: dict[tuple[int, int], Bias] = {}  # by size: those that graphs read
         self.trace_room = 0  # latent steps the trace buffers hold
         self._trace_ids_RLK = self._trace_weights_RLK = self._trace_logprobs_RLK = torch.empty((rows, 0, width))
 
@@ -165,6 +166,14 @@ class Rows:
             if mask is not None:
                 bits_BQ[row] = np.frombuffer(mask, dtype=np.uint8)
         self._allowed_RQ[: len(masks)].copy_(torch.from_numpy(bits_BQ))
+
+    def hold(self, bias: Bias) -> tuple[int, int]:
+        """Copy a bias into tensors that stay; gives the size by which they are held."""
+        wide = bias.widened()
+        held = self.held_biases.setdefault(wide.size, wide)
+        if held is not wide:
+            held.take(wide)
+        return wide.size
 
     def clear(self, rows: slice) -> None:
         """Make unused rows harmless: they stand at position 0 of nobody's block when a padded batch runs them."""

@@ -1,7 +1,8 @@
 """A request in the engine's hands: its choices, its times, its events of this step, and the way to cancel it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from typing import Final
 
 import torch
@@ -29,9 +30,8 @@ class Ticket:
         grammar: Grammar | None = None,
     ) -> None:
         self.request = request
-        self.answers = answers_of(request, reader, grammar, telling=telling)
         self.executed_ids = request.executed_ids  # before the first step
-        self.prompt_P: Tensor = torch.tensor(self.executed_ids, dtype=torch.int32)
+        self._make_answers = partial(answers_of, request, reader, grammar, telling=telling)
         self.arrived = time.monotonic()
         self.deadline = None if request.deadline_s is None else self.arrived + request.deadline_s
         self.started: float | None = None  # when its prefill began
@@ -43,6 +43,16 @@ class Ticket:
         self._finished = 0  # choices, since the last flush
         self._sink = sink
         self._on_cancel = on_cancel
+
+    @cached_property
+    def answers(self) -> Sequence[Answer]:
+        """Its choices; made by the engine's thread, not by the one that submits."""
+        return self._make_answers()
+
+    @cached_property
+    def prompt_P(self) -> Tensor:
+        """The prompt with its lead-in, int32 [P]; likewise."""
+        return torch.tensor(self.executed_ids, dtype=torch.int32)
 
     @property
     def overdue(self) -> bool:

@@ -136,6 +136,15 @@ def test_a_cancel_reaches_choices_wherever_they_are(policy: Policy, turns: int) 
     assert_nothing_is_held(engine)
 
 
+def test_whoever_submits_does_none_of_the_engines_work(policy: Policy) -> None:
+    """E7: a request of 128 choices kept the event loop for 6 to 29 ms."""
+    engine = Engine(policy, EngineConfig(slots=2, max_length=256, max_waiting=200))
+    ticket = engine.submit(request(choices=128), Listener())
+    assert not {"answers", "prompt_P"} & vars(ticket).keys()
+    engine._turn()
+    assert len(ticket.answers) == 128
+
+
 def test_the_background_takes_no_place_in_the_queue_from_those_who_wait(policy: Policy) -> None:
     engine = Engine(policy, EngineConfig(slots=2, max_length=64, max_waiting=0))
     engine._state = "ready"

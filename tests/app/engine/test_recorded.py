@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from app.engine.config import EngineConfig
 from app.engine.constraint import Constraint
 from app.engine.engine import Engine
 from app.engine.graphs import StepGraphs
+from app.engine.request import Penalties
 from tests.app.engine.recorded import RecordedGraph, emulate
 from tests.app.engine.test_reference import assert_same, in_double, mixed_requests
 from tests.app.engine.test_swap import Cold, request
@@ -62,6 +63,30 @@ def test_constrained_rows_are_replayed_too_and_leave_the_others_alone(policies: 
     masked = [bucket for bucket in graphs_of(engine)._graphs if bucket.masked]
     assert masked
     assert len(said.rollout.masks_MQ) + len(again.rollout.masks_MQ) > len(masked)
+
+
+def test_rows_that_bend_their_logits_are_replayed_too(policies: Mapping[str, Policy]) -> None:
+    """E11: one such row took the whole batch out of its graph."""
+    policy = in_double(policies["qwen2"])
+    free = request(1, max_new=30)
+    bent = [
+        replace(request(2, max_new=30), logit_bias={5: 50.0, 7: -50.0}),
+        replace(request(3, max_new=30), ignore_eos=False, min_tokens=20),
+        replace(request(4, max_new=30), penalties=Penalties(repetition=1.3, frequency=0.5)),
+    ]
+    asked = [free, *bent, *(replace(one, sampling=replace(one.sampling, seed=50)) for one in bent)]
+    config = EngineConfig(slots=5, max_length=128, prefill_chunk=16)
+    engine, plain = Engine(policy, config), Engine(policy, config)
+    plain._lanes.serving._graphs = None
+    for [ours], [theirs] in zip(engine.generate(asked), plain.generate(asked), strict=True):
+        assert ours.rollout.token_ids_T.tolist() == theirs.rollout.token_ids_T.tolist()
+        torch.testing.assert_close(ours.rollout.token_logprobs_T, theirs.rollout.token_logprobs_T, rtol=0, atol=1e-5)
+    graphs = graphs_of(engine)._graphs
+    sizes = {bucket.bent for bucket in graphs if bucket.bent is not None}
+    assert any(factors for _, factors in sizes)
+    assert any(not factors for _, factors in sizes)
+    replayed = sum(cast("RecordedGraph", graphs[bucket].graph).replays for bucket in graphs if bucket.bent is not None)
+    assert replayed > 2 * len(sizes), "the same tensors serve many steps"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
