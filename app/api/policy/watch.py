@@ -23,6 +23,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.api.answering.trial_routing import OnTrial
+from app.api.policy.suspect import ENOUGH, turn_away
 from app.api.server import Server
 from app.engine.request import EngineClosed
 from app.engine.stage import StageFailed
@@ -80,6 +81,9 @@ class PolicyWatch:
 
         """
         settings, version = self._server.settings, self._server.engine.version
+        resident = self._server.engine.stats().by_version
+        if any(one.not_finite >= ENOUGH for one in resident):
+            await self._server.control.run(lambda session: turn_away(session, resident))
         wishes = await self._server.control.run(lambda session: wishes_of(session, settings, version))
         if wishes.serving is not None:
             self._serve(wishes.serving, urgent=wishes.urgent)

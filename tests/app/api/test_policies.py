@@ -7,6 +7,7 @@ from uuid import UUID
 import httpx
 import pytest
 
+from app.api.policy.suspect import ENOUGH
 from app.identifiers import read, show
 from app.store import checkpoints, learning, policy_life
 from app.store.grades import Entry, add_grade
@@ -88,6 +89,28 @@ def test_a_policy_is_promoted_served_and_rolled_back(live: Live, admin: httpx.Cl
     assert shown["state"] == "rolled_back"
     assert [one["event"] for one in shown["transitions"]] == ["roll_back", "promote"]
     wait_for(lambda: admin.get("/v1/admin/swaps").json()["data"][0]["to_version"] == before)
+
+
+def test_a_policy_whose_logits_are_not_numbers_is_rolled_back_by_itself(
+    live: Live, admin: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """E5: its requests fail one by one with a clear word, and what served before serves again."""
+    before = serving(live)
+    version = promoted(live, 9)
+    wait_for(lambda: live.engine.version == version)
+    rows = live.engine._lanes.serving.rows
+    forward = rows.forward
+    monkeypatch.setattr(rows, "forward", lambda *given, **named: forward(*given, **named) * float("nan"))
+    for _ in range(ENOUGH):
+        failed = live.chat()
+        assert failed.status_code == 500
+        assert "not numbers" in failed.json()["error"]["message"]
+    wait_for(lambda: live.engine.version == before)
+    monkeypatch.undo()
+    assert live.chat().status_code == 200
+    assert admin.get(f"/v1/admin/checkpoints/{version}").json()["state"] == "rolled_back"
+    back = next(one for one in moves(admin, 4) if one["event"] == "roll_back")
+    assert (back["actor"], "not numbers" in back["reason"]) == ("server", True)
 
 
 def test_a_rollback_sent_again_with_its_key_changes_nothing(live: Live, admin: httpx.Client) -> None:
