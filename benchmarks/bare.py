@@ -14,7 +14,8 @@ from app.decoder.anatomy import examine
 from app.decoder.cache import BlockPool, PagedCache
 from app.decoder.length import Lengths
 from app.decoder.masks import Masks
-from app.engine.lane import quicker
+from app.engine.config import EngineConfig
+from app.engine.lane import as_kept, quicker
 from app.engine.rows import Rows
 from training.models.policy import Policy
 
@@ -24,10 +25,10 @@ class BareForward:
 
     def __init__(self, policy: Policy, batch: int, first: int, steps: int) -> None:
         """Make the cache and the N steps; `first` is the position of the first of them."""
-        anatomy = examine(policy)
+        anatomy = as_kept(examine(policy), policy.model, EngineConfig())
         longest = first + steps + 1
         lengths = Lengths(longest, graphed=policy.device.type == "cuda")
-        masks = Masks(anatomy.kinds, anatomy.window, lengths.longest, policy.dtype, policy.device)
+        masks = Masks(anatomy.kinds, anatomy.window, lengths.longest, anatomy.layers[0].keys.dtype, policy.device)
         model = quicker(policy.model) or policy.model  # the engine's own forward
         cache = PagedCache(BlockPool(anatomy.layers, 1 + batch * lengths.blocks))
         self._rows = Rows(policy, model, cache, masks, (batch, lengths.blocks), width=1)

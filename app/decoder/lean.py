@@ -4,7 +4,8 @@ With 8 to 32 rows of a small model the stock forward spends more time between it
 query, key and value products, norms and rotations in many small operations, keys and values repeated per query head.
 Here a layer is five products on packed weights (`app.decoder.packed`) with activation, gate and residual taken along,
 norms in one pass, and, at a decode step, one walk that rotates, keeps and attends (`app.decoder.paged`). Prompts, and
-steps where numba is not installed, attend to a copy of the blocks in view.
+steps where numba is not installed, attend to a copy of the blocks in view. Of a model in bfloat16 only the products are
+in bfloat16: hidden states, keys and values, norms and attention are float32.
 
 A view like `PackedModel`: the stock modules keep the parameters, and `repack` follows them. What the engine serves is
 the same function: `app.engine.lane.Lane.prove` compares it with the stock forward whenever weights are taken. Covers
@@ -106,10 +107,10 @@ class LeanBody:
         **_: Any,
     ) -> Hidden:
         """Hidden states [B, C, D] of inputs [B, C, D] at positions [B, C]; keys and values go to the cache."""
-        cos_BCS, sin_BCS = self._rotary(inputs_embeds, position_ids)
+        cos_BCS, sin_BCS = self._rotary(inputs_embeds.float(), position_ids)
         half = sin_BCS.shape[-1] // 2
         signed_BCS = torch.cat((-sin_BCS[..., :half], sin_BCS[..., half:]), dim=-1)
-        hidden_BCD = inputs_embeds
+        hidden_BCD = inputs_embeds.float()
         if inputs_embeds.shape[1] == 1 and paged.available():
             for layer in self._layers:
                 hidden_BCD = layer.step(hidden_BCD, cos_BCS[:, 0], signed_BCS[:, 0], past_key_values)
@@ -142,12 +143,15 @@ class LeanLayer:
 
     def repack(self) -> None:
         """Take over the weights as they are now."""
+        self._step_norms = paged.norms_of(self._head_norms)
         for product in (self._project, self._out, self._gate, self._up, self._down):
             product.repack()
 
     def __call__(self, hidden_BCD: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor, cache: PagedCache) -> Tensor:
         """Hidden states [B, C, D] -> [B, C, D]."""
-        heads_BCNS = self._project(_normed(hidden_BCD, self._before)).view(*hidden_BCD.shape[:2], -1, self._size)
+        heads_BCNS = (
+            self._project(_normed(hidden_BCD, self._before)).float().view(*hidden_BCD.shape[:2], -1, self._size)
+        )
         turned_BCNS = rotated(self._head_normed(heads_BCNS[:, :, : self._turned]), *turn)
         queries_BCGS = turned_BCNS[:, :, : -self._keys]
         keys_BCHS, values_BCHS = turned_BCNS[:, :, -self._keys :], heads_BCNS[:, :, self._turned :]
@@ -156,7 +160,7 @@ class LeanLayer:
 
     def step(self, hidden_B1D: Tensor, cos_BS: Tensor, sin_BS: Tensor, cache: PagedCache) -> Tensor:
         """Do the same for one position per row, [B, 1, D]; each row sees its own window, so there is no mask."""
-        heads_BX = self._project(_normed(hidden_B1D, self._before))[:, 0]
+        heads_BX = self._project(_normed(hidden_B1D, self._before))[:, 0].float()
         layer = cache.paged_layers[self._index]
         seen_BX = paged.attended(heads_BX, cos_BS, sin_BS, layer, self._scaling, self._window, self._step_norms)
         return self._widened(seen_BX[:, None], hidden_B1D)

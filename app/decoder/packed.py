@@ -5,7 +5,8 @@ reordered once, and was measured 2 to 4 times as fast at 8 to 32 rows. `PackedMo
 modules, the same parameters, each plain linear layer replaced. The model itself stays as it is, for training, scoring
 and the canary. A packed layout is a copy, so whoever changes the weights calls `repack` before the view runs again.
 
-Costs the memory of the linear layers once more per resident version. CPU and float32 only. Leaves out who may be packed
+Costs the memory of the linear layers once more per resident version. CPU only, in float32, or in bfloat16 where the
+processor multiplies that itself. Leaves out who may be packed
 by setting (`app.engine.config`), and forwards written out for it (`app.decoder.lean`).
 
 Axes: N outputs, K inputs.
@@ -33,6 +34,7 @@ class Product:
         weight_NK = torch.cat([layer.weight for layer in self._layers])
         biases: list[Tensor] = [layer.bias for layer in self._layers if layer.bias is not None]
         self._bias_N = torch.cat(biases) if biases else None
+        self._dtype = weight_NK.dtype
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight_NK, _ROWS)
 
     def __call__(self, input: Tensor) -> Tensor:  # noqa: A002, the name nn.Linear gives it
@@ -44,18 +46,20 @@ class Product:
         return self._unary(input, "swish")
 
     def plus(self, input: Tensor, other: Tensor) -> Tensor:  # noqa: A002
-        """Product, plus `other` [..., N]."""
-        return self._binary(input, other, "add")
+        """Product, plus `other` [..., N], in whose dtype the sum is."""
+        return self._binary(input, other, "add") if other.dtype == self._dtype else other + self(input)
 
     def times(self, input: Tensor, other: Tensor) -> Tensor:  # noqa: A002
         """Product, times `other` [..., N] element by element."""
         return self._binary(input, other, "mul")
 
     def _unary(self, input: Tensor, after: str) -> Tensor:  # noqa: A002
+        input = input.to(self._dtype)  # noqa: A001
         product: Tensor = torch.ops.mkldnn._linear_pointwise(input, self._packed, self._bias_N, after, [], "")
         return product
 
     def _binary(self, input: Tensor, other: Tensor, after: str) -> Tensor:  # noqa: A002
+        input = input.to(self._dtype)  # noqa: A001
         product: Tensor = torch.ops.mkldnn._linear_pointwise.binary(input, other, self._packed, self._bias_N, after)
         return product
 
@@ -99,12 +103,20 @@ class PackedModel:
 
 
 def can_pack(model: nn.Module) -> bool:
-    """Whether this build of torch has the kernels, and the model lies on a CPU in float32, untouched by hooks."""
+    """Whether this build of torch has the kernels, and the model lies on a CPU in a dtype of theirs, without hooks."""
     if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")):  # type: ignore[no-untyped-call]
         return False
     hooked = any(hasattr(module, "_hf_hook") for module in model.modules())
     kinds = {(parameter.device.type, parameter.dtype) for parameter in model.parameters()}
-    return not hooked and kinds == {("cpu", torch.float32)}
+    return not hooked and kinds in (
+        {("cpu", torch.float32)},
+        {("cpu", torch.bfloat16)} if multiplies_bfloat16() else {},
+    )
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the processor has instructions for products in bfloat16; others take longer than in float32."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def _replace(model: nn.Module, name: str) -> PackedLinear:

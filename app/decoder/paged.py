@@ -61,10 +61,10 @@ NO_NORMS = Norms(np.empty(0, np.float32), np.empty(0, np.float32), 0.0)
 
 
 def norms_of(modules: tuple[Any, Any] | None) -> Norms:
-    """Take the head norms of a stock layer, if it has any; their weights are shared, not copied."""
+    """Take the head norms of a stock layer, if it has any."""
     if modules is None:
         return NO_NORMS
-    of_queries_S, of_keys_S = (module.weight.detach().numpy() for module in modules)
+    of_queries_S, of_keys_S = (module.weight.detach().float().numpy() for module in modules)
     return Norms(of_queries_S, of_keys_S, modules[0].variance_epsilon)
 
 

@@ -25,6 +25,7 @@ from app.engine.answer import Reader
 from app.engine.config import EngineConfig
 from app.engine.deadlines import Deadlines
 from app.engine.grammar import Grammars
+from app.engine.lane import as_kept
 from app.engine.lanes import Lanes
 from app.engine.request import Crashed, EngineClosed, Event, Finished, FinishReason, QueueFull, Request, Sink, TokenInfo
 from app.engine.score import Scorer
@@ -57,7 +58,7 @@ class Engine:
 
     def __init__(self, policy: Policy, config: EngineConfig) -> None:
         prepare(policy.device)
-        anatomy = examine(policy)
+        anatomy = as_kept(examine(policy), policy.model, config)
         self.config = config
         self.max_length = min(config.max_length, anatomy.positions or config.max_length)
         self.failure: BaseException | None = None  # what crashed the engine

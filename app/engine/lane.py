@@ -22,9 +22,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from app.decoder.anatomy import Anatomy, UnsupportedModel, probe_ids
-from app.decoder.cache import BLOCK, BlockPool, PagedCache
+from app.decoder.cache import BLOCK, BlockPool, LayerShape, PagedCache
 from app.decoder.fused import FusedDecoder, can_fuse
-from app.decoder.lean import LeanDecoder, view_of
+from app.decoder.lean import LeanDecoder, can_lean, view_of
 from app.decoder.length import Lengths
 from app.decoder.masks import Masks
 from app.decoder.packed import PackedModel, can_pack
@@ -108,6 +108,17 @@ def quicker(model: PreTrainedModel) -> LeanDecoder | PackedModel | FusedDecoder 
     return view_of(model) if can_pack(model) else None
 
 
+def as_kept(anatomy: Anatomy, model: PreTrainedModel, config: EngineConfig) -> Anatomy:
+    """Say in which dtype keys and values are kept: the model's, but float32 where `app.decoder.lean` steps it."""
+    if config.packing == "off" or not (can_pack(model) and can_lean(model)):
+        return anatomy
+    wide = [
+        LayerShape(replace(layer.keys, dtype=torch.float32), replace(layer.values, dtype=torch.float32))
+        for layer in anatomy.layers
+    ]
+    return replace(anatomy, layers=tuple(wide))
+
+
 class Lane:
     """One policy version and its answers; belongs to the engine's thread while it serves."""
 
@@ -129,7 +140,8 @@ class Lane:
         self._before = Totals()  # when its version came
         graphed = can_graph(policy.model)
         self._lengths = Lengths(max_length, graphed=graphed)
-        self._masks = Masks(anatomy.kinds, anatomy.window, self._lengths.longest, policy.dtype, policy.device)
+        kept = anatomy.layers[0].keys.dtype
+        self._masks = Masks(anatomy.kinds, anatomy.window, self._lengths.longest, kept, policy.device)
         self._view = quicker(policy.model) if config.packing == "auto" else None
         served = self._view or policy.model
         pool, self._blocks = storage

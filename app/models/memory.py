@@ -11,6 +11,7 @@ import torch
 
 from app.decoder.anatomy import Anatomy
 from app.decoder.cache import BLOCK, blocks_for
+from app.decoder.packed import multiplies_bfloat16
 from app.engine.config import EngineConfig
 from app.engine.room import blocks_wanted
 from app.models.host import free
@@ -36,7 +37,8 @@ def serving(outline: Outline, anatomy: Anatomy, settings: Settings) -> list[Need
     """Add up what a server takes at most."""
     versions = 2 if settings.swap_mode == "two_versions" else 1
     size = item(settings)
-    position = per_position(anatomy, size)
+    packed = on_cpu(settings) and settings.packing == "auto" and (size == _FLOAT or multiplies_bfloat16())
+    position = per_position(anatomy, _FLOAT if packed else size)
     length = min(settings.max_length, anatomy.positions or settings.max_length)
     config = EngineConfig.from_settings(settings)
     blocks = 1 + blocks_for(settings.cache_tokens) if settings.cache_tokens else blocks_wanted(config, length)
@@ -49,9 +51,9 @@ def serving(outline: Outline, anatomy: Anatomy, settings: Settings) -> list[Need
             f"of {blocks * BLOCK:,} positions, {position:,} bytes each, for all versions; fewer where memory is short",
         ),
     ]
-    if on_cpu(settings) and settings.packing == "auto" and settings.dtype == "float32":
-        packed = sum(layer.weight.numel() for layer in outline.linears)
-        needs.append(Need("serve: packed layers", versions * packed * _FLOAT, "LEPO_PACKING=off saves it"))
+    if packed:
+        layers = sum(layer.weight.numel() for layer in outline.linears)
+        needs.append(Need("serve: packed layers", versions * layers * size, "LEPO_PACKING=off saves it"))
     swap = Need("serve: a swap", outline.parameters * size, "the next weights, read before they are taken")
     if on_cpu(settings):
         return [*needs, swap, _sum("a server, at most", [*needs, swap])]

@@ -23,8 +23,15 @@ from app.decoder.anatomy import examine
 from app.decoder.cache import BlockPool, PagedCache
 from app.decoder.lean import LeanDecoder, can_lean, view_of
 from app.decoder.masks import Masks
-from app.decoder.packed import PackedModel
+from app.decoder.packed import PackedModel, multiplies_bfloat16
+from app.engine.config import EngineConfig
+from app.engine.engine import Engine
+from app.engine.lane import as_kept
+from app.engine.request import Request
+from training.models.head import take_apart
 from training.models.policy import Policy
+from training.replay import replay
+from training.sampling import Sampling
 
 SIZES: dict[str, Any] = {
     "vocab_size": 96,
@@ -59,7 +66,9 @@ def made(name: str) -> PreTrainedModel:
 def through_slots(policy: Policy, view: Any, first: int, count: int) -> Tensor:
     """Logits [B, steps, V] of `count` single steps behind a chunk of `first` positions; rows stand apart."""
     anatomy = examine(policy)
-    masks = Masks(anatomy.kinds, anatomy.window, 64, policy.dtype, policy.device)
+    if isinstance(view, LeanDecoder):
+        anatomy = as_kept(anatomy, policy.model, EngineConfig())
+    masks = Masks(anatomy.kinds, anatomy.window, 64, anatomy.layers[0].keys.dtype, policy.device)
     cache = PagedCache(BlockPool(anatomy.layers, 9))
     table_BT = torch.tensor([[3, 8, 1, 6], [7, 2, 5, 4]])
     ids_BT = (torch.arange(2 * (first + count)).view(2, -1) * 7919 + 13) % 96
@@ -94,6 +103,38 @@ def test_chunks_and_steps_give_the_stock_models_logits(policy: Policy, name: str
     torch.testing.assert_close(
         through_slots(mine, view, 12, 6), through_slots(mine, mine.model, 12, 6), rtol=1e-5, atol=1e-5
     )
+
+
+@pytest.mark.skipif(not multiplies_bfloat16(), reason="this processor does not multiply bfloat16 itself")
+@pytest.mark.parametrize("name", FAMILY)
+def test_in_bfloat16_the_products_alone_are(policy: Policy, name: str) -> None:
+    """Nearer to the float32 model of the same weights than the stock forward in bfloat16 is."""
+    low, wide = made(name), made(name)
+    torch.nn.Module.to(low, torch.bfloat16)
+    torch.nn.Module.to(torch.nn.Module.to(wide, torch.bfloat16), torch.float32)
+    mine, theirs = as_policy(policy, low), as_policy(policy, wide)
+    view = view_of(low)
+    assert isinstance(view, LeanDecoder)
+    exact = through_slots(theirs, wide, 12, 6)
+    ours, stock = through_slots(mine, view, 12, 6).float(), through_slots(mine, low, 12, 6).float()
+    assert (ours - exact).abs().mean() < (stock - exact).abs().mean()
+    assert (ours - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+@pytest.mark.skipif(not multiplies_bfloat16(), reason="this processor does not multiply bfloat16 itself")
+def test_answers_in_bfloat16_are_recorded_as_they_were_drawn(policy: Policy) -> None:
+    """Replay in bfloat16 gives the record, as near as bfloat16 is."""
+    low = as_policy(policy, copy.deepcopy(policy.model))
+    torch.nn.Module.to(low.model, torch.bfloat16)
+    engine = Engine(low, EngineConfig(slots=3, max_length=128))
+    assert isinstance(engine._lanes.serving._view, LeanDecoder)
+    assert engine._lanes.anatomy.layers[0].keys.dtype == torch.float32
+    asked = [Request(tuple(range(5, 30)), Sampling(seed=seed), max_new=20, ignore_eos=True) for seed in range(5)]
+    rollouts = [finished.rollout for (finished,) in engine.generate(asked)]
+    with torch.no_grad():
+        replayed = replay(take_apart(low.model), rollouts)
+    recorded = torch.stack([one.token_logprobs_T for one in rollouts])
+    assert (replayed.token_logprobs_BT - recorded).abs().mean() < 0.05
 
 
 @pytest.mark.parametrize("name", FAMILY)
