@@ -379,7 +379,7 @@ class Engine:
                 lane.place(self.config.slots - self._lanes.in_use)
                 self._lanes.grow(lane)
                 stepped |= bool(lane.running)
-                lane.step()
+                self._lanes.step(lane)
         self._tell()
         if stepped:
             self._step_s += (time.monotonic() - began - self._step_s) * (_SMOOTHING if self._step_s else 1.0)
@@ -444,7 +444,7 @@ class Engine:
         """Compute a budget of prompt positions, those of each lane in turn."""
         busy = [lane for lane in self._lanes if lane.prefill.busy]
         for lane in busy:
-            lane.prefill.advance(self.config.prefill_chunk // len(busy), self._lanes.in_use)
+            self._lanes.prefill(lane, self.config.prefill_chunk // len(busy))
 
     def _count_background(self) -> None:
         self._background = sum(ticket.unfinished for ticket in self._live if ticket.request.background)

@@ -2,7 +2,8 @@
 
 A replay reads and writes the very tensors that `app.engine.rows` owns, so a graph needs no copies in or out; the rows
 that pad a batch to its bucket are unused ones, which stand at position 0 of nobody's block. Weights keep their storage
-for life, so a swap needs no new capture. A model that cannot be captured runs step by step, with a warning in the log.
+for life, so a swap needs no new capture. A model that cannot be captured runs step by step, with a warning in the log;
+a bucket for which memory is short does so for a while.
 
 All graphs of a lane share one pool of memory: they never run at the same time, and what one leaves is read before the
 next one runs. Nothing in a step asks the device for a number, draws from a generator, or moves a buffer, which is what
@@ -19,9 +20,11 @@ from torch import Tensor
 
 from app.engine.bias import Bias
 from app.engine.rows import Rows
+from training.memory.room import give_back, says_short_of_memory
 
 _LOG = logging.getLogger(__name__)
 _WARM_UPS = 2  # runs before a capture, so that lazily made handles and buffers exist
+_PAUSE = 1000  # steps
 _FINE = 8  # batches above this are rounded up to its next multiple, smaller ones to a power of two
 
 
@@ -54,6 +57,7 @@ class StepGraphs:
         self.captures = True  # False once a capture failed
         self._rows = rows
         self._graphs: dict[Bucket, Captured] = {}
+        self._pauses: dict[Bucket, int] = {}  # steps that a bucket for which memory was short runs without a graph
         self._stream: Any = None  # that all captures run on: each stream has workspaces of its own
         self._pool: Any = None  # memory that the graphs share
 
@@ -79,9 +83,9 @@ class StepGraphs:
 
     def run(self, bucket: Bucket) -> tuple[Tensor, Tensor] | None:
         """Step all rows of a bucket by its graph; None when the model cannot be captured."""
-        if self.captures and bucket not in self._graphs:
+        if self.captures and bucket not in self._graphs and not self._postponed(bucket):
             self._try_capture(bucket)
-        if not self.captures:
+        if bucket not in self._graphs:
             return None
         captured = self._graphs[bucket]
         captured.graph.replay()
@@ -97,6 +101,13 @@ class StepGraphs:
         up = 1 << (rows - 1).bit_length() if rows <= _FINE else -(-rows // _FINE) * _FINE
         return min(up, self._rows.count)
 
+    def _postponed(self, bucket: Bucket) -> bool:
+        """Whether a bucket runs without a graph this time, because there was no memory for one of late."""
+        left = self._pauses.pop(bucket, 0)
+        if left > 1:
+            self._pauses[bucket] = left - 1
+        return left > 0
+
     def _try_capture(self, bucket: Bucket) -> None:
         """Capture a bucket without taking the step, or give graphs up for good."""
         for stale in [old for old in self._graphs if old.draws and old.trace_room != self._rows.trace_room]:
@@ -105,12 +116,17 @@ class StepGraphs:
         try:
             self._graphs[bucket] = self.capture(bucket, before)
         except RuntimeError as error:
+            self._put_back(before)
+            if says_short_of_memory(error):
+                _LOG.warning("memory is short for a CUDA graph of %s, it is tried again later: %s", bucket, error)
+                self._pauses[bucket] = _PAUSE
+                give_back(self._rows.device)
+                return
             _LOG.warning("CUDA graphs are off, steps run one operation at a time: %s", error, exc_info=error)
             self.captures = False
             self._graphs.clear()
             if self._rows.device.type == "cuda":
                 torch.cuda.synchronize(self._rows.device)  # a broken device says so here, and ends the engine
-            self._put_back(before)
 
     def capture(self, bucket: Bucket, before: Sequence[Tensor]) -> Captured:
         """Record one step; each warm-up takes it, and is undone by putting back what was before.

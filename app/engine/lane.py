@@ -110,7 +110,7 @@ def quicker(model: PreTrainedModel) -> LeanDecoder | PackedModel | FusedDecoder 
 
 def as_kept(anatomy: Anatomy, model: PreTrainedModel, config: EngineConfig) -> Anatomy:
     """Say in which dtype keys and values are kept: the model's, but float32 where `app.decoder.lean` steps it."""
-    if config.packing == "off" or not (can_pack(model) and can_lean(model)):
+    if config.packing == "off" or can_fuse(model) or not (can_pack(model) and can_lean(model)):
         return anatomy
     wide = [
         LayerShape(replace(layer.keys, dtype=torch.float32), replace(layer.values, dtype=torch.float32))
@@ -167,7 +167,7 @@ class Lane:
     @property
     def waiting_choices(self) -> int:
         """Choices whose prompt is here and that have no row yet."""
-        return sum(len(prompt.waiting) for prompt in self.prefill.prompts)
+        return sum(prompt.choices for prompt in self.prefill.prompts)
 
     def stats(self, role: Literal["serving", "candidate", "other"]) -> VersionStats:
         """Say what this version is doing and has done here."""
@@ -292,6 +292,16 @@ class Lane:
                 self._finished(ticket, prompt.resumed.answer, reason, prompt.resumed.trace, now)
             self.prefill.remove(prompt)
 
+    def fail(self, ticket: Ticket, words: str) -> None:
+        """End a request with an error; the others go on."""
+        ticket.fail(words)
+        for row, running in enumerate(self.running):
+            if running is not None and running.ticket is ticket:
+                self._blocks.give_back(running.blocks)
+                self.running[row] = None
+        for prompt in [prompt for prompt in self.prefill.prompts if prompt.ticket is ticket]:
+            self.prefill.remove(prompt)
+
     @property
     def packed(self) -> bool:
         """Whether steps run by a quicker view than the stock forward."""
@@ -406,7 +416,9 @@ class Lane:
             if running is None:
                 continue  # a choice of a request that has just failed
             if math.isnan(numbers[1]):
-                self._fail(running.ticket)
+                self.totals.not_finite += 1
+                _LOG.error("policy version %s gave logits that are not numbers; the request fails", self.version)
+                self.fail(running.ticket, "The policy gave logits that are not numbers; this answer is over.")
                 continue
             reason = running.answer.take(numbers, top, now, running.ticket.events)
             if reason is not None:
@@ -415,18 +427,6 @@ class Lane:
                 given[row] = next_id
         if given:
             self.rows.give(given)
-
-    def _fail(self, ticket: Ticket) -> None:
-        """End a request whose logits are not numbers: the others go on, and its version is suspect."""
-        self.totals.not_finite += 1
-        _LOG.error("policy version %s gave logits that are not numbers; the request fails", self.version)
-        ticket.fail("The policy gave logits that are not numbers; this answer is over.")
-        for row, running in enumerate(self.running):
-            if running is not None and running.ticket is ticket:
-                self._blocks.give_back(running.blocks)
-                self.running[row] = None
-        for prompt in [prompt for prompt in self.prefill.prompts if prompt.ticket is ticket]:
-            self.prefill.remove(prompt)
 
     def _finish(self, row: int, reason: FinishReason, now: float) -> None:
         """Close a row's answer and leave a hole."""

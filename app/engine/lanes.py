@@ -10,6 +10,7 @@ then requests that name its version enter it beside those that enter the serving
 
 import copy
 import dataclasses
+import logging
 from collections.abc import Iterator
 
 from app.decoder.anatomy import Anatomy
@@ -17,10 +18,13 @@ from app.decoder.cache import BLOCK, BlockPool
 from app.engine.blocks import Blocks
 from app.engine.config import EngineConfig
 from app.engine.lane import Lane, OutOfBlocks, Running, VersionStats, rank
-from app.engine.prefill import Prompt
+from app.engine.prefill import OutOfMemory, Prompt
 from app.engine.room import blocks_of_pool
 from app.engine.ticket import Ticket
+from training.memory.room import give_back, says_short_of_memory
 from training.models.policy import Policy
+
+_LOG = logging.getLogger(__name__)
 
 
 class Lanes:
@@ -126,6 +130,33 @@ class Lanes:
                 self._make_way()
             else:
                 return
+
+    def step(self, lane: Lane) -> None:
+        """Move a lane's rows; if memory is short for so many, the youngest gives way, and a single one fails."""
+        while lane.running:
+            try:
+                lane.step()
+            except (RuntimeError, MemoryError) as error:
+                if not says_short_of_memory(error):
+                    raise
+                give_back(lane.policy.device)
+                _LOG.warning("memory is short for a step of %d rows: %s", len(lane.running), error)
+                rows = [running for running in lane.running if running is not None]
+                youngest = max(rows, key=lambda one: (*rank(one.ticket), one.ticket.arrived))
+                if len(rows) > 1:
+                    lane.retreat(youngest)
+                else:
+                    lane.fail(youngest.ticket, str(OutOfMemory(youngest.ticket)))
+                    return
+            else:
+                return
+
+    def prefill(self, lane: Lane, budget: int) -> None:
+        """Compute some of a lane's prompts; one for which memory cannot be had fails."""
+        try:
+            lane.prefill.advance(budget, self.in_use)
+        except OutOfMemory as error:
+            lane.fail(error.ticket, str(error))
 
     def _make_way(self) -> None:
         """Have the youngest that holds blocks let go of them."""

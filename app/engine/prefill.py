@@ -9,6 +9,8 @@ steps included, is computed again. Leaves out where a finished prompt goes (`app
 Axes: B prompts side by side, C positions per chunk, X steps executed, D hidden size.
 """
 
+import logging
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -23,8 +25,10 @@ from app.engine.answer import Answer
 from app.engine.blocks import Blocks, Root
 from app.engine.rows import Trace
 from app.engine.ticket import Ticket
+from training.memory.room import give_back, says_short_of_memory
 from training.models.policy import Policy, embedding
 
+_LOG = logging.getLogger(__name__)
 SIDE_BY_SIDE: Final = 16  # prompts computed together at most
 
 
@@ -75,11 +79,24 @@ class Prompt:
         return bool(self.blocks or not self.positions) and not self.left
 
     @property
+    def choices(self) -> int:
+        """How many choices wait for a row, those counted that were ended meanwhile; cheap, from any thread."""
+        return 1 if self.resumed is not None else self.ticket.request.choices - self.ticket.seeded
+
+    @property
     def waiting(self) -> list[Answer]:
         """Choices that wait for a row."""
         if self.resumed is not None:
             return [self.resumed.answer]
         return [answer for answer in self.ticket.answers[self.ticket.seeded :] if not answer.finished]
+
+
+class OutOfMemory(Exception):
+    """Not even the smallest piece of work for a request fits the memory that is left."""
+
+    def __init__(self, ticket: Ticket) -> None:
+        super().__init__("The engine has no memory left for this request.")
+        self.ticket = ticket
 
 
 class Prefill:
@@ -90,6 +107,7 @@ class Prefill:
     ) -> None:
         self.prompts: list[Prompt] = []  # in the order they came
         self.computed_tokens = 0  # prompt positions computed, padding not counted
+        self._most = sys.maxsize  # positions that memory allows at once
         self._root = blocks.root()  # of this version's chains
         self._model = model.base_model  # no head: a prompt's logits are not needed
         self._embedding = embedding(policy)
@@ -131,15 +149,31 @@ class Prefill:
             self.retreat(prompt)
 
     def advance(self, budget: int, spare: int) -> None:
-        """Compute up to `budget` positions; prompts without blocks may take what leaves `spare` of them free."""
+        """Compute up to `budget` positions; prompts without blocks may take what leaves `spare` of them free.
+
+        Where that takes more memory than there is, half as many are computed from then on.
+
+        Raises:
+            OutOfMemory: not even one position can be computed.
+
+        """
         for prompt in self.prompts:
             if not prompt.blocks and prompt.positions:
                 if self._blocks.free < prompt.room + spare:
                     break
                 self._allot(prompt)
         active = [prompt for prompt in self.prompts if prompt.blocks and prompt.left]
-        for pieces, width in portions(active, budget):
-            self._compute(pieces, width)
+        for pieces, width in portions(active, min(budget, self._most)):
+            try:
+                self._compute(pieces, width)
+            except (RuntimeError, MemoryError) as error:
+                if not says_short_of_memory(error):
+                    raise
+                give_back(self._device)
+                self._most = width * len(pieces) // 2
+                if not self._most:
+                    raise OutOfMemory(pieces[0].ticket) from error
+                _LOG.warning("memory is short: prompts go on by %d positions a step: %s", self._most, error)
 
     def _allot(self, prompt: Prompt) -> None:
         """Give a prompt the known blocks it begins with, and new ones for the rest."""

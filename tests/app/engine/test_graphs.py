@@ -7,16 +7,19 @@ capture replays what it recorded is CUDA's promise, and is checked where there i
 from collections.abc import Sequence
 
 import pytest
+import torch
 from torch import Tensor
 
 from app.decoder.length import Lengths
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
 from app.engine.graphs import Bucket, Captured, StepGraphs
+from app.engine.request import Request
 from app.engine.rows import POSITION
 from tests.app.engine.test_reference import assert_same, in_double, mixed_requests
 from training.models.policy import Policy
 from training.sample import sample
+from training.sampling import Sampling
 
 
 class Eager(StepGraphs):
@@ -69,6 +72,33 @@ def test_a_failed_capture_falls_back_to_single_operations(policy: Policy, caplog
     (record,) = [record for record in caplog.records if record.name == "app.engine.graphs"]
     assert record.levelname == "WARNING"
     assert "not permitted when stream is capturing" in record.getMessage()
+
+
+class Short(StepGraphs):
+    """Graphs for which there is no memory at first."""
+
+    asked = 0
+
+    def capture(self, bucket: Bucket, before: Sequence[Tensor]) -> Captured:
+        self.asked += 1
+        self.eager(bucket)
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+def test_where_memory_is_short_for_a_graph_it_is_tried_again_later(
+    policy: Policy, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.engine.graphs._PAUSE", 5)
+    policy = in_double(policy)
+    engine = Engine(policy, EngineConfig(slots=1, max_length=128))
+    lane = engine._lanes.serving
+    lane._graphs = short = Short(lane.rows)
+    asked = Request((4, 5, 6), Sampling(seed=1), max_new=24, ignore_eos=True)
+    [[finished]] = engine.generate([asked])
+    assert_same(finished.rollout, sample(policy, (4, 5, 6), Sampling(seed=1), 24, ignore_eos=True), 1e-5)
+    assert short.captures
+    assert short.asked == 3 + 2, "of 14 and of 10 steps, each sixth"
+    assert "tried again later" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch
 from app.decoder.cache import BLOCK
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
-from app.engine.request import Event, Finished, Request
+from app.engine.request import Crashed, Event, Finished, Request
 from app.engine.room import blocks_of_pool, blocks_wanted
 from tests.app.engine.conftest import Listener
 from tests.app.engine.test_engine import assert_nothing_is_held
@@ -192,3 +193,52 @@ def test_where_memory_is_short_the_pool_is_smaller_and_where_nothing_fits_it_say
     monkeypatch.setattr("app.engine.room.free", lambda _device: 1000)
     with pytest.raises(MemoryError, match="LEPO_MAX_LENGTH"):
         blocks_of_pool(policy, anatomy, config, 128)
+
+
+class Short:
+    """A forward that runs out of memory when it is given more than so many positions."""
+
+    def __init__(self, forward: Any, most: int) -> None:
+        self.forward, self.most, self.refused = forward, most, 0
+
+    def __call__(self, **given: Any) -> Any:
+        if given["inputs_embeds"].shape[:2].numel() > self.most:
+            self.refused += 1
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return self.forward(**given)
+
+
+def test_where_memory_is_short_for_prompts_they_go_on_by_smaller_pieces(policy: Policy) -> None:
+    engine = Engine(in_double(policy), EngineConfig(slots=2, max_length=256, prefill_chunk=128))
+    prefill = engine._lanes.serving.prefill
+    prefill._model = short = Short(prefill._model, most=20)
+    [[finished]] = engine.generate([asked(LONG, 10)])
+    assert short.refused == 3
+    assert_same(finished.rollout, sample(in_double(policy), LONG, Sampling(seed=1), 10, ignore_eos=True), 1e-5)
+
+
+def test_a_prompt_for_which_there_is_no_memory_at_all_fails_alone(policy: Policy) -> None:
+    engine = Engine(policy, EngineConfig(slots=2, max_length=256))
+    prefill = engine._lanes.serving.prefill
+    prefill._model, sound = Short(prefill._model, most=0), prefill._model
+    listener = Listener()
+    engine.submit(asked(SHORT, 10), listener)
+    for _ in range(12):
+        engine._turn()
+    (crashed,) = listener.events
+    assert isinstance(crashed, Crashed)
+    assert "memory" in crashed.message
+    prefill._model = sound
+    assert engine.generate([asked(SHORT[:1], 4)])[0][0].reason == "length"
+
+
+def test_where_memory_is_short_for_a_step_the_youngest_goes_on_later(policy: Policy) -> None:
+    policy = in_double(policy)
+    engine = Engine(policy, EngineConfig(slots=4, max_length=128))
+    rows = engine._lanes.serving.rows
+    rows.model = short = Short(rows.model, most=2)
+    requests = [asked(SHORT, 12, seed) for seed in range(4)]
+    for request, [finished] in zip(requests, engine.generate(requests), strict=True):
+        assert_same(finished.rollout, sample(policy, SHORT, request.sampling, 12, ignore_eos=True), 1e-5)
+    assert short.refused
+    assert engine.stats().preempted
