@@ -106,8 +106,9 @@ def answer(
         policy = first_policy(settings, control)
         placements = placements_of(settings, policy)
         engine = Engine(policy, EngineConfig.from_settings(settings))
-    except ValueError as error:
+    except (ValueError, MemoryError) as error:
         raise click.ClickException(str(error)) from error
+    log.info("memory: %s", engine.memory)
     parts = Parts(settings, engine, policy.tokenizer, placements, traffic, control, bell_address(settings), telemetry)
     server = DrainingServer.of(create_app(parts), engine, settings)
     gc.collect()

@@ -28,6 +28,7 @@ from app.engine.grammar import Grammars
 from app.engine.lane import as_kept
 from app.engine.lanes import Lanes
 from app.engine.request import Crashed, EngineClosed, Event, Finished, FinishReason, QueueFull, Request, Sink, TokenInfo
+from app.engine.room import in_words
 from app.engine.score import Scorer
 from app.engine.stats import EngineStats
 from app.engine.swap import Swapper, SwapReport
@@ -64,6 +65,7 @@ class Engine:
         self.failure: BaseException | None = None  # what crashed the engine
         self._lanes = Lanes(policy, anatomy, config, self.max_length)
         self._lanes.serving.prove()
+        self.memory = in_words(policy, anatomy, config, self._lanes.blocks.count)  # what was planned
         self._reader = Reader(decoder(policy.tokenizer), pieces(policy.tokenizer), policy.eos_ids)
         self.grammars = Grammars(policy.tokenizer, anatomy.columns, policy.eos_ids)
         self._bounds = admission.Bounds(

@@ -41,6 +41,18 @@ def blocks_wanted(config: EngineConfig, max_length: int) -> int:
     return 1 + config.slots * (blocks_for(max_length) + 1) + config.prefix_cache_tokens // BLOCK
 
 
+def in_words(policy: Policy, anatomy: Anatomy, config: EngineConfig, count: int) -> str:
+    """Say what was planned: weights, keys and values, and how many of the longest answers these hold."""
+    weights = sum(one.numel() * one.element_size() for one in policy.model.parameters())
+    versions = 2 if config.swap_mode == "two_versions" else 1
+    length = min(config.max_length, anatomy.positions or config.max_length)
+    return (
+        f"{weights / 2**30:.2f} GiB of weights a version, {versions} of them; {count:,} blocks of {BLOCK} positions, "
+        f"{count * bytes_per_block(anatomy.layers) / 2**30:.2f} GiB, which hold {count // blocks_for(length)} answers of "
+        f"{length:,} positions"
+    )
+
+
 def _free(policy: Policy, config: EngineConfig) -> int:
     """Count the bytes that are free where the model is, once another version's weights would be there too."""
     parameters = policy.model.parameters()

@@ -180,6 +180,8 @@ def test_the_pool_is_as_large_as_asked_or_as_could_be_needed(policy: Policy, tok
     wanted = {0: 3 * (7 + 1) + 4, 300: 19, 16: 8}[tokens]  # one answer of the longest kind always fits
     assert engine.stats().cache_room == wanted * BLOCK
     assert blocks_wanted(config, 100) == 1 + 3 * 8 + 4
+    assert f"{wanted} blocks of 16 positions" in engine.memory
+    assert f"{wanted // 7} answers of 100 positions" in engine.memory
 
 
 def test_where_memory_is_short_the_pool_is_smaller_and_where_nothing_fits_it_says_so(
