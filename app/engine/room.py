@@ -46,10 +46,10 @@ def in_words(policy: Policy, anatomy: Anatomy, config: EngineConfig, count: int)
     weights = sum(one.numel() * one.element_size() for one in policy.model.parameters())
     versions = 2 if config.swap_mode == "two_versions" else 1
     length = min(config.max_length, anatomy.positions or config.max_length)
+    pool, answers = count * bytes_per_block(anatomy.layers) / 2**30, count // blocks_for(length)
     return (
         f"{weights / 2**30:.2f} GiB of weights a version, {versions} of them; {count:,} blocks of {BLOCK} positions, "
-        f"{count * bytes_per_block(anatomy.layers) / 2**30:.2f} GiB, which hold {count // blocks_for(length)} answers of "
-        f"{length:,} positions"
+        f"{pool:.2f} GiB, which hold {answers} answers of {length:,} positions"
     )
 
 
