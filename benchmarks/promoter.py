@@ -28,7 +28,7 @@ from benchmarks.load import equal_asks
 from benchmarks.serving import Served
 from benchmarks.shapes import Shape
 from benchmarks.timing import percentiles, significant
-from training.models.checkpoint import checkpoint_dir, publish, verify
+from training.models.checkpoint import checkpoint_dir, publish, read_manifest
 from training.models.head import CausalLM, take_apart
 from training.models.policy import Policy, load_policy
 from training.rollout import Rollout
@@ -72,7 +72,7 @@ class Operator:
         self.directories[version] = publish(
             policy, self.served.checkpoints, version=version, parent_version=version - 1, training={}, created=created
         )
-        digest = verify(self.directories[version]).fingerprint
+        digest = read_manifest(self.directories[version]).fingerprint
         with self.served.store.session() as session:
             parent = by_version(session, version - 1).id
             record_checkpoint(
@@ -105,7 +105,7 @@ class Operator:
         with self.served.store.session() as session:
             rows = list(session.scalars(select(Swap)))
         done = [row for row in rows if row.status == "served" and row.from_version is not None]
-        known = {version: verify(directory).fingerprint for version, directory in self.directories.items()}
+        known = {version: read_manifest(directory).fingerprint for version, directory in self.directories.items()}
         return {
             "failed_swaps": sum(row.status == "failed" for row in rows),
             "fingerprint_mismatches": sum(row.fingerprint != known[row.to_version] for row in done),

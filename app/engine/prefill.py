@@ -114,6 +114,8 @@ class Prefill:
         for job in self.jobs:
             job.filled = 0
         self.jobs.sort(key=lambda job: job.left, reverse=True)
+        for row, job in enumerate(self.jobs):  # else a row that is done would lie before rows under way
+            job.row = row
 
     def _compute(self, active: Sequence[Job], width: int) -> None:
         """Forward the next `width` positions of each active prompt.
