@@ -19,7 +19,6 @@ from tests.older import as_first_format
 from training.models.checkpoint import (
     MANIFEST,
     TRAINING_STATE,
-    BadCheckpoint,
     checkpoint_dir,
     listed,
     load_tensors,
@@ -29,6 +28,7 @@ from training.models.checkpoint import (
     verify,
 )
 from training.models.policy import Policy, embedding, fingerprint, load_policy
+from training.models.seal import BadCheckpoint
 from training.sample import sample
 from training.sampling import Sampling
 

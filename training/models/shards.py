@@ -254,7 +254,7 @@ def _descriptors(stored: Iterable[Stored]) -> Iterator[dict[Path, int]]:
 
 def _fill(file: int, one: Stored, first: int, into: Bytes) -> None:
     """Read what lies from an element on."""
-    at, view = one.start + first * one.dtype.itemsize, memoryview(into)
+    at, view = one.start + first * one.dtype.itemsize, into.data
     while view:
         read = os.preadv(file, [view], at)
         if not read:

@@ -71,7 +71,7 @@ def each(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
 
 def leaf(raw: Bytes) -> bytes:
     """Digest of a chunk."""
-    return hashlib.sha256(raw).digest()
+    return hashlib.sha256(raw.data).digest()
 
 
 def digest(name: str, dtype: torch.dtype, shape: Sequence[int], leaves: Iterable[bytes]) -> bytes:
@@ -119,7 +119,7 @@ def finite(raw: Bytes, dtype: torch.dtype) -> bool:
     if kind is None or not raw.size:
         return True
     signed, infinity = kind
-    words = raw.view(signed)
+    words: np.ndarray[Any, Any] = raw.view(signed)
     bits = 8 * words.itemsize
     unsigned = words.view(f"u{words.itemsize}")
     return int(words.max()) < infinity and int(unsigned.max()) < infinity + (1 << (bits - 1))

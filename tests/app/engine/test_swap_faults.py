@@ -148,7 +148,7 @@ def test_weights_change_in_place_without_a_second_copy_on_the_device(
             seen.append(getattr(function, "__name__", str(function)))
             return function(*args, **(kwargs or {}))
 
-    poured = stage.pour
+    poured = shards.pour
 
     def watched(*given: Any) -> None:
         with Watching():
