@@ -20,7 +20,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.models.tree import CHUNK, Bytes, Piece, all_known_by, bytes_of, digest, each, finite, gathered, known_by
+from training.models.tree import (
+    CHUNK,
+    Bytes,
+    Piece,
+    all_known_by,
+    bytes_of,
+    digest,
+    each,
+    finite,
+    gathered,
+    known_by,
+    same,
+)
 from training.models.tree import leaf as leaf_of
 from training.models.tree import pieces as cut_up
 
@@ -267,7 +279,7 @@ def _as(raw: Bytes, dtype: torch.dtype) -> Tensor:
 
 
 def _require_same(raw: Bytes, tensor: Tensor, name: str, first: int, count: int) -> None:
-    if not np.array_equal(raw, bytes_of(tensor, first, count)):
+    if not same(raw, bytes_of(tensor, first, count)):
         raise Different(name)
 
 

@@ -125,6 +125,12 @@ def finite(raw: Bytes, dtype: torch.dtype) -> bool:
     return int(words.max()) < infinity and int(unsigned.max()) < infinity + (1 << (bits - 1))
 
 
+def same(raw: Bytes, other: Bytes) -> bool:
+    """Whether two chunks have the same bytes."""
+    _, word, _ = _word_of(raw.nbytes)
+    return bool((raw.view(word) == other.view(word)).all())
+
+
 def known_by(raw: Bytes) -> int:
     """Sum of a chunk's words: a copy that has another one is none."""
     _, word, _ = _word_of(raw.nbytes)
