@@ -2,9 +2,9 @@
 
 `read` looks at every byte once, in many threads, and touches no model: what it proves is names and shapes, that the
 files are those of the manifest, that every value is finite, and the fingerprint. What it keeps is a sum of each chunk,
-so that nothing is held in memory twice. `load` reads once more, now into the model itself, knows each chunk again where
-it lies, and ends with a canary forward. Runs beside the serving weights, on a side stream on CUDA. Leaves out when the
-new weights take over (`app.engine.swap`).
+so that nothing is held in memory twice. `load` reads once more, now into the model itself, and knows each chunk again
+where it lies. Whether they compute is shown by a forward: `canary`, or the lane's own proof, which has one. Runs beside
+the serving weights, on a side stream on CUDA. Leaves out when the new weights take over (`app.engine.swap`).
 """
 
 import contextlib
@@ -96,16 +96,19 @@ def read(directory: Path, version: int, model: nn.Module) -> Weights:
     )
 
 
-def load(policy: Policy, anatomy: Anatomy, weights: Weights) -> None:
-    """Copy weights into a model that nobody runs, and prove that they are there.
+def load(model: nn.Module, weights: Weights) -> None:
+    """Copy weights from their files into a model, and prove that they are there.
 
     Raises:
-        StageFailed: what lies in the model is not what was read, or the canary forward is not finite.
+        StageFailed: what lies in the model is not what was read; it is of no version now.
 
     """
-    _pour(policy.model, weights)
-    with side_stream(policy.device):
-        canary(policy, anatomy, weights.version)
+    try:
+        pour(weights.stored, _places(model), weights.sums)
+    except Different as error:
+        raise StageFailed(f"version {weights.version} is refused: {error} in memory is not what was read") from error
+    except (OSError, ValueError) as error:
+        raise StageFailed(f"version {weights.version} cannot be read again: {error}") from error
 
 
 @contextlib.contextmanager
@@ -122,7 +125,7 @@ def exchanged(policy: Policy, weights: Weights) -> Iterator[None]:
     held = {name: place.detach().to("cpu", copy=True) for name, place in places.items()}
     done = False
     try:
-        _pour(policy.model, weights)
+        load(policy.model, weights)
         yield
         done = True
     finally:
@@ -140,9 +143,10 @@ def canary(policy: Policy, anatomy: Anatomy, version: int) -> None:
 
     """
     ids_1T = probe_ids(anatomy, 16).to(policy.device)
-    with torch.inference_mode():
+    with torch.inference_mode(), side_stream(policy.device):
         output: Any = policy.model(input_ids=ids_1T, use_cache=False)
-    if not bool(torch.isfinite(output.logits).all()):
+        sound = bool(torch.isfinite(output.logits).all())
+    if not sound:
         raise StageFailed(f"version {version} is refused: its logits on the canary prompt are not finite")
 
 
@@ -172,15 +176,6 @@ def _examined(directory: Path, manifest: Manifest, dtypes: Mapping[str, torch.dt
         ) from error
     except (OSError, ValueError) as error:
         raise StageFailed(f"checkpoint {directory.name} does not verify: {error}") from error
-
-
-def _pour(model: nn.Module, weights: Weights) -> None:
-    try:
-        pour(weights.stored, _places(model), weights.sums)
-    except Different as error:
-        raise StageFailed(f"version {weights.version} is refused: {error} in memory is not what was read") from error
-    except (OSError, ValueError) as error:
-        raise StageFailed(f"version {weights.version} cannot be read again: {error}") from error
 
 
 def _places(model: nn.Module) -> dict[str, Tensor]:

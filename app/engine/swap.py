@@ -21,6 +21,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Final, Literal, TypeVar
 
+from app.decoder.anatomy import UnsupportedModel
 from app.engine import stage
 from app.engine.config import SwapMode
 from app.engine.lane import Lane
@@ -291,9 +292,13 @@ class Swapper:
         serving.fingerprint = serving.fingerprint or fingerprint(serving.policy.model)  # to be known again by
         lane = lane or self._lanes.twin()
         lane.change(VOID, "")
-        stage.load(lane.policy, lane.anatomy, weights)
+        stage.load(lane.policy.model, weights)
         lane.repack()
-        lane.prove()
+        try:
+            lane.prove()
+        except UnsupportedModel:
+            stage.canary(lane.policy, lane.anatomy, weights.version)  # is it the weights?
+            raise
         lane.change(weights.version, weights.fingerprint)
         lane.origin = weights.origin
         return Staged(lane, weights.fingerprint, None, time.monotonic() - began)

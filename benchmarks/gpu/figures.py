@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from app.decoder.anatomy import examine
 from app.engine import stage
 from app.engine.config import Packing
 from benchmarks.driving import steps_per_second
@@ -157,12 +156,11 @@ def swapping(note: Note, setup: Setup, name: str, swaps: int) -> None:
 def _stages(policy: Policy, directory: Path, version: int) -> dict[str, float]:
     """Seconds of each thing that staging does, one after another, with the load still on; the weights stay the same."""
     whole: list[Any] = []
-    anatomy = examine(policy)
     return {
         "verify": significant(seconds(lambda: verify(directory))),
         "read": significant(seconds(lambda: whole.append(stage.read(directory, version, policy.model)))),
         "fingerprint_of_the_live_weights": significant(seconds(lambda: fingerprint(policy.model))),
-        "load": significant(seconds(lambda: stage.load(policy, anatomy, whole[0]))),
+        "load": significant(seconds(lambda: stage.load(policy.model, whole[0]))),
     }
 
 

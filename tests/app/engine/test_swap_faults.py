@@ -13,6 +13,7 @@ import torch
 from app.engine import stage
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
+from app.engine.lane import Lane
 from app.engine.lanes import Lanes
 from app.engine.request import Finished, Request
 from app.engine.stage import StageFailed
@@ -76,6 +77,7 @@ def refusing(monkeypatch: pytest.MonkeyPatch, where: str, times: int = 1) -> Non
         "a second lane": (Lanes, "twin"),
         "copying": (stage, "pour"),
         "the canary": (stage, "canary"),
+        "the lane's proof": (Lane, "prove"),
     }[where]
     done, left = getattr(owner, name), [FULL] * times
 
@@ -93,15 +95,15 @@ def refusing(monkeypatch: pytest.MonkeyPatch, where: str, times: int = 1) -> Non
 @pytest.mark.parametrize(
     ("mode", "where"),
     [
-        *(("two_versions", where) for where in ("reading", "a second lane", "copying", "the canary")),
+        *(("two_versions", where) for where in ("reading", "a second lane", "copying", "the lane's proof")),
         *((mode, where) for mode in ("drain", "in_place") for where in ("reading", "copying", "the canary")),
     ],
 )
 def test_a_stage_that_finds_too_little_memory_fails_one_swap(
     cold: Cold, checkpoints: Mapping[int, Path], monkeypatch: pytest.MonkeyPatch, mode: str, where: str
 ) -> None:
-    refusing(monkeypatch, where)
     with running(cold(3), swap_mode=mode, prefix_cache_tokens=0) as engine:
+        refusing(monkeypatch, where)
         before, held = answered(engine), fingerprint(engine._lanes.serving.policy.model)
         with pytest.raises(StageFailed, match="too little memory"):
             engine.swap(checkpoints[4], 4).result(SECONDS)
