@@ -84,10 +84,10 @@ def measure(shape: Shape, load: Load, *, threads: int, device: str, dtype: str) 
     """
     import torch
 
-    from benchmarks.promoter import Operator
+    from benchmarks.promoter import Operator, read_once_s
     from benchmarks.serving import serving
     from benchmarks.shapes import build_policy
-    from benchmarks.timing import machine, tell
+    from benchmarks.timing import machine, significant, tell
     from training.models.policy import placed
 
     torch.set_num_threads(threads)
@@ -110,12 +110,16 @@ def measure(shape: Shape, load: Load, *, threads: int, device: str, dtype: str) 
         cold = asyncio.run(operator.against_cold_start(shape, load.longest, load.slots, where))
         audited = operator.audit(streamed, load.replayed, where)
         attempts = operator.attempts()
+        once = read_once_s(operator.directories[operator.serving])
         hits = operator.metric("lepo:prefix_cache_hits_total")
+    figures = summary(streamed, promoted, load.swaps)
     report = {
         "benchmark": "swap",
-        **summary(streamed, promoted, load.swaps),
+        **figures,
         **attempts,
         **asdict(audited),
+        "read_once_s": significant(once),
+        "served_over_read_once": significant(figures["publish_to_served_s_p99"] / once),
         "prefix_hit_tokens": hits,
         "cold_start_mismatches": cold,
     }

@@ -25,8 +25,8 @@ from app.store import checkpoints, evaluations, jobs, learning, policy_life
 from app.store.retry import write_for_sure
 from app.store.tables import Checkpoint
 from training.advantage import Tracker
-from training.models.checkpoint import checkpoint_dir, publish, sweep
-from training.models.policy import Policy, fingerprint
+from training.models.checkpoint import checkpoint_dir, publish, read_manifest, sweep
+from training.models.policy import Policy
 from worker.batch import write_trackers
 from worker.claim import Assignment
 from worker.gate.evaluation import Scores, detail_of
@@ -111,7 +111,7 @@ def publish_files(
         training_state=state,
         beside=beside,
     )
-    return Candidate(version, directory, fingerprint(policy.model), drift, scores)
+    return Candidate(version, directory, read_manifest(directory).fingerprint, drift, scores)
 
 
 def bytes_of(policy: Policy, state: Mapping[str, Tensor]) -> int:

@@ -6,6 +6,7 @@ so it delays the running rows by about as much as its prefill would. Leaves out 
 Axes: P prompt tokens, C positions of one chunk, D hidden size, V vocabulary.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -15,10 +16,16 @@ import torch
 from torch import Tensor
 
 from app.engine.request import EngineClosed, TokenInfo
+from training.memory.room import says_short_of_memory
 from training.models.head import CausalLM, take_apart
 from training.models.policy import Policy
 
+_LOG = logging.getLogger(__name__)
 _CHUNK = 128  # positions whose logits are held at once
+
+
+class ScoreFailed(RuntimeError):
+    """A prompt could not be scored; the engine goes on. The message is safe to show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +67,14 @@ class Scorer:
         try:
             if self._head is None or self._head.model is not policy.model:
                 self._head = take_apart(policy.model)
+            order.future.set_result(score(self._head, order.prompt_ids, order.top))
         except ValueError as error:  # this model cannot be scored; it goes on answering
             order.future.set_exception(error)
-            return
-        order.future.set_result(score(self._head, order.prompt_ids, order.top))
+        except (RuntimeError, MemoryError) as error:  # this prompt cannot; others are none the worse
+            order.future.set_exception(ScoreFailed(_why(error)))
+        finally:
+            if not order.future.done():  # the engine is about to fail, and nobody waits for ever
+                order.future.set_exception(EngineClosed("The engine has failed and answers no more."))
 
     def close(self, reason: str) -> None:
         """Refuse what still waits."""
@@ -98,3 +109,11 @@ def _chunk(logprobs_CV: Tensor, ids_C: Tensor, top: int) -> list[TokenInfo]:
         for ids, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
     return [TokenInfo(*token) for token in zip(ids_C.tolist(), chosen_C, rivals, strict=True)]
+
+
+def _why(error: BaseException) -> str:
+    """Say why a prompt could not be scored; what torch says goes to the log."""
+    _LOG.warning("a prompt could not be scored", exc_info=error)
+    if says_short_of_memory(error):
+        return "There was too little memory to score this prompt: score shorter ones, or fewer at a time."
+    return "The engine could not score this prompt; see its log."

@@ -12,6 +12,7 @@ leaves the old version serving.
 """
 
 import time
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,13 +21,14 @@ from pathlib import Path
 from threading import Lock
 from typing import Final, Literal, TypeVar
 
+from app.decoder.anatomy import UnsupportedModel
 from app.engine import stage
 from app.engine.config import SwapMode
 from app.engine.lane import Lane
 from app.engine.lanes import Lanes
 from app.engine.request import EngineClosed
 from app.engine.stage import StageFailed, Weights
-from training.memory.room import give_back
+from training.memory.room import give_back, says_short_of_memory
 from training.models.policy import fingerprint
 
 VOID: Final = -1  # version of a lane whose weights are being written
@@ -111,6 +113,7 @@ class Swapper:
         self._pending: dict[Role, Order] = {}
         self._released: set[int] = set()
         self._work: Work | None = None  # of the engine's thread
+        self._short = False  # whether a stage found too little memory; of the engine's thread
         self._littered = False  # whether weights that were read have left gaps in the heap; of the engine's thread
 
     @property
@@ -289,9 +292,13 @@ class Swapper:
         serving.fingerprint = serving.fingerprint or fingerprint(serving.policy.model)  # to be known again by
         lane = lane or self._lanes.twin()
         lane.change(VOID, "")
-        stage.load(lane.policy, lane.anatomy, weights)
+        stage.load(lane.policy.model, weights)
         lane.repack()
-        lane.prove()
+        try:
+            lane.prove()
+        except UnsupportedModel:
+            stage.canary(lane.policy, lane.anatomy, weights.version)  # is it the weights?
+            raise
         lane.change(weights.version, weights.fingerprint)
         lane.origin = weights.origin
         return Staged(lane, weights.fingerprint, None, time.monotonic() - began)
@@ -299,7 +306,7 @@ class Swapper:
     def _recognised(self, lane: Lane, weights: Weights, began: float) -> Staged:
         """On a thread apart: prove that a resident lane holds the very weights of a checkpoint of its version."""
         lane.fingerprint = lane.fingerprint or fingerprint(lane.policy.model)
-        if lane.fingerprint != weights.fingerprint:
+        if lane.fingerprint not in {weights.fingerprint, weights.live}:
             raise StageFailed(f"version {weights.version} is resident with other weights than the checkpoint's")
         lane.origin = weights.origin
         return Staged(lane, weights.fingerprint, None, time.monotonic() - began)
@@ -327,7 +334,7 @@ class Swapper:
         if staged.weights is not None:
             try:
                 self._exchange(staged.lane, staged.weights)
-            except StageFailed as error:
+            except (RuntimeError, MemoryError) as error:
                 self._refuse(order, error)
                 return
         if order.role == "serve":
@@ -350,14 +357,17 @@ class Swapper:
         order.future.set_result(report)
 
     def _exchange(self, lane: Lane, weights: Weights) -> None:
-        """Change a lane's weights in place; put the old ones back if the new ones fail."""
-        held = stage.exchange(lane.policy, weights)
+        """Change a lane's weights in place; the old ones are back where the new ones fail."""
+        packing = False
         try:
-            stage.prove(lane.policy, lane.anatomy, weights)
-        except StageFailed:
-            stage.exchange(lane.policy, held)
+            with stage.exchanged(lane.policy, weights):
+                stage.canary(lane.policy, lane.anatomy, weights.version)
+                packing = True
+                lane.repack()
+        except (RuntimeError, MemoryError):
+            if packing:
+                lane.repack()
             raise
-        lane.repack()
         lane.change(weights.version, weights.fingerprint)
         lane.origin = weights.origin
 
@@ -367,11 +377,24 @@ class Swapper:
         if order.future.done():
             return
         self.failed += 1
+        assert error is not None
+        traceback.clear_frames(error.__traceback__)  # a lane that was half made goes now, not when the caller forgets
         if not isinstance(error, StageFailed):
-            refused = StageFailed(f"version {order.version} could not be staged: {error}")
+            refused = StageFailed(self._why(order, error))
             refused.__cause__ = error
             error = refused
         order.future.set_exception(error)
+
+    def _why(self, order: Order, error: BaseException) -> str:
+        """Say why a version could not be staged, and what helps."""
+        why = f"version {order.version} could not be staged: {error}"
+        if not says_short_of_memory(error):
+            return why
+        self._short = True
+        room = "lower LEPO_SLOTS or LEPO_MAX_LENGTH"
+        if self._mode == "two_versions":
+            room += ", or hold one version only (LEPO_SWAP_MODE=drain)"
+        return f"{why}. There is too little memory for it beside what serves: {room}"
 
     def _over(self, order: Order) -> None:
         if self._work is not None and self._work.order is order:
@@ -381,7 +404,8 @@ class Swapper:
     def _tidy(self) -> None:
         """Give back what a swap has read and packed anew, on a thread apart: the C library would keep it for later."""
         device = self._lanes.serving.policy.device
-        if self._littered and self._work is None and device.type == "cpu":
+        if self._littered and self._work is None and (device.type == "cpu" or self._short):
+            self._short = False
             self._apart(partial(give_back, device))
         self._littered = self._littered and self._work is not None
 

@@ -18,7 +18,8 @@ from sqlalchemy.orm import Session
 from app.store.connect import Store
 from benchmarks.chaos import queries
 from benchmarks.chaos.crowd import Records
-from training.models.checkpoint import BadCheckpoint, checkpoint_dir, verify
+from training.models.checkpoint import checkpoint_dir, verify
+from training.models.seal import BadCheckpoint
 
 SETTLED_S: Final = 15.0  # within which a server follows the database
 TIDY_S: Final = 3.0  # within which a directory that is written off is gone

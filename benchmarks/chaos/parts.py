@@ -156,7 +156,8 @@ def broken_checkpoint(here: World) -> int:
     import torch
     from safetensors.torch import load_file, save_file
 
-    from training.models.checkpoint import Manifest, _names, _sealed, _write_manifest
+    from training.models.checkpoint import FORMAT_VERSION, Manifest, write_manifest
+    from training.models.seal import content, names
 
     parent = Path(here.one("SELECT path FROM checkpoints WHERE state = 'serving'"))
     with here.store.session() as session:
@@ -169,8 +170,8 @@ def broken_checkpoint(here: World) -> int:
     weights[name] = torch.full_like(weights[name], float("nan"))
     save_file(weights, directory / WEIGHTS, metadata={"format": "pt"})
     said: dict[str, Any] = json.loads((directory / MANIFEST).read_text())
-    files = {one: _sealed(directory / one) for one in _names(directory)}
-    _write_manifest(directory, Manifest(version, said["version"], "00" * 32, said["created"], {}, files))
+    files = {one: content(directory / one, FORMAT_VERSION) for one in names(directory, MANIFEST)}
+    write_manifest(directory, Manifest(version, said["version"], "00" * 32, said["created"], {}, files))
     with here.store.session() as session:
         parent_id = session.scalar(text("SELECT id FROM checkpoints WHERE state = 'serving'"))
         checkpoints.publish(session, path=str(directory), digest="00" * 32, parent_id=parent_id, version=version)

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -14,10 +15,12 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.older import as_first_format
 from training.models.checkpoint import (
     MANIFEST,
-    BadCheckpoint,
+    TRAINING_STATE,
     checkpoint_dir,
+    listed,
     load_tensors,
     load_training_state,
     publish,
@@ -25,6 +28,7 @@ from training.models.checkpoint import (
     verify,
 )
 from training.models.policy import Policy, embedding, fingerprint, load_policy
+from training.models.seal import BadCheckpoint
 from training.sample import sample
 from training.sampling import Sampling
 
@@ -103,13 +107,13 @@ def test_bfloat16_tied_and_untied_weights_come_back_to_the_bit(
 def test_optimizer_state_rides_along_and_is_listed(whole: Path, policy: Policy, tmp_path: Path) -> None:
     state = load_training_state(whole)
     assert torch.equal(state["exp_avg/0"], torch.arange(6.0).view(2, 3))
-    assert "training_state.safetensors" in verify(whole).files
+    assert TRAINING_STATE in verify(whole).files
     assert "exp_avg/0" not in load_tensors(whole)
     assert load_training_state(published(policy, tmp_path)) == {}
 
 
 def test_only_safetensors_and_text_are_written(whole: Path) -> None:
-    suffixes = {path.suffix for path in whole.iterdir()}
+    suffixes = {path.suffix for path in whole.rglob("*") if path.is_file()}
     assert suffixes <= {".json", ".safetensors", ".jinja", ".txt"}
     assert list(whole.parent.iterdir()) == [whole]
 
@@ -146,6 +150,8 @@ def cut_manifest(directory: Path) -> None:
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "one bit of the weights": (lambda d: flip(d / "model.safetensors", -5), r"model\.safetensors"),
+    "one bit of the trainer's state": (lambda d: flip(d / TRAINING_STATE, -5), r"trainer/state\.safetensors"),
+    "one bit of a header": (lambda d: flip(d / "model.safetensors", 20), r"model\.safetensors"),
     "a longer file": (lengthen, r"config\.json"),
     "a missing file": (lambda d: (d / "tokenizer.json").unlink(), r"lacks \['tokenizer\.json'\]"),
     "an extra file": (lambda d: (d / "pytorch_model.bin").touch(), r"has \['pytorch_model\.bin'\]"),
@@ -155,7 +161,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no manifest": (lambda d: (d / MANIFEST).unlink(), "never finished"),
     "half a manifest": (cut_manifest, "no JSON"),
     "a manifest that is a list": (lambda d: (d / MANIFEST).write_text("[]"), "unknown format"),
-    "a later format": (lambda d: edit_manifest(d, format_version=2), "format_version 1"),
+    "a later format": (lambda d: edit_manifest(d, format_version=3), "format_version 1 and 2"),
     "another version": (lambda d: edit_manifest(d, version=9), "own digest"),
     "no directory": (shutil.rmtree, "never finished"),
 }
@@ -167,6 +173,57 @@ def test_damage_is_found(copy: Path, damage: str) -> None:
     hurt, message = DAMAGES[damage]
     hurt(copy)
     with pytest.raises(BadCheckpoint, match=message):
+        verify(copy)
+
+
+def test_what_a_server_looks_at_first_reads_no_content(copy: Path) -> None:
+    flip(copy / "model.safetensors", -5)
+    assert listed(copy).version == 4
+    (copy / "model.safetensors").write_bytes(b"short")
+    with pytest.raises(BadCheckpoint, match=r"model\.safetensors"):
+        listed(copy)
+
+
+def test_weights_are_read_once_to_be_sealed(policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: Counter[str] = Counter()
+    preadv = os.preadv
+
+    def counting(file: int, views: list[memoryview], at: int) -> int:
+        count = preadv(file, views, at)
+        read[Path(f"/proc/self/fd/{file}").readlink().name] += count
+        return count
+
+    monkeypatch.setattr(os, "preadv", counting)
+    directory = published(policy, tmp_path)
+    weights = sum(one.nbytes for one in policy.model.parameters())
+    assert read == {"model.safetensors": weights}
+    assert fingerprint(policy.model) == verify(directory).fingerprint
+
+
+def test_weights_that_change_while_they_are_written_are_not_published(
+    own_policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def learning_goes_on(_: object, __: object) -> None:
+        with torch.no_grad():
+            embedding(own_policy).weight[5, 5] += 1
+
+    monkeypatch.setattr(type(own_policy.tokenizer), "save_pretrained", learning_goes_on)
+    with pytest.raises(ValueError, match=r"embed_tokens\.weight' changed while it was written"):
+        published(own_policy, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_checkpoints_of_the_first_format_are_proven_and_go_on(copy: Path, policy: Policy) -> None:
+    before = load_training_state(copy)
+    as_first_format(copy)
+    assert verify(copy).format_version == 1
+    assert {name: one.tolist() for name, one in load_training_state(copy).items()} == {
+        name: one.tolist() for name, one in before.items()
+    }
+    loaded = load_policy(copy, version=4, dtype=torch.float32, device="cpu")
+    assert fingerprint(loaded.model) == fingerprint(policy.model)
+    flip(copy / "model.safetensors", -5)
+    with pytest.raises(BadCheckpoint, match=r"model\.safetensors"):
         verify(copy)
 
 

@@ -21,9 +21,10 @@ from app.store.budgets import PROMPT, WORKER
 from app.store.connect import open_store
 from app.store.tables import Claim, Evaluation, JobEvent, TrackerValue
 from tests.worker.world import World, even, write_heldout
-from training.models.checkpoint import BadCheckpoint, verify
+from training.models.checkpoint import verify
 from training.models.lora import made_of
 from training.models.policy import fingerprint, load_policy
+from training.models.seal import BadCheckpoint
 from training.update import Learner
 from worker.batch import Batch
 from worker.claim import begin

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from app.job_settings import of_job
 from app.settings import Settings
 from tests.worker.world import CREATED, World
-from training.models.checkpoint import MANIFEST, BadCheckpoint, load_tensors, publish, verify
+from training.models.checkpoint import MANIFEST, load_tensors, publish, verify
 from training.models.policy import fingerprint
+from training.models.seal import BadCheckpoint
 from training.optimization.health import UpdateRejected
 from training.rollout import Rollout
 from worker.resident import Resident, Source, update_config

@@ -1,8 +1,10 @@
 """A checkpoint: a directory in the Hugging Face layout that is either complete and proven, or not there.
 
-It is written under a temporary name, every file flushed to disk, the manifest with their SHA-256 last, and then
+It is written under a temporary name, every file flushed to disk, the manifest with their digests last, and then
 renamed: no manifest, no checkpoint. A publisher killed on the way leaves a temporary directory, which `verify` refuses
-and `sweep` removes. Only safetensors and JSON are written or read; nothing here unpickles. Leaves out who promotes it.
+and `sweep` removes. Only safetensors and JSON are written or read; nothing here unpickles. What the trainer needs to go
+on lies in a directory of its own, which no server reads. Leaves out what digests are of (`training.models.seal`) and
+who promotes it.
 """
 
 import fcntl
@@ -21,24 +23,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from training.models.policy import Policy, fingerprint
+from training.models import earlier
+from training.models.policy import Policy
+from training.models.seal import WEIGHTS, BadCheckpoint, File, content, flush, names, seal_weights, size_of
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
-TRAINING_STATE = "training_state.safetensors"
+TRAINING_STATE = "trainer/state.safetensors"
+_READABLE = (earlier.FORMAT_VERSION, FORMAT_VERSION)
 _UNFINISHED = ".unfinished-"  # begins the name of a directory that is still being written
-
-
-class BadCheckpoint(ValueError):
-    """A directory is not a complete, untouched checkpoint; the message says what is wrong with it."""
-
-
-@dataclass(frozen=True, slots=True)
-class File:
-    """One file as it was published."""
-
-    sha256: str  # hex
-    size: int  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +43,7 @@ class Manifest:
 
     version: int  # of the policy, >= 0
     parent_version: int | None  # it was trained from; None for a first one
-    fingerprint: str  # `training.models.policy.fingerprint` of the parameters
+    fingerprint: str  # `training.models.policy.fingerprint` of the parameters; in format 1 `earlier.fingerprint`
     created: str  # the publisher's timestamp, ISO 8601
     training: dict[str, Any]  # how it was trained: plain JSON, chosen by the caller
     files: dict[str, File]  # path under the directory, with forward slashes -> its content
@@ -100,19 +93,45 @@ def publish(
         policy.model.save_pretrained(directory, save_original_format=False)
         policy.tokenizer.save_pretrained(directory)
         if training_state is not None:
+            (directory / TRAINING_STATE).parent.mkdir()
             save_file(
                 {name: tensor.contiguous() for name, tensor in training_state.items()}, directory / TRAINING_STATE
             )
         if beside is not None:
             beside(directory)
-        files = {name: _sealed(directory / name) for name in _names(directory)}
-        manifest = Manifest(version, parent_version, fingerprint(policy.model), created, dict(training), files)
-        _write_manifest(directory, manifest)
+        written = names(directory, MANIFEST)
+        flush(directory / name for name in written)
+        files, fingerprint = seal_weights(directory, dict(policy.model.named_parameters()))
+        files |= {name: content(directory / name, FORMAT_VERSION) for name in written if name not in files}
+        manifest = Manifest(version, parent_version, fingerprint, created, dict(training), files)
+        write_manifest(directory, manifest)
         for folder in (directory, *(path for path in directory.rglob("*") if path.is_dir())):
             _flush_directory(folder)
         _rename(directory, final, version)
     _flush_directory(parent_dir)
     return final
+
+
+def listed(directory: Path) -> Manifest:
+    """Check that a checkpoint is finished, of a known format, and has the files it should, of their sizes.
+
+    Nothing but the manifest is read.
+
+    Raises:
+        BadCheckpoint: it is not.
+
+    """
+    if directory.name.startswith(_UNFINISHED):
+        raise BadCheckpoint(f"'{directory}' was never finished: publish again, and sweep its parent")
+    manifest = read_manifest(directory)
+    there = set(names(directory, MANIFEST))
+    missing, extra = sorted(manifest.files.keys() - there), sorted(there - manifest.files.keys())
+    if missing or extra:
+        raise BadCheckpoint(f"'{directory}' lacks {missing} and has {extra} beside what its manifest lists")
+    for name, file in manifest.files.items():
+        if size_of(directory / name) != file.size:
+            raise _changed(directory / name)
+    return manifest
 
 
 def verify(directory: Path) -> Manifest:
@@ -122,17 +141,15 @@ def verify(directory: Path) -> Manifest:
         BadCheckpoint: it is not.
 
     """
-    if directory.name.startswith(_UNFINISHED):
-        raise BadCheckpoint(f"'{directory}' was never finished: publish again, and sweep its parent")
-    manifest = read_manifest(directory)
-    names = set(_names(directory))
-    missing, extra = sorted(manifest.files.keys() - names), sorted(names - manifest.files.keys())
-    if missing or extra:
-        raise BadCheckpoint(f"'{directory}' lacks {missing} and has {extra} beside what its manifest lists")
-    for name, listed in manifest.files.items():
-        if _content(directory / name) != listed:
-            raise BadCheckpoint(f"'{directory / name}' is not what was published: it differs from the manifest")
+    manifest = listed(directory)
+    for name, file in manifest.files.items():
+        if content(directory / name, manifest.format_version) != file:
+            raise _changed(directory / name)
     return manifest
+
+
+def _changed(path: Path) -> BadCheckpoint:
+    return BadCheckpoint(f"'{path}' is not what was published: it differs from the manifest")
 
 
 def load_tensors(directory: Path) -> dict[str, Tensor]:
@@ -142,16 +159,16 @@ def load_tensors(directory: Path) -> dict[str, Tensor]:
         BadCheckpoint: there are no safetensors weights.
 
     """
-    paths = sorted(directory.glob("model*.safetensors"))
+    paths = sorted(directory.glob(WEIGHTS))
     if not paths:
-        raise BadCheckpoint(f"'{directory}' has no model*.safetensors")
+        raise BadCheckpoint(f"'{directory}' has no {WEIGHTS}")
     return {name: tensor for path in paths for name, tensor in load_file(path).items()}
 
 
 def load_training_state(directory: Path) -> dict[str, Tensor]:
     """Optimizer state that was published along, on the CPU; empty when there is none. `verify` first."""
-    path = directory / TRAINING_STATE
-    return load_file(path) if path.is_file() else {}
+    paths = (directory / TRAINING_STATE, directory / earlier.TRAINING_STATE)
+    return next((load_file(path) for path in paths if path.is_file()), {})
 
 
 def checkpoint_dir(parent_dir: Path, version: int) -> Path:
@@ -207,31 +224,11 @@ def _locked(directory: Path) -> Iterator[bool]:
         os.close(handle)
 
 
-def _names(directory: Path) -> list[str]:
-    """Paths of all files but the manifest, relative, sorted."""
-    paths = (path for path in directory.rglob("*") if path.is_symlink() or not path.is_dir())
-    return sorted(path.relative_to(directory).as_posix() for path in paths if path != directory / MANIFEST)
-
-
-def _sealed(path: Path) -> File:
-    """Flush a file to disk and take its digest."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    return _content(path)
-
-
-def _content(path: Path) -> File:
-    if path.is_symlink() or not path.is_file():
-        raise BadCheckpoint(f"'{path}' is no regular file: a checkpoint holds its files itself")
-    with path.open("rb") as file:
-        return File(hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size)
-
-
-def _write_manifest(directory: Path, manifest: Manifest) -> None:
+def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write the marker that makes a directory a checkpoint, with a digest of itself."""
-    content = json.loads(json.dumps(asdict(manifest)))  # as it will be read: JSON has string keys and no tuples
+    said = json.loads(json.dumps(asdict(manifest)))  # as it will be read: JSON has string keys and no tuples
     with (directory / MANIFEST).open("w", encoding="utf-8") as file:
-        json.dump(content | {"sha256": _self_digest(content)}, file, indent=2, sort_keys=True)
+        json.dump(said | {"sha256": _self_digest(said)}, file, indent=2, sort_keys=True)
         file.flush()
         os.fsync(file.fileno())
 
@@ -240,17 +237,17 @@ def read_manifest(directory: Path) -> Manifest:
     """Read the manifest and check that it is whole and of a format this release knows."""
     path = directory / MANIFEST
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        said = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BadCheckpoint(f"'{directory}' has no {MANIFEST}: it is no checkpoint, or was never finished") from None
     except ValueError as error:
         raise BadCheckpoint(f"'{path}' is no JSON: {error}") from error
-    if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
-        raise BadCheckpoint(f"'{path}' is of an unknown format; this release reads format_version {FORMAT_VERSION}")
-    if content.pop("sha256", None) != _self_digest(content):
+    if not isinstance(said, dict) or said.get("format_version") not in _READABLE:
+        raise BadCheckpoint(f"'{path}' is of an unknown format; this release reads format_version 1 and 2")
+    if said.pop("sha256", None) != _self_digest(said):
         raise BadCheckpoint(f"'{path}' is not what was published: its own digest does not match")
-    files = {name: File(**listed) for name, listed in content.pop("files").items()}
-    return Manifest(files=files, **content)
+    files = {name: File(**listed) for name, listed in said.pop("files").items()}
+    return Manifest(files=files, **said)
 
 
 def _self_digest(content: Mapping[str, Any]) -> str:

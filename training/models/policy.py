@@ -6,17 +6,15 @@ at load, where the message can still say what to do. A GGUF file comes in by the
 Leaves out publishing (`training.models.checkpoint`) and serving.
 """
 
-import hashlib
 import importlib.util
 import inspect
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -30,6 +28,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from training.models.gguf import GgufFile, is_gguf
 from training.models.in_use import reading
 from training.models.quantised import dequantised, plain
+from training.models.tree import root_of
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 
@@ -116,21 +115,11 @@ def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> froze
 
 
 def fingerprint(model: nn.Module) -> str:
-    """SHA-256 (hex) of the parameters: names, shapes, dtypes and bytes in name order; a tied one counts once.
+    """SHA-256 (hex) of the parameters: names, shapes, dtypes and bytes, as a tree; a tied one counts once.
 
     It names the live weights: equal on every device, and to the one in the checkpoint they came from.
     """
-    return digest(sorted(model.named_parameters(), key=lambda named: named[0]))
-
-
-def digest(named: Iterable[tuple[str, Tensor]]) -> str:
-    """SHA-256 (hex) of tensors in the order given: name, dtype, shape and bytes of each."""
-    sha = hashlib.sha256()
-    for name, tensor in named:
-        sha.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}\n".encode())
-        flat = tensor.detach().cpu().contiguous().view(-1)
-        sha.update(flat.view(torch.uint8).numpy().data)
-    return sha.hexdigest()
+    return root_of(dict(model.named_parameters()))
 
 
 def placed(device: str) -> str:

@@ -19,8 +19,9 @@ from typing import Any, Final
 from torch import Tensor
 
 from app.errors import BadRequest, Conflict
-from training.models.checkpoint import BadCheckpoint, checkpoint_dir, publish, sweep, verify
+from training.models.checkpoint import checkpoint_dir, publish, sweep, verify
 from training.models.policy import Policy
+from training.models.seal import BadCheckpoint
 from worker.retention import remove, versions_on_disk
 
 RUN: Final = "run.json"

@@ -28,7 +28,8 @@ from app.api.openai.echo import Echo
 from app.api.openai.stream import AnswerStream
 from app.api.openai.whole import gather, text_completion
 from app.api.server import Server, ServerDep
-from app.errors import BadRequest, Cancelled
+from app.engine.score import ScoreFailed
+from app.errors import BadRequest, Cancelled, Unavailable
 
 router = APIRouter()
 
@@ -150,6 +151,7 @@ async def echoed(server: Server, ask: Ask, request: Request) -> tuple[Echo, ...]
     Raises:
         EngineRefusal: the engine takes no more.
         BadRequest: this model cannot be scored.
+        Unavailable: a prompt could not be scored.
         Cancelled: the client left; prompts whose turn had not come are not scored.
 
     """
@@ -166,6 +168,9 @@ async def echoed(server: Server, ask: Ask, request: Request) -> tuple[Echo, ...]
             scored = [await asyncio.wrap_future(future) for future in waiting]
     except ValueError as error:
         raise BadRequest(f"This model's prompts cannot be scored: {error}.", param="logprobs") from error
+    except ScoreFailed as error:
+        give_up()
+        raise Unavailable(str(error), retry_after=1.0) from error
     except asyncio.CancelledError as error:
         if any(future.cancelled() for future in waiting):
             raise Cancelled("The client left before its prompts were scored.") from error

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ from app.engine.stage import StageFailed
 from app.engine.swap import Superseded, SwapReport
 from tests.app.engine.conftest import Listener, running
 from tests.tiny import VOCABULARY
-from training.models.checkpoint import verify
+from training.models.checkpoint import FORMAT_VERSION, verify
 from training.models.policy import Policy, fingerprint
+from training.models.seal import content
 from training.sample import sample
 from training.sampling import Sampling
 
@@ -229,8 +231,7 @@ def tampered(source: Path, target: Path, change: Callable[[dict[str, torch.Tenso
     change(tensors)
     save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
     if resign:
-        content = (target / "model.safetensors").read_bytes()
-        listed = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+        listed = asdict(content(target / "model.safetensors", FORMAT_VERSION))
         resigned(target, lambda manifest: manifest["files"].update({"model.safetensors": listed}))
     return target
 
