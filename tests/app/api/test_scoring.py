@@ -7,8 +7,11 @@ position but one: an answer's token that is missing from the lists, or a default
 import json
 from typing import Any
 
+import pytest
+import torch
 from openai import OpenAI
 
+from app.engine import score
 from tests.app.api.live import CONTEXT, Live, sse
 
 TEXT = "What is 40 - 7 + 12"
@@ -66,3 +69,17 @@ def test_a_prompt_may_fill_the_context_up_to_its_answer(live: Live) -> None:
     assert some["usage"]["completion_tokens_details"]["reasoning_tokens"] == 2
     asked = live.http().post("/v1/completions", json={**body, "latent": {"length": 1}})
     assert (asked.status_code, asked.json()["error"]["code"]) == (400, "context_length_exceeded")
+
+
+def test_a_prompt_that_memory_does_not_hold_is_one_503(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    body: dict[str, Any] = {"model": "lepo", "prompt": TEXT, "max_tokens": 0, "echo": True, "logprobs": 1}
+    with monkeypatch.context() as patched:
+        patched.setattr(score, "score", out_of_memory)
+        refused = live.http().post("/v1/completions", json=body)
+    assert refused.status_code == 503
+    assert "too little memory to score" in refused.json()["error"]["message"]
+    assert live.http().post("/v1/completions", json=body).status_code == 200
+
+
+def out_of_memory(*_: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
