@@ -80,9 +80,15 @@ def read_project(body: Mapping[str, Any]) -> Project:
 
 def read_learning(body: Mapping[str, Any]) -> Learning:
     """Read the state of learning."""
-    plain = {name: body[name] for name in ("running", "waiting_for", "answers_waiting")}
-    why = {name: None if body[name] is None else body[name]["reason"] for name in ("frozen", "pinned")}
-    return Learning(**plain, **why, changed=body.get("changed", False), raw=body)
+    return Learning(
+        running=body["running"],
+        waiting_for=body["waiting_for"],
+        answers_waiting=body["answers_waiting"],
+        frozen=None if body["frozen"] is None else body["frozen"]["reason"],
+        pinned=None if body["pinned"] is None else body["pinned"]["reason"],
+        changed=body.get("changed", False),
+        raw=body,
+    )
 
 
 def read_erasure(body: Mapping[str, Any]) -> Erasure:

@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import json
 import tracemalloc
 from pathlib import Path
 from typing import Any
