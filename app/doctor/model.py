@@ -6,7 +6,7 @@ Nothing is loaded or fetched. Leaves out how memory is added up (`app.models.mem
 from collections.abc import Iterator
 from typing import Final
 
-from app.doctor.finding import Finding
+from app.doctor.finding import Finding, State
 from app.doctor.machine import GB, memory_free
 from app.errors import LepoError
 from app.settings import Settings
@@ -34,9 +34,8 @@ def model(settings: Settings) -> Iterator[Finding]:
     poor = [verdict for verdict in found.verdicts if not verdict.works and verdict.what != "LoRA"]
     for verdict in poor:
         says = f"{settings.model}, {verdict.what}: {verdict.words}"
-        yield Finding(
-            "model", "warn" if found.served else "fail", says, "choose another with LEPO_MODEL: docs/models.md"
-        )
+        state: State = "warn" if found.served else "fail"
+        yield Finding("model", state, says, "choose another with LEPO_MODEL: docs/models.md")
     if not poor:
         yield Finding("model", "ok", f"{settings.model}: {found.verdicts[0].words}")
     totals = [need for need in found.needs if need.total]

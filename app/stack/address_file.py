@@ -51,7 +51,7 @@ def running_address(var_dir: Path) -> Address | None:
 
 def supervisor_pid(var_dir: Path) -> int | None:
     """Find who runs a stack in a directory; None: nobody."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, OverflowError):
         pid = int((var_dir / "run" / "supervisor.lock").read_text())
         os.kill(pid, 0)
         return pid

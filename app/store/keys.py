@@ -26,7 +26,7 @@ Scope = Literal["infer", "grade", "admin"]
 FIXED: Final = "LEPO_ADMIN_KEY"  # name of the key that the setting of this name keeps; nobody else may use it
 FORM: Final = re.compile(r"lepo-([0-9a-z]{4,32})-([0-9A-Za-z_]{16,128})")
 ALPHABET: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
-UNKNOWN: Final = "This API key is not known here. Make one with: lepo keys create NAME"
+UNKNOWN: Final = "This API key is not known here. Make one with: lepo keys create"
 NOBODY: Final = bytes(32)  # compared with when there is no such key, so that both cases take as long
 
 

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import tracemalloc
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import select
 
-from app.data_files import read_lines, unflat
+from app.data_files import Record, read_lines, unflat
 from app.errors import Unavailable
 from app.identifiers import show
 from app.store import export
@@ -64,7 +65,7 @@ def from_database(store: Store) -> list[Json]:
     return found
 
 
-def check(records: list[Json], store: Store) -> None:
+def check(records: Sequence[Record], store: Store) -> None:
     rows = from_database(store)
     assert [one["id"] for one in records] == [show("int", row["id"]) for row in rows]
     for one, row in zip(records, rows, strict=True):

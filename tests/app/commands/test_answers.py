@@ -29,7 +29,7 @@ def test_an_answer_is_graded_corrected_and_the_grade_taken_back(live: Live, said
         ("corrected", None, "5"),
     ]
     shown = said("grades", "show", one)[1]
-    assert "client:eve" in shown
+    assert "/eve" in shown
     assert shown.endswith("They come to 0.500.\n")
     assert [row["interaction_id"] for row in read("grades", "list", "--user", "graded")] == [one]
     assert one in said("grades", "list")[1]
@@ -113,7 +113,7 @@ def test_answers_are_listed_exported_and_removed(live: Live, said: Said, read: R
     assert read("data", "delete", "--answer", ids[0])["removed"]["interactions"] == 1
     code, output = said("data", "delete", "--user", "ada")
     assert code == 0
-    assert output.startswith("2 interactions, ")
+    assert "2 interactions" in output
     assert read("data", "list", "--user", "ada") == []
     assert said("data", "delete", "--user", "nobody")[1] == "Nothing was there to remove.\n"
     assert said("data", "delete")[0] == 2
