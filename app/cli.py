@@ -32,6 +32,7 @@ COMMANDS: Final = {
     "sessions": ("app.commands.sessions:command", "Read, grade and remove sessions of several turns."),
     "top": ("app.commands.top:command", "Watch the running service: does it get better, and what is it doing?"),
     "doctor": ("app.commands.doctor:command", "Look for what is amiss, and say what to do about it."),
+    "reference": ("app.commands.reference:command", "Print a page of reference that the code writes itself."),
     "completion": ("app.commands.completion:command", "Print a shell's completion of this command."),
     "settings": ("app.commands.settings:command", "List every setting, what it does, and its value now."),
     "health": ("app.commands.health:command", "Ask whether a part of the stack is well; for health checks."),
