@@ -1,4 +1,4 @@
-"""The commands of the first page, the how-tos and the operator's page, run against a real server as they stand there."""
+"""The commands of the guides, run against a real server as they stand there."""
 
 from pathlib import Path
 
