@@ -27,13 +27,14 @@ def described() -> Iterator[tuple[str, str, str, str]]:
     """Give name, kind, labels and words of each."""
     from app.api.metrics import Metrics
     from app.engine.engine import Engine
-    from app.engine.stats import EngineStats, VersionStats
+    from app.engine.lane import VersionStats
+    from app.engine.stats import EngineStats
     from app.settings import Settings
     from app.telemetry.learning import LearningFigures
 
-    versions = tuple(VersionStats(**dict.fromkeys(VersionStats.__dataclass_fields__, 0)) for _ in range(1))
+    version: dict[str, Any] = dict.fromkeys(VersionStats.__dataclass_fields__, 0)
     numbers: dict[str, Any] = dict.fromkeys(EngineStats.__dataclass_fields__, 1)
-    stats = EngineStats(**{**numbers, "by_version": versions, "last_swap": None, "failure": None})
+    stats = EngineStats(**{**numbers, "by_version": (VersionStats(**version),), "last_swap": None, "failure": None})
     idle = cast("Engine", SimpleNamespace(stats=lambda: stats))  # a server that has done nothing: only names are read
     metrics = Metrics(idle, Settings())
     figures: dict[str, Any] = dict.fromkeys(LearningFigures.__dataclass_fields__, 0)

@@ -43,7 +43,8 @@ def test_every_command_is_one(called: Command, tmp_path: Path, monkeypatch: pyte
     for name in ("problems.jsonl", "heldout.jsonl", "answers.jsonl", "export.jsonl"):
         (tmp_path / name).touch()
     command: click.Command = build()
-    words, name = list(called.words), "lepo"
+    words = list(called.words)
+    name: str | None = "lepo"
     with click.Context(command) as root:
         while isinstance(command, click.Group):
             name, found, words = command.resolve_command(root, words)

@@ -13,7 +13,7 @@ GUIDES = (DOCS / "index.md", DOCS / "operating.md", *sorted((DOCS / "how-to").gl
 SPEAK = {"policy", "jobs", "grades", "sessions", "data", "keys", "projects", "top"}
 ALONE = {"export", "completion"}  # need no service, and take seconds
 # What the reader's service has and this one has not; the service says so.
-NOT_HERE = {
+NOT_HERE: dict[tuple[str, ...], str] = {
     ("policy", "trial", "7"): "There is no checkpoint of version 7",
     ("policy", "discard", "7"): "There is no checkpoint of version 7",
     ("policy", "rollback", "--reason"): "name a version to serve",
