@@ -40,11 +40,11 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_every_command_is_one(called: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parsed as it would be when it is run, up to running it."""
     monkeypatch.chdir(tmp_path)
-    for name in ("problems.jsonl", "heldout.jsonl", "answers.jsonl", "export.jsonl"):
-        (tmp_path / name).touch()
+    for file in ("problems.jsonl", "heldout.jsonl", "answers.jsonl", "export.jsonl"):
+        (tmp_path / file).touch()
     command: click.Command = build()
     words = list(called.words)
-    name: str | None = "lepo"
+    name: str | None = None
     with click.Context(command) as root:
         while isinstance(command, click.Group):
             name, found, words = command.resolve_command(root, words)
