@@ -7,7 +7,7 @@ REAL := $(VENV)/.installed-real
 TEST_PROCESSES ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install test check serve demo demo-real bench clean
+.PHONY: help install test check serve demo demo-real bench docs clean
 
 help:  ## Show these lines
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -51,5 +51,9 @@ bench: $(STAMP)  ## The measurements of the engine, the swap and the server
 	$(BIN)/lepo bench swap --json
 	$(BIN)/lepo bench http --json
 
+docs: $(STAMP)  ## The documentation as a site, in site/; any warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "Look at it: $(BIN)/python -m http.server --directory site 8080"
+
 clean:  ## Remove the environment and everything the stack wrote
-	rm -rf $(VENV) var
+	rm -rf $(VENV) var site

@@ -1,24 +1,24 @@
 """Files of exported answers: JSON lines or Parquet, whole under their name or not there.
 
 Written beside the wanted name and renamed at the end. JSON lines that broke off are gone on with after their last whole
-line; a Parquet file needs its footer and begins anew. Leaves out the records (`app.store.export`).
+line; a Parquet file needs its footer and begins anew. Leaves out where the records come from (`GET /v1/admin/export`).
 """
 
 import base64
 import importlib.util
 import json
 import os
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Final, Protocol, Self
-from uuid import UUID
 
 from app.errors import BadRequest
-from app.identifiers import read
-from app.store.base import Json
-from app.store.connect import Store
-from app.store.export import pages
-from app.store.interactions import Filters
+
+Record = Mapping[str, Any]  # an exported answer
+Source = Callable[[str | None], Iterable[Record]]  # gives those behind an answer's id, the oldest first
+
+GROUP: Final = 500  # records of a row group of Parquet
 
 OBJECTS: Final = ("metadata", "request", "usage", "grader", "grades", "learning")  # JSON texts in Parquet
 TEXTS: Final = (
@@ -40,7 +40,7 @@ COUNTS: Final = ("choice", "group_size", "policy_version", "turn")
 
 
 class Writer(Protocol):
-    """Takes pages of records."""
+    """Takes records."""
 
     def __enter__(self) -> Self: ...
 
@@ -48,28 +48,26 @@ class Writer(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    def write(self, records: list[Json]) -> None:
-        """Append records."""
+    def write(self, record: Record) -> None:
+        """Append a record."""
 
 
 def export_file(
-    store: Store,
+    source: Source,
     out: Path,
-    filters: Filters,
     *,
     form: str,
-    after: UUID | None = None,
+    after: str | None = None,
     rollouts: bool = False,
     resume: bool = False,
 ) -> tuple[int, str | None]:
-    """Write all that a filter shows.
+    """Write all that a source gives.
 
     Args:
-        store: read page by page.
+        source: of the records.
         out: the file; replaced at the end.
-        filters: which answers.
         form: `jsonl` or `parquet`.
-        after: begin after this answer.
+        after: begin after the answer of this id.
         rollouts: whether each comes with its rollout.
         resume: go on with the JSON lines that a broken-off export left.
 
@@ -84,16 +82,16 @@ def export_file(
     last: str | None = None
     if resume and partial.is_file():
         last = trim(partial)
-        after = after if last is None else read("int", last)
+        after = last or after
     elif partial.exists():
         partial.unlink()
     count = 0
     writer: Writer = Parquet(partial, rollouts=rollouts) if form == "parquet" else Lines(partial)
     with writer:
-        for records in pages(store, filters, after, rollouts=rollouts):
-            writer.write(records)
-            count += len(records)
-            last = records[-1]["id"]
+        for record in source(after):
+            writer.write(record)
+            count += 1
+            last = record["id"]
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     partial.replace(out)
@@ -113,7 +111,7 @@ def trim(partial: Path) -> str | None:
     return None if last is None else str(json.loads(last)["id"])
 
 
-def read_lines(path: Path) -> list[Json]:
+def read_lines(path: Path) -> list[Record]:
     """Read exported JSON lines back."""
     with path.open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
@@ -134,14 +132,14 @@ class Lines:
         assert self._file is not None, "entered"
         self._file.close()
 
-    def write(self, records: list[Json]) -> None:
-        """Append records."""
+    def write(self, record: Record) -> None:
+        """Append a record."""
         assert self._file is not None, "entered"
-        self._file.write("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records).encode())
+        self._file.write((json.dumps(record, ensure_ascii=False) + "\n").encode())
 
 
 class Parquet:
-    """A column a field; what is an object is its JSON, a rollout its bytes. A row group a page, zstd."""
+    """A column a field; what is an object is its JSON, a rollout its bytes. 500 rows a group, zstd."""
 
     def __init__(self, path: Path, *, rollouts: bool) -> None:
         import pyarrow as pa
@@ -154,6 +152,7 @@ class Parquet:
         self._schema = pa.schema(list(kinds.items()))
         self._path, self._pa, self._pq = path, pa, pq
         self._writer: Any = None
+        self._rows: list[dict[str, Any]] = []
 
     @staticmethod
     def require() -> None:
@@ -171,15 +170,22 @@ class Parquet:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._rows:
+            self._flush()
         self._writer.close()
 
-    def write(self, records: list[Json]) -> None:
-        """Append records as a row group."""
-        rows = [flat(one) for one in records]
-        self._writer.write_table(self._pa.Table.from_pylist(rows, schema=self._schema))
+    def write(self, record: Record) -> None:
+        """Append a record; a row group is written when it is full."""
+        self._rows.append(flat(record))
+        if len(self._rows) == GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._writer.write_table(self._pa.Table.from_pylist(self._rows, schema=self._schema))
+        self._rows.clear()
 
 
-def flat(record: Json) -> Json:
+def flat(record: Record) -> dict[str, Any]:
     """Write a record as a row of plain columns."""
     row = {name: value for name, value in record.items() if name != "rollout"}
     for name in OBJECTS:
@@ -190,7 +196,7 @@ def flat(record: Json) -> Json:
     return row
 
 
-def unflat(row: Json) -> Json:
+def unflat(row: Record) -> dict[str, Any]:
     """Read such a row back as the record it was."""
     record = {name: value for name, value in row.items() if name not in {"rollout", "rollout_codec"}}
     for name in OBJECTS:

@@ -537,7 +537,7 @@ class Settings(BaseSettings):
     admin_key: SecretStr | None = Field(
         None,
         description="A fixed admin key (lepo-<id>-<secret>); another one revokes it. Unset: `lepo up` makes one and "
-        "prints it once, `lepo serve` says how to make one.",
+        "prints it once, on a terminal; `lepo serve` says how to make one.",
     )
 
     @classmethod

@@ -159,7 +159,7 @@ def admit_an_administrator(settings: "Settings", store: "Store") -> None:
     with store.session() as session:
         if settings.admin_key is None:
             if not has_admin(session):
-                log.warning("nobody holds an admin key; make one: lepo keys create NAME --scope admin")
+                log.warning("nobody holds an admin key; make one: lepo keys create NAME --scope admin --direct")
             return
         try:
             key, replaced = fix_admin_key(session, settings.admin_key.get_secret_value())

@@ -11,6 +11,7 @@ import httpx
 from app.client import calls
 from app.client.calls import Call, Messages, Page
 from app.client.errors import LepoUnreachable, refusal
+from app.client.ndjson import Lines
 from app.client.retries import Retries
 from app.client.shapes import Answer, Event, Grade, Interaction, Job, Move, Policy, Session, SessionGrade, Text
 from app.client.sse import Reader
@@ -169,6 +170,26 @@ class AsyncLepo:
                 return
             else:
                 await asyncio.sleep(every_s)
+
+    async def export(self, **filters: Any) -> AsyncIterator[Mapping[str, Any]]:
+        """Give every answer that fits with its grades, the oldest first; `rollouts=True`: with what was sampled."""
+        call = calls.export(**filters)
+        request = self._http.build_request(call.method, call.path, params=call.params)
+        response = await self._repeated(request, call, stream=True)
+        lines = Lines()
+        try:
+            async for piece in response.aiter_bytes():
+                for one in lines.piece(piece):
+                    yield call.read(one)
+        except httpx.TransportError as error:
+            raise LepoUnreachable(f"The export broke off: {error!r}") from error
+        finally:
+            await response.aclose()
+
+    async def metrics(self) -> str:
+        """Read the server's metrics, in Prometheus' text form."""
+        call = calls.metrics()
+        return call.read((await self._repeated(self._http.build_request(call.method, call.path), call)).text)
 
     async def send(self, call: Call[T]) -> T:
         """Send a call and read its answer."""

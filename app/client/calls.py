@@ -120,9 +120,10 @@ def policies(**filters: Any) -> Call[list[Policy]]:
     return Call("GET", "/v1/admin/checkpoints", listed(shapes.read_policy), params=given_of(**filters))
 
 
-def promote(policy: str | int, reason: str) -> Call[Move]:
-    """Serve a policy, named by id or version."""
-    return once("POST", f"/v1/admin/checkpoints/{part(policy)}/promote", shapes.read_move, {"reason": reason})
+def promote(policy: str | int, reason: str, *, expect: str | int | None = None) -> Call[Move]:
+    """Serve a policy, named by id or version; refused where something else serves than what is expected."""
+    body = {"reason": reason, **({} if expect is None else {"expect": str(expect)})}
+    return once("POST", f"/v1/admin/checkpoints/{part(policy)}/promote", shapes.read_move, body)
 
 
 def rollback(to: str | int | None, reason: str) -> Call[Move]:
@@ -174,6 +175,16 @@ def jobs(**filters: Any) -> Call[list[Job]]:
 def events(job_id: str, after: int) -> Call[list[Event]]:
     """Read what was added to a job's diary behind an event's id."""
     return Call("GET", f"/v1/admin/jobs/{part(job_id)}/events", listed(shapes.read_event), params={"after": after})
+
+
+def export(**filters: Any) -> Call[Mapping[str, Any]]:
+    """Export answers, the oldest first, one JSON object a line; filters as of `interactions`, and `rollouts`."""
+    return Call("GET", "/v1/admin/export", as_it_is, params=given_of(**filters))
+
+
+def metrics() -> Call[str]:
+    """Read every metric, in Prometheus' text form."""
+    return Call("GET", "/metrics", str)
 
 
 def once(method: str, path: str, read: Callable[[Any], T], body: Mapping[str, Any] | None = None) -> Call[T]:

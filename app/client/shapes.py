@@ -45,6 +45,7 @@ class Grade:
     comment: str | None
     correction: str | None
     reward: Reward | None  # of the answer, with this entry
+    raw: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +156,7 @@ def read_reward(body: Mapping[str, Any] | None) -> Reward | None:
 def read_grade(body: Mapping[str, Any]) -> Grade:
     """Read an entry."""
     plain = ("id", "interaction_id", "state", "value", "comment", "correction")
-    return Grade(**{name: body[name] for name in plain}, reward=read_reward(body.get("reward")))
+    return Grade(**{name: body[name] for name in plain}, reward=read_reward(body.get("reward")), raw=body)
 
 
 def read_interaction(body: Mapping[str, Any]) -> Interaction:

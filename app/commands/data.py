@@ -1,111 +1,126 @@
-"""`lepo data`: export what is stored, and delete a user's data, straight on the database."""
+"""`lepo data`: read and export what is stored, and delete a user's data, over HTTP."""
 
-import json
-from contextlib import closing
-from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from app.commands.keys import actor
+from app.commands.answer_filters import filters, given
+from app.commands.connection import asks
+from app.commands.erasing import erase, removed
+from app.commands.output import AS_JSON, LIMIT, say_facts, say_json, say_table
 
 if TYPE_CHECKING:
-    from app.store.connect import Store
+    from collections.abc import Iterable
 
-WHEN = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"])
+    from app.client import Lepo
+    from app.data_files import Record
+
+GRADED = click.option("--graded/--ungraded", default=None, help="Only those with, or without, an effective grade.")
 
 
-@click.group("data", short_help="Export what is stored, and delete a user's data.")
+@click.group("data", short_help="Read and export what is stored, and delete a user's data.")
 def command() -> None:
-    """Export what is stored, and delete a user's data. Times without a zone are UTC."""
+    """Read and export what is stored, and delete a user's data. ANSWER is the id of an answer (int_...)."""
+
+
+@command.command("list")
+@LIMIT
+@filters
+@GRADED
+@AS_JSON
+@asks
+def show_all(lepo: "Lepo", limit: int, as_json: bool, **chosen: Any) -> None:
+    """Print the newest answers: when, version, reward, answer."""
+    rows = list(islice(lepo.interactions(**given(**chosen), limit=limit), limit))
+    if as_json:
+        say_json([row.raw for row in rows])
+        return
+    say_table(
+        ("when", "version", "reward", "user", "answer id", "answer"),
+        [
+            (
+                *(row.created_at, row.policy_version, row.reward and row.reward.value),
+                row.raw["user"],
+                row.id,
+                row.answer,
+            )
+            for row in rows
+        ],
+        "No answer fits.",
+    )
+
+
+@command.command("show")
+@click.argument("answer_id", metavar="ANSWER")
+@AS_JSON
+@asks
+def show(lepo: "Lepo", answer_id: str, as_json: bool) -> None:
+    """Print one answer: what was asked, what was said, what it is worth, and what learning made of it."""
+    found = lepo.interaction(answer_id).raw
+    if as_json:
+        say_json(found)
+        return
+    left_out = {"object", "request", "prompt_text", "answer", "grader"}
+    say_facts({name: value for name, value in found.items() if name not in left_out})
+    click.echo(f"\nprompt\n{found['prompt_text']}\n\nanswer\n{found['answer']}")
 
 
 @command.command("export")
 @click.option("--format", "form", type=click.Choice(["jsonl", "parquet"]), default="jsonl", show_default=True)
 @click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The file to write.")
-@click.option("--since", type=WHEN, help="Answers given at this time or later.")
-@click.option("--until", type=WHEN, help="Answers given before this time.")
-@click.option("--user", help="Answers to requests that named this user.")
-@click.option("--key", help="Answers that this API key (its id) asked for.")
-@click.option("--graded/--ungraded", default=None, help="Only those with, or without, an effective grade.")
-@click.option("--learned-by", type=click.IntRange(min=0), help="Only those the policy of this version was made from.")
+@filters
+@GRADED
 @click.option("--with-rollouts", is_flag=True, help="With each answer's rollout, as far as it is kept.")
 @click.option("--after", help="Begin after the answer of this id, such as the last of an earlier export.")
 @click.option("--resume", is_flag=True, help="jsonl: go on with what a broken-off export left beside --out.")
+@AS_JSON
+@asks
 def export(
+    lepo: "Lepo",
     form: str,
     out: Path,
-    since: datetime | None,
-    until: datetime | None,
-    user: str | None,
-    key: str | None,
-    graded: bool | None,
-    learned_by: int | None,
     with_rollouts: bool,
     after: str | None,
     resume: bool,
+    as_json: bool,
+    **chosen: Any,
 ) -> None:
     """Write answers with their grades, the oldest first, to a file that is there when it is whole."""
     from app.data_files import Parquet, export_file
-    from app.errors import BadRequest
-    from app.identifiers import read
-    from app.store.interactions import Filters
 
     if resume and form == "parquet":
         raise click.UsageError("--resume goes with jsonl; a Parquet file is written in one go. Use --after.")
-    try:
-        begin = None if after is None else read("int", after)
-    except ValueError as error:
-        raise BadRequest(f"--after: {error}") from error
-    filters = Filters(
-        since=in_utc(since), until=in_utc(until), graded=graded, api_key_id=key, user_tag=user, learned_by=learned_by
-    )
     if form == "parquet":
         Parquet.require()
-    with closing(the_store()) as store:
-        count, last = export_file(store, out, filters, form=form, after=begin, rollouts=with_rollouts, resume=resume)
+
+    def records(begin: str | None) -> "Iterable[Record]":
+        return lepo.export(**given(**chosen), after=begin, rollouts=with_rollouts)
+
+    try:
+        count, last = export_file(records, out, form=form, after=after, rollouts=with_rollouts, resume=resume)
+    except OSError as error:
+        raise click.ClickException(f"{out} cannot be written: {error.strerror}; go on with --resume") from error
+    if as_json:
+        say_json({"answers": count, "file": str(out), "last": last})
+        return
     click.echo(f"{count} answers in {out}" + ("" if last is None else f"; go on with --after {last}"))
 
 
 @command.command("delete")
-@click.option("--user", required=True, help="As requests named them.")
-@click.option("--key", help="Only what this API key (its id) asked for.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def delete(user: str, key: str | None, as_json: bool) -> None:
-    """Remove every answer to requests of a user, with all that was stored of it; say which policies contain it."""
-    from app.store import erasure
-    from app.store.erasure import Subject
-    from app.store.removed import Erasure
+@click.option("--user", help="Every answer to requests that named this user.")
+@click.option("--of-key", "key", metavar="KEY_ID", help="With --user: only what this API key asked.")
+@click.option("--answer", help="This one answer (int_...).")
+@AS_JSON
+@asks
+def delete(lepo: "Lepo", user: str | None, key: str | None, answer: str | None, as_json: bool) -> None:
+    """Remove a user's answers, or one, with all that was stored of them; say which policies contain them.
 
-    subject = Subject(user=user, key_id=key)
-    with closing(the_store()) as store:
-        with store.session() as session:
-            wish = erasure.begin(session, subject, actor()).id
-        going = True
-        while going:
-            with store.session() as session:
-                going = bool(erasure.step(session, wish, subject))
-        with store.session() as session:
-            removed, policies = session.get_one(Erasure, wish).removed, erasure.containing(session, subject)
-    facts = [{"version": one.version, "state": one.state, "answers": one.answers} for one in policies]
-    if as_json:
-        click.echo(json.dumps({"removed": removed, "policies": facts}))
-        return
-    click.echo(", ".join(f"{count} {what}" for what, count in removed.items()) or "Nothing was there to remove.")
-    for one in policies:
-        click.echo(f"version {one.version} ({one.state}) was made from {one.answers} of the removed answers")
+    A session: lepo sessions delete.
+    """
+    from app.client import operator
 
-
-def in_utc(at: datetime | None) -> datetime | None:
-    """Read a time without a zone as UTC."""
-    return at.replace(tzinfo=UTC) if at is not None and at.tzinfo is None else at
-
-
-def the_store() -> "Store":
-    """Open the configured database."""
-    from app.settings import read_settings
-    from app.stack.addresses import database_address
-    from app.store.connect import open_store
-
-    return open_store(database_address(read_settings()), pool=1)
+    if (user is None) == (answer is None) or (key is not None and user is None):
+        raise click.UsageError("Name a --user (and perhaps a key of theirs, --of-key), or an --answer.")
+    removed(erase(lepo, operator.erase_user(user, key=key) if user else operator.erase_answer(str(answer))), as_json)

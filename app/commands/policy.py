@@ -1,26 +1,25 @@
-"""`lepo policy`: what serves and what is in it, and every move of a policy's life, straight on the database.
+"""`lepo policy`: what serves and what is in it, and every move of a policy's life, over HTTP.
 
-The same moves as the admin routes; servers see a change within a second. Leaves out what a move means
-(`app.store.policy_life`).
+Servers see a change within a second. Leaves out what a move means (`app.store.policy_life`).
 """
 
-import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from app.commands.keys import actor, transaction
+from app.commands.connection import asks
+from app.commands.output import AS_JSON, LIMIT, moment, say_facts, say_json, say_table
 
 if TYPE_CHECKING:
-    from uuid import UUID
+    from app.client import Lepo
+    from app.client.calls import Call
+    from app.client.operator import Stage
+    from app.client.operator_shapes import Learning
+    from app.client.shapes import Move
 
-    from sqlalchemy.orm import Session
-
-    from app.store.tables import Checkpoint, Transition
-
-VERSION = click.IntRange(0, 2**63 - 1)
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+STATES = ("candidate", "held", "shadow", "canary", "serving", "retired", "refused", "rolled_back")
+POLICY = click.argument("policy", metavar="POLICY")
 
 
 def why(default: str) -> Callable[[Any], Any]:
@@ -30,194 +29,247 @@ def why(default: str) -> Callable[[Any], Any]:
 
 @click.group("policy", short_help="See, promote, roll back, freeze and pin policies.")
 def command() -> None:
-    """See, promote, roll back, freeze and pin policies. VERSION is a checkpoint's version, such as 7."""
+    """See, promote, roll back, freeze and pin policies. POLICY is a version, such as 7, or an id."""
 
 
 @command.command("list")
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000))
+@LIMIT
+@click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
 @AS_JSON
-def show_all(limit: int, as_json: bool) -> None:
+@asks
+def show_all(lepo: "Lepo", limit: int, state: str | None, as_json: bool) -> None:
     """Print the newest policies: version, state, parent, when."""
-    from app.store.checkpoints import get_checkpoint, list_checkpoints
+    from app.client import operator
 
-    with transaction() as session:
-        rows = list_checkpoints(session, limit=limit)
-        parents = [None if row.parent_id is None else get_checkpoint(session, row.parent_id).version for row in rows]
+    rows = lepo.policies(limit=limit, state=state)
     if as_json:
-        click.echo(json.dumps([_brief(row, parent) for row, parent in zip(rows, parents, strict=True)], indent=2))
+        say_json([row.raw for row in rows])
         return
-    for row, parent in zip(rows, parents, strict=True):
-        come = "-" if parent is None else parent
-        click.echo(f"{row.version:>6}  {row.state:<12} from {come:<6} {row.created_at:%Y-%m-%d %H:%M:%S}")
+    versions = {row.id: row.version for row in rows}
+    for parent in {str(row.raw["parent_id"]) for row in rows if row.raw["parent_id"] is not None} - versions.keys():
+        versions[parent] = lepo.send(operator.policy(parent)).version
+    say_table(
+        ("version", "state", "parent", "created", "id"),
+        [(row.version, row.state, versions.get(row.raw["parent_id"]), row.created_at, row.id) for row in rows],
+        "There is no policy.",
+    )
+
+
+@command.command("show")
+@POLICY
+@AS_JSON
+@asks
+def show(lepo: "Lepo", policy: str, as_json: bool) -> None:
+    """Print one policy: its state, its files, its figures, and what happened to it."""
+    from app.client import operator
+
+    row = lepo.send(operator.policy(policy))
+    if as_json:
+        say_json(row.raw)
+        return
+    plain = ("parent_id", "job_id", "path", "digest", "files_deleted_at")
+    facts = {"version": row.version, "state": row.state, "created": row.created_at, "id": row.id}
+    say_facts({**facts, **{name: row.raw[name] for name in plain}, "metrics": row.raw["metrics"]})
+    click.echo()
+    for entry in row.raw["transitions"]:
+        click.echo(f"{entry['created_at'][:19]}  {entry['event']:<9}  by {entry['actor']}: {entry['reason'] or '-'}")
 
 
 @command.command("status")
 @AS_JSON
-def status(as_json: bool) -> None:
+@asks
+def status(lepo: "Lepo", as_json: bool) -> None:
     """Print what serves, whether it is frozen or pinned, and why nothing is learned, if so."""
-    from app.settings import read_settings
-    from app.store import jobs, learnable, learning, policy_life
-    from app.trials import in_words, under_way
+    from app.client import operator
 
-    settings = read_settings()
-    with transaction() as session:
-        serving, control = policy_life.serving(session), learning.read(session)
-        running = jobs.running(session)
-        shown = {
-            "serving": None if serving is None else serving.version,
-            "undecided": {str(row.version): row.state for row in policy_life.undecided(session)},
-            "frozen": control.frozen_reason,
-            "pinned": control.pinned_reason,
-            "refusals": control.refusals,
-            "learning": "an update runs" if running else learnable.outlook(session, settings).words or "ready",
-            "trials": {
-                f"{one.kind} of {one.version}": in_words(found, settings) for one, found in under_way(session, settings)
-            },
-        }
-    click.echo(json.dumps(shown, indent=2) if as_json else "\n".join(f"{k:<10} {v}" for k, v in shown.items()))
+    now, learning, trials = lepo.overview(), lepo.send(operator.learning()), lepo.send(operator.trials())
+    shown = {
+        "serving": now["serving_version"],
+        "previous": now["previous_version"],
+        "undecided": now["undecided"],
+        "frozen": learning.frozen,
+        "pinned": learning.pinned,
+        "refusals": learning.raw["refusals"],
+        "learning": "an update runs" if learning.running else learning.waiting_for or "ready",
+        "waiting": learning.answers_waiting,
+        "trials": {f"{one['stage']} of {one['version']}": one["figures"] for one in trials},
+    }
+    say_json(shown) if as_json else say_facts(shown)
 
 
 @command.command("history")
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000))
-def history(limit: int) -> None:
+@LIMIT
+@AS_JSON
+@asks
+def history(lepo: "Lepo", limit: int, as_json: bool) -> None:
     """Print the last moves: when, version, what happened, from which state to which, who, why."""
-    from app.store import policy_life
-    from app.store.checkpoints import get_checkpoint
+    from app.client import operator
 
-    with transaction() as session:
-        for row in policy_life.history(session, limit=limit):
-            version = get_checkpoint(session, row.checkpoint_id).version
-            change = row.to_state if row.from_state == row.to_state else f"{row.from_state or 'new'} -> {row.to_state}"
-            moved = f"{version:>5}  {row.event:<9}  {change:<23}"
-            click.echo(f"{row.created_at:%Y-%m-%d %H:%M:%S}  {moved}  {row.actor:<12}  {row.reason}")
+    rows = lepo.send(operator.moves(limit))
+    if as_json:
+        say_json(rows)
+        return
+    versions: dict[str, int] = {}
+    for row in rows:
+        if row["checkpoint_id"] not in versions:
+            versions[row["checkpoint_id"]] = lepo.send(operator.policy(row["checkpoint_id"])).version
+    table = []
+    for row in rows:
+        change = row["to"] if row["from"] == row["to"] else f"{row['from'] or 'new'} -> {row['to']}"
+        version = versions[row["checkpoint_id"]]
+        table.append((moment(row["created_at"]), version, row["event"], change, row["actor"], row["reason"]))
+    say_table(("when", "version", "event", "state", "by", "why"), table, "Nothing has happened.")
 
 
 @command.command("lineage")
-@click.argument("version", type=VERSION)
+@POLICY
 @AS_JSON
-def lineage(version: int, as_json: bool) -> None:
-    """Print what the policy of VERSION contains: its ancestors, and the answers that went into each."""
-    from app.store import lineage as lines
-    from app.store.checkpoints import by_version
+@asks
+def lineage(lepo: "Lepo", policy: str, as_json: bool) -> None:
+    """Print what POLICY contains: its ancestors, and the answers that went into each."""
+    from app.client import operator
 
-    with transaction() as session:
-        row = by_version(session, version)
-        found, inside = lines.ancestors(session, row.id), lines.contents(session, row.id)
-        facts = [{"version": one.checkpoint.version, "learned": one.learned, "reward": one.reward} for one in found]
-        if as_json:
-            contents = {"answers": inside.answers, "by_key": inside.by_key, "by_grader": inside.by_grader}
-            click.echo(json.dumps({"version": version, "contents": contents, "ancestors": facts}, indent=2))
-            return
-        click.echo(f"version {version} contains {inside.answers} answers, by grader {inside.by_grader}")
-        for one in facts:
-            reward = "" if one["reward"] is None else f", mean reward {one['reward']:.3f}"
-            click.echo(f"  version {one['version']}: {one['learned']} answers{reward}")
+    facts = lepo.send(operator.lineage(policy))
+    if as_json:
+        say_json(facts)
+        return
+    inside = facts["contents"]
+    graders = ", ".join(f"{count} by {name}" for name, count in inside["by_grader"].items()) or "none graded"
+    click.echo(f"Version {facts['version']} contains {inside['answers']} answers ({graders}).")
+    rows = [(one["version"], one["state"], one["learned"], one["reward"], one["id"]) for one in facts["ancestors"]]
+    say_table(("version", "state", "answers", "reward", "id"), rows, "It has no ancestors.")
+
+
+@command.command("swaps")
+@LIMIT
+@AS_JSON
+@asks
+def swaps(lepo: "Lepo", limit: int, as_json: bool) -> None:
+    """Print how servers took new weights: when, who, from which version to which, and how long it held them up."""
+    from app.client import operator
+
+    rows = lepo.send(operator.swaps(limit))
+    if as_json:
+        say_json(rows)
+        return
+    say_table(
+        ("when", "server", "from", "to", "status", "staged ms", "pause ms", "error"),
+        [
+            (
+                *(moment(row["created_at"]), row["replica"], row["from_version"], row["to_version"], row["status"]),
+                *(row["staged_ms"], row["pause_ms"], row["error"]),
+            )
+            for row in rows
+        ],
+        "No server has taken new weights.",
+    )
 
 
 @command.command("promote")
-@click.argument("version", type=VERSION)
+@POLICY
+@click.option("--expect", help="What must be serving, version or id; where something else does, nothing is done.")
 @why("promoted by an operator")
-def promote(version: int, reason: str) -> None:
-    """Serve the policy of VERSION."""
-    from app.store import policy_life
+@AS_JSON
+@asks
+def promote(lepo: "Lepo", policy: str, expect: str | None, reason: str, as_json: bool) -> None:
+    """Serve POLICY."""
+    from app.client import calls
 
-    _move(lambda session: policy_life.promote(session, _id(session, version), reason, actor()))
+    _move(lepo, calls.promote(policy, reason, expect=expect), as_json)
 
 
 @command.command("trial")
-@click.argument("version", type=click.IntRange(min=0))
+@POLICY
 @click.option("--stage", type=click.Choice(["shadow", "canary"]), default="canary", show_default=True)
 @why("put on trial by an operator")
-def trial(version: int, stage: "Literal['shadow', 'canary']", reason: str) -> None:
-    """Try the policy of VERSION, which waits for a decision, on live traffic (LEPO_CANARY_SHARE, LEPO_SHADOW_SHARE)."""
-    from app.store import policy_life
+@AS_JSON
+@asks
+def trial(lepo: "Lepo", policy: str, stage: "Stage", reason: str, as_json: bool) -> None:
+    """Try POLICY, which waits for a decision, on live traffic (LEPO_CANARY_SHARE, LEPO_SHADOW_SHARE)."""
+    from app.client import operator
 
-    _move(lambda session: policy_life.try_out(session, _id(session, version), stage, reason, actor()))
+    _move(lepo, operator.try_out(policy, stage, reason), as_json)
 
 
 @command.command("discard")
-@click.argument("version", type=VERSION)
+@POLICY
 @why("discarded by an operator")
-def discard(version: int, reason: str) -> None:
-    """Turn down the policy of VERSION, which waits for a decision; its answers are given back."""
-    from app.store import policy_life
+@AS_JSON
+@asks
+def discard(lepo: "Lepo", policy: str, reason: str, as_json: bool) -> None:
+    """Turn down POLICY, which waits for a decision; its answers are given back."""
+    from app.client import operator
 
-    _move(lambda session: policy_life.discard(session, _id(session, version), reason, actor()))
+    _move(lepo, operator.discard(policy, reason), as_json)
 
 
 @command.command("rollback")
-@click.option("--to", type=VERSION, help="Version to serve; left out: the last before the serving one's promotion.")
+@click.option("--to", metavar="POLICY", help="What to serve; left out: the last before the serving one's promotion.")
 @why("rolled back by an operator")
-def rollback(to: int | None, reason: str) -> None:
+@AS_JSON
+@asks
+def rollback(lepo: "Lepo", to: str | None, reason: str, as_json: bool) -> None:
     """Serve an earlier policy again, and freeze learning until `lepo policy thaw`."""
-    from app.store import policy_life
+    from app.client import calls
 
-    _move(lambda session: policy_life.rollback(session, actor(), None if to is None else _id(session, to), reason))
+    _move(lepo, calls.rollback(to, reason), as_json)
 
 
 @command.command("freeze")
 @why("frozen by an operator")
-def freeze(reason: str) -> None:
+@AS_JSON
+@asks
+def freeze(lepo: "Lepo", reason: str, as_json: bool) -> None:
     """Begin no update until thawed; one that runs is ended and gives its answers back."""
-    from app.store import learning
+    from app.client import operator
 
-    _switch(lambda session: learning.freeze(session, actor(), reason), "Learning is frozen.")
+    _switch(lepo, operator.switch("freeze", reason), "Learning is frozen.", as_json)
 
 
 @command.command("thaw")
 @why("thawed by an operator")
-def thaw(reason: str) -> None:
+@AS_JSON
+@asks
+def thaw(lepo: "Lepo", reason: str, as_json: bool) -> None:
     """Learn again."""
-    from app.store import learning
+    from app.client import operator
 
-    _switch(lambda session: learning.thaw(session, actor(), reason), "Learning goes on.")
+    _switch(lepo, operator.switch("thaw", reason), "Learning goes on.", as_json)
 
 
 @command.command("pin")
 @why("pinned by an operator")
-def pin(reason: str) -> None:
+@AS_JSON
+@asks
+def pin(lepo: "Lepo", reason: str, as_json: bool) -> None:
     """Keep what serves: nothing is promoted or learned until unpinned."""
-    from app.store import learning
+    from app.client import operator
 
-    _switch(lambda session: learning.pin(session, actor(), reason), "What serves is pinned.")
+    _switch(lepo, operator.pin(reason), "What serves is pinned.", as_json)
 
 
 @command.command("unpin")
 @why("unpinned by an operator")
-def unpin(reason: str) -> None:
+@AS_JSON
+@asks
+def unpin(lepo: "Lepo", reason: str, as_json: bool) -> None:
     """Let what serves change again."""
-    from app.store import learning
+    from app.client import operator
 
-    _switch(lambda session: learning.unpin(session, actor(), reason), "What serves may change.")
-
-
-def _move(move: "Callable[[Session], Transition | None]") -> None:
-    from app.store import policy_life
-
-    with transaction() as session:
-        changed = move(session) is not None
-        now = policy_life.serving(session)
-    serving = "nothing" if now is None else f"version {now.version}"
-    click.echo(f"{'Done' if changed else 'Nothing changed'}: {serving} serves.")
+    _switch(lepo, operator.unpin(reason), "What serves may change.", as_json)
 
 
-def _switch(change: "Callable[[Session], bool]", words: str) -> None:
-    with transaction() as session:
-        changed = change(session)
-    click.echo(words if changed else f"{words} It was so already.")
+def _move(lepo: "Lepo", call: "Call[Move]", as_json: bool) -> None:
+    made = lepo.send(call)
+    if as_json:
+        say_json(made.policy.raw)
+        return
+    click.echo(f"{'Done' if made.changed else 'Nothing changed'}: version {made.policy.version} serves.")
 
 
-def _id(session: "Session", version: int) -> "UUID":
-    from app.store.checkpoints import by_version
-
-    return by_version(session, version).id
-
-
-def _brief(row: "Checkpoint", parent: int | None) -> dict[str, Any]:
-    return {
-        "version": row.version,
-        "state": row.state,
-        "parent": parent,
-        "digest": row.digest,
-        "created_at": row.created_at.isoformat(),
-    }
+def _switch(lepo: "Lepo", call: "Call[Learning]", words: str, as_json: bool) -> None:
+    made = lepo.send(call)
+    if as_json:
+        say_json(made.raw)
+        return
+    click.echo(words if made.changed else f"{words} It was so already.")

@@ -1,11 +1,15 @@
-"""`lepo projects`: create, list and limit projects, straight on the database."""
+"""`lepo projects`: create, list and limit projects, over HTTP."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from app.commands.keys import actor, transaction
+from app.commands.connection import asks
+from app.commands.output import AS_JSON, say_json, say_table
+
+if TYPE_CHECKING:
+    from app.client import Lepo
 
 
 def limits(command: Callable[..., None]) -> Callable[..., None]:
@@ -29,40 +33,61 @@ def command() -> None:
 @command.command("create")
 @click.argument("name")
 @limits
-def create(name: str, **bounds: float | None) -> None:
+@AS_JSON
+@asks
+def create(lepo: "Lepo", name: str, as_json: bool, **bounds: float | None) -> None:
     """Make a project called NAME; a key for it: lepo keys create KEY --project NAME."""
-    from app.store.audit import done
-    from app.store.projects import create_project
+    from app.client import operator
 
-    with transaction() as session:
-        create_project(session, name, **bounds)
-        done(session, actor(), "projects create", name)
+    made = lepo.send(operator.create_project(name, given(bounds)))
+    if as_json:
+        say_json(made.raw)
+        return
     click.echo(f"Project {name} is there. A key for it: lepo keys create KEY --project {name}")
 
 
 @command.command("limit")
 @click.argument("name")
 @limits
-def limit(name: str, **bounds: float | None) -> None:
+@AS_JSON
+@asks
+def limit(lepo: "Lepo", name: str, as_json: bool, **bounds: float | None) -> None:
     """Change what NAME is held to: what is given; the rest stays."""
-    from app.store.audit import done
-    from app.store.projects import set_limits
+    from app.client import operator
 
-    given = {one: value for one, value in bounds.items() if value is not None}
-    with transaction() as session:
-        set_limits(session, name, given)
-        done(session, actor(), "projects limit", name)
-    click.echo(f"Project {name}: " + (", ".join(f"{one} {value:g}" for one, value in given.items()) or "as before"))
+    wished = given(bounds)
+    made = lepo.send(operator.limit_project(name, wished))
+    if as_json:
+        say_json(made.raw)
+        return
+    click.echo(f"Project {name}: " + (", ".join(f"{one} {value:g}" for one, value in wished.items()) or "as before"))
 
 
 @command.command("list")
-def show() -> None:
+@AS_JSON
+@asks
+def show(lepo: "Lepo", as_json: bool) -> None:
     """Print every project: name, bytes kept, seconds graded today, its own limits."""
-    from app.store.projects import LIMITS, list_projects, used
+    from app.client import operator
 
-    with transaction() as session:
-        for project in list_projects(session):
-            uses = used(session, project.id)
-            own = {name: value for name in LIMITS if (value := getattr(project, name)) is not None}
-            held = ", ".join(f"{name} {value:g}" for name, value in own.items()) or "as the settings say"
-            click.echo(f"{project.id:<16} {uses.stored_bytes:>14} bytes {uses.grading_seconds:>8.1f} s  {held}")
+    rows = lepo.send(operator.projects())
+    if as_json:
+        say_json([row.raw for row in rows])
+        return
+    say_table(
+        ("name", "bytes", "graded s", "limits"),
+        [
+            (
+                *(row.id, row.stored_bytes, row.grading_seconds_today),
+                ", ".join(f"{name} {value:g}" for name, value in row.limits.items() if value is not None)
+                or "as the settings say",
+            )
+            for row in rows
+        ],
+        "There are no projects.",
+    )
+
+
+def given(bounds: dict[str, float | None]) -> dict[str, float]:
+    """Leave out what was not said."""
+    return {name: value for name, value in bounds.items() if value is not None}

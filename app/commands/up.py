@@ -1,6 +1,7 @@
 """`lepo up`: the whole stack on this machine, until Ctrl-C."""
 
 import signal
+import sys
 import time
 from types import FrameType
 from typing import NoReturn
@@ -11,10 +12,12 @@ from app.models.packaged import PACKAGED
 
 
 @click.command("up", short_help="Run the whole stack on this machine and print how to reach it.")
-def command() -> None:
+@click.option("--show-keys", is_flag=True, help="Print the first keys although this is no terminal, but a log.")
+def command(show_keys: bool) -> None:
     """Run Postgres, Redis, the server, a worker and beat, migrated and ready; print the address, keys and a first curl.
 
     Postgres and Redis are embedded unless LEPO_DATABASE_URL and LEPO_REDIS_URL name others. Ctrl-C stops everything.
+    Commands in the same directory (lepo policy, jobs, keys, top, ...) find it, and its key, by themselves.
     """
     import logging
 
@@ -34,7 +37,7 @@ def command() -> None:
     click.echo(f"Starting; logs are in {settings.var_dir / 'logs'} ...")
     try:
         with Stack(settings.var_dir) as stack:
-            click.echo(stack.welcome())
+            click.echo(stack.welcome(show_keys=show_keys or sys.stdout.isatty()))
             while True:
                 time.sleep(3600)
     except KeyboardInterrupt:

@@ -13,15 +13,7 @@ from rich.text import Text
 
 from app.demo.plot import Reading
 from app.demo.tally import Tally
-
-BARS = "▁▂▃▄▅▆▇█"
-WIDTH = 56
-
-
-def sparkline(values: Sequence[float]) -> str:
-    """Draw values in [0, 1] as a line of blocks, at most WIDTH wide."""
-    step = max(1, -(-len(values) // WIDTH))
-    return "".join(BARS[min(len(BARS) - 1, int(v * len(BARS)))] for v in values[::step])
+from app.sparkline import sparkline
 
 
 def panel(

@@ -4,6 +4,7 @@
 out what each part does, and keeping it alive (`app.stack.supervisor`).
 """
 
+import json
 import logging
 import os
 import socket
@@ -12,18 +13,23 @@ import urllib.error
 import urllib.request
 from collections.abc import Collection, Mapping
 from contextlib import closing
+from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
+from sqlalchemy.orm import Session
+
+from app.errors import Forbidden, Unauthorized
 from app.settings import SECRETS, Settings
+from app.stack.address_file import Address, kept_address, write_address
 from app.stack.child import Child
 from app.stack.postgres import EmbeddedPostgres
 from app.stack.redis import EmbeddedRedis
-from app.stack.supervisor import ChildFailed, Supervisor
+from app.stack.supervisor import ChildFailed, Supervisor, is_held
 from app.store.connect import open_store
-from app.store.keys import create_key, first_admin_key, fix_admin_key
+from app.store.keys import authenticate, create_key, first_admin_key, fix_admin_key
 from app.store.migrate import upgrade
 
 EVERY_PART: Final = ("api", "worker", "beat")
@@ -33,6 +39,7 @@ APART: Final[Mapping[str, tuple[str, ...]]] = {
     "worker": ("worker", "--task", "learn"),
     GRADER: ("worker", "--task", "grade", "--task", "sweep"),
 }
+OPERATORS: Final = "commands on this machine"  # name of the key in `app.stack.address_file`
 READY_SECONDS: Final = 180.0  # a large model takes minutes to load
 
 log = logging.getLogger("lepo.stack")
@@ -75,6 +82,7 @@ class Stack:
             self._commands |= APART
         self._ready_seconds = ready_seconds
         self._supervisor: Supervisor | None = None
+        self._operator_key: str | None = None  # what commands on this machine use, known once started
 
     def __enter__(self) -> "Stack":
         self.start()
@@ -114,16 +122,21 @@ class Stack:
         self._supervisor = Supervisor(self.var_dir)
         started = False
         try:
+            if "api" in self._commands and not is_held(self._supervisor.lock_path("api")):
+                require_free(self.settings.host, self.port)
             self.database_url = self._start_postgres()
             self.redis_url = self._start_redis()
             upgrade(self.database_url)
             self.admin_key = self._first_admin_key()
+            self._operator_key = self._key_of_operators()
             if "api" in self._commands:
                 require_free(self.settings.host, self.port)
             for part in self._commands:
                 self.supervisor.start(self.child(part), wait=False)
             for part in self._commands:
                 self.supervisor.wait_ready(part, forgiving=False)
+            if "api" in self._commands:
+                write_address(self.var_dir, Address(self.base_url, self._operator_key))
             started = True
         finally:
             if not started:
@@ -132,6 +145,8 @@ class Stack:
     def stop(self) -> None:
         """Stop every process, the last started first. Safe to call twice."""
         if self._supervisor is not None:
+            if self._operator_key is not None:
+                write_address(self.var_dir, Address(None, self._operator_key))
             self._supervisor.stop()
             self._supervisor = None
 
@@ -148,11 +163,16 @@ class Stack:
         with closing(open_store(self.database_url, pool=1)) as store, store.session() as session:
             return create_key(session, name, scopes)[1]
 
-    def welcome(self) -> str:
-        """Say where everything is, and how to ask a first question; makes a key for it at the very first start."""
+    def welcome(self, *, show_keys: bool = True) -> str:
+        """Say where everything is, and how to ask a first question; makes a key for it at the very first start.
+
+        Args:
+            show_keys: False: keys stay out of it, since what is said is kept, as in a log.
+
+        """
         key = "$LEPO_KEY"
         lines = ["", f"  lepo is ready at {self.base_url}   (/dashboard, /docs, /metrics)", ""]
-        if self.admin_key is not None and self.settings.admin_key is None:
+        if show_keys and self.admin_key is not None and self.settings.admin_key is None:
             key = self.create_key("first")
             lines += [
                 "  Keys, shown this once:",
@@ -161,7 +181,8 @@ class Stack:
                 "",
             ]
         else:
-            lines += ["  Another key: lepo keys create NAME", ""]
+            hidden = "" if show_keys else "   (none is printed where there is no terminal, without --show-keys)"
+            lines += [f"  A key: LEPO_KEY=$(lepo keys create NAME){hidden}", ""]
         question = "Work out 47 + 6 - 8 + 9 step by step." if self.settings.model == "demo" else "Hello"
         body = f'{{"model": "{self.settings.served_name}", "messages": [{{"role": "user", "content": "{question}"}}]}}'
         lines += [
@@ -199,6 +220,19 @@ class Stack:
                 log.error("LEPO_ADMIN_KEY opens nothing: key %s was revoked; set another", key.id)
             return chosen.get_secret_value()
 
+    def _key_of_operators(self) -> str:
+        """Give the admin key that commands on this machine use: the one kept, else the first admin's, else another.
+
+        Whoever may read its file may write to the embedded database as well; a key that was revoked is not revived.
+        """
+        kept = kept_address(self.var_dir)
+        with closing(open_store(self.database_url, pool=1)) as store, store.session() as session:
+            if kept is not None and rules(session, kept.key):
+                return kept.key
+            if self.admin_key is not None and self.settings.admin_key is None:
+                return self.admin_key
+            return create_key(session, OPERATORS, ("admin",))[1]
+
     def child(self, part: str) -> Child:
         """Describe one of our processes: the command that a deployment runs, told where the others are."""
         threads = str(self.settings.threads)
@@ -228,6 +262,15 @@ class Stack:
             return False
 
 
+def rules(session: Session, key: str) -> bool:
+    """Tell whether a key opens what operators do."""
+    try:
+        authenticate(session, key, datetime.now(UTC), "admin")
+    except (Unauthorized, Forbidden):
+        return False
+    return True
+
+
 def settings_over(env: Mapping[str, str]) -> Settings:
     """Read the settings as a process with these additional variables would."""
     over: dict[str, Any] = {
@@ -248,8 +291,18 @@ def require_free(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            why = f"port {port} of {host} cannot be had ({error.strerror}); stop who has it, or set LEPO_PORT"
-            raise ChildFailed(why) from error
+            why = f"port {port} of {host} cannot be had ({error.strerror}{who_answers(host, port)})"
+            raise ChildFailed(f"{why}; stop who has it, or set LEPO_PORT") from error
+
+
+def who_answers(host: str, port: int) -> str:
+    """Say whether another service like this one has the port."""
+    try:
+        with urllib.request.urlopen(f"http://{host}:{port}/version", timeout=2.0) as answer:
+            said = json.load(answer)
+    except (OSError, ValueError):
+        return ""
+    return ": another lepo answers there" if isinstance(said, dict) and "policy_version" in said else ""
 
 
 def free_port(host: str) -> int:

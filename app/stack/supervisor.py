@@ -251,6 +251,16 @@ def own(path: Path) -> IO[str]:
     return lock
 
 
+def is_held(path: Path) -> bool:
+    """Tell whether a process from an earlier run still holds its lock."""
+    with path.open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def write_pid(lock: IO[str], pid: int) -> None:
     """Write who holds a lock into it."""
     lock.seek(0)

@@ -3,37 +3,24 @@
 A page is a transaction: however slow the reader and however long the export, no snapshot is held open and no
 connection is kept waiting, and a page needs the memory of a page. The last id read is where another export goes on.
 An id is a UUIDv7 of the server that answered, so the order is that of time to within servers' clocks. Leaves out
-files (`app.commands.data`) and HTTP (`app.api.admin.export`).
+files (`app.data_files`) and HTTP (`app.api.admin.export`).
 """
 
 import base64
-from collections.abc import Iterator
 from typing import Final
 from uuid import UUID
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.identifiers import read, show
+from app.identifiers import show
 from app.store.base import Json
 from app.store.claims import any_of
-from app.store.connect import Store
 from app.store.grades import rewards
 from app.store.interactions import Filters, bytes_of, conditions
 from app.store.tables import Claim, Grade, Interaction, StoredRollout
 
 PAGE: Final = 500  # answers a transaction reads; a rollout is some tens of KB
-
-
-def pages(store: Store, filters: Filters, after: UUID | None = None, *, rollouts: bool = False) -> Iterator[list[Json]]:
-    """Read all that a filter shows, page after page."""
-    found: list[Json] = [{}]
-    while found:
-        with store.session() as session:
-            found = page(session, filters, after, rollouts=rollouts)
-        if found:
-            after = read("int", found[-1]["id"])
-            yield found
 
 
 def page(

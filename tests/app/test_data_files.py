@@ -2,18 +2,16 @@
 
 import base64
 import hashlib
-import json
 import tracemalloc
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from click.testing import CliRunner
 from sqlalchemy import select
 
-from app.commands.data import command
-from app.data_files import export_file, read_lines, unflat
+from app.data_files import Record, read_lines, unflat
 from app.errors import Unavailable
 from app.identifiers import show
 from app.store import export
@@ -25,6 +23,7 @@ from app.store.grades import Entry, add_grade
 from app.store.interactions import Filters
 from app.store.removed import Tombstone
 from app.store.tables import Claim, Grade, Interaction, StoredRequest, StoredRollout
+from tests.app.store.exported import export_file
 from tests.app.store.learned import learned
 from tests.conftest import Answers
 
@@ -66,7 +65,7 @@ def from_database(store: Store) -> list[Json]:
     return found
 
 
-def check(records: list[Json], store: Store) -> None:
+def check(records: Sequence[Record], store: Store) -> None:
     rows = from_database(store)
     assert [one["id"] for one in records] == [show("int", row["id"]) for row in rows]
     for one, row in zip(records, rows, strict=True):
@@ -145,14 +144,6 @@ def test_an_export_that_breaks_off_leaves_no_file_and_goes_on(
     assert not partial.exists()
 
 
-def test_a_later_export_goes_on_after_the_last_id(filled: Store, answers: Answers, tmp_path: Path) -> None:
-    _, last = export_file(filled, tmp_path / "a.jsonl", ALL, form="jsonl")
-    [new] = answers(1)
-    said = run(filled, "export", "--out", str(tmp_path / "b.jsonl"), "--after", str(last))
-    assert said == f"1 answers in {tmp_path / 'b.jsonl'}; go on with --after {show('int', new)}\n"
-    assert [one["id"] for one in read_lines(tmp_path / "b.jsonl")] == [show("int", new)]
-
-
 def test_memory_does_not_grow_with_the_export(store: Store, answers: Answers, tmp_path: Path) -> None:
     def peak(name: str) -> int:
         tracemalloc.start()
@@ -185,19 +176,3 @@ def test_a_tombstone_matches_the_exported_line(filled: Store, tmp_path: Path) ->
             parts = (one["prompt"].encode(), one["answer"].encode(), base64.b64decode(one["rollout"]["payload"]))
             stones = select(Tombstone.sha256).where(Tombstone.interaction_id == one["id"].removeprefix("int_"))
             assert session.scalar(stones) == hashlib.sha256(b"\0".join(parts)).digest()
-
-
-def run(store: Store, *args: str) -> str:
-    url = store.engine.url.render_as_string(hide_password=False)
-    done = CliRunner().invoke(command, args, env={"LEPO_DATABASE_URL": url}, catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return done.output
-
-
-def test_the_commands(filled: Store, tmp_path: Path) -> None:
-    out = tmp_path / "a.parquet"
-    assert "3 answers" in run(filled, "export", "--format", "parquet", "--out", str(out), "--user", "ada")
-    assert "0 answers" in run(filled, "export", "--out", str(tmp_path / "b.jsonl"), "--until", "2000-01-01")
-    said = json.loads(run(filled, "delete", "--user", "ada", "--json"))
-    assert said == {"removed": {"interactions": 3, "rollouts": 3, "grades": 2, "requests": 1}, "policies": []}
-    assert "Nothing was there" in run(filled, "delete", "--user", "ada")

@@ -1,6 +1,7 @@
 """The client against the real server: what it sends is taken, what comes back is read, sync and async alike."""
 
 import asyncio
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.client import Answer, AsyncLepo, Grade, Lepo, LepoRefused, LepoUnreachable, Text
+from app.client import Answer, AsyncLepo, Grade, Lepo, LepoRefused, LepoUnreachable, Text, operator
+from app.client.ndjson import Lines
 from tests.app.api.live import Live
 
 QUESTION = "What is 2 + 3"
@@ -155,3 +157,31 @@ def test_the_async_client_does_the_same(live: Live) -> None:
 def test_nobody_there_is_said(free_tcp_port: int) -> None:
     with Lepo(f"http://127.0.0.1:{free_tcp_port}", "k") as lepo, pytest.raises(LepoUnreachable, match="/v1/chat"):
         lepo.answer(QUESTION)
+
+
+def test_operators_ask_by_either_client(live: Live, admin: Lepo, lepo: Lepo) -> None:
+    made = admin.send(operator.create_key("client", ["infer", "grade"], expires_in_s=60, max_choices=2))
+    assert (made.key.name, made.key.raw["limits"]["max_choices"]) == ("client", 2)
+    assert admin.send(operator.pin("exam week")).pinned == "exam week"
+    assert admin.send(operator.unpin("over")).changed
+    [answer] = lepo.answer(f"{QUESTION} \u2028 and", max_tokens=1, user="exported")
+
+    async def awaited() -> list[str]:
+        async with AsyncLepo(live.url, live.keys["admin"]) as client:
+            assert "num_requests_running" in await client.metrics()
+            return [one["id"] async for one in client.export(user="exported", rollouts=True)]
+
+    assert asyncio.run(awaited()) == [one["id"] for one in admin.export(user="exported")] == [answer.id]
+    assert admin.send(operator.erase_user("exported")).removed["interactions"] == 1
+    assert admin.send(operator.revoke_key(made.key.id)).revoked_at is not None
+    with pytest.raises(LepoRefused, match="admin"):
+        list(lepo.export())
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_lines_are_put_together_from_pieces_of_any_size(size: int) -> None:
+    texts = ["a\u2028b", "c\u0085d", "", "漢字"]
+    data = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts).encode()
+    lines = Lines()
+    found = [one["text"] for at in range(0, len(data), size) for one in lines.piece(data[at : at + size])]
+    assert found == texts

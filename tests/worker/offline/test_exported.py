@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from app.data_files import export_file
 from app.errors import BadRequest
 from app.store.connect import Store
 from app.store.interactions import Filters
+from tests.app.store.exported import export_file
 from tests.conftest import Answers
 from worker.offline.sources import read_source
 
