@@ -15,7 +15,7 @@ Axes: B rows, C positions per forward, D hidden size, G query heads, H key-value
 S head size, N = B * H.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -26,7 +26,7 @@ from transformers import LlamaForCausalLM, MistralForCausalLM, PreTrainedModel, 
 from app.decoder import paged
 from app.decoder.cache import PagedCache
 from app.decoder.masks import FULL, SLIDING, Mask
-from app.decoder.packed import PackedModel, Product
+from app.decoder.packed import PackedModel, Product, repack_all
 
 _FAMILY = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 
@@ -69,11 +69,11 @@ class LeanDecoder:
         stock: Any = model
         self.base_model = LeanBody(stock.base_model)
         self._head = Product(stock.lm_head)
+        self.repack()
 
     def repack(self) -> None:
         """Take over the weights as they are now."""
-        self.base_model.repack()
-        self._head.repack()
+        repack_all([self._head, *self.base_model.products()])
 
     def __call__(self, **inputs: Any) -> Logits:
         """Logits [B, 1, V] after the last position; inputs as `LeanBody` takes them."""
@@ -92,10 +92,10 @@ class LeanBody:
         ]
         self._norm = stock.norm
 
-    def repack(self) -> None:
-        """Take over the weights as they are now."""
+    def products(self) -> Iterator[Product]:
+        """Give all that read packed weights."""
         for layer in self._layers:
-            layer.repack()
+            yield from layer.products()
 
     def __call__(
         self,
@@ -136,16 +136,13 @@ class LeanLayer:
         self._scaling: float = attention.scaling
         self._before, self._between = stock.input_layernorm, stock.post_attention_layernorm
         self._head_norms = (attention.q_norm, attention.k_norm) if hasattr(attention, "q_norm") else None
-        self._step_norms = paged.norms_of(self._head_norms)
         self._project = Product(attention.q_proj, attention.k_proj, attention.v_proj)
         self._out = Product(attention.o_proj)
         self._gate, self._up, self._down = Product(gated.gate_proj), Product(gated.up_proj), Product(gated.down_proj)
 
-    def repack(self) -> None:
-        """Take over the weights as they are now."""
-        self._step_norms = paged.norms_of(self._head_norms)
-        for product in (self._project, self._out, self._gate, self._up, self._down):
-            product.repack()
+    def products(self) -> Iterator[Product]:
+        """Give all that read packed weights."""
+        yield from (self._project, self._out, self._gate, self._up, self._down)
 
     def __call__(self, hidden_BCD: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor, cache: PagedCache) -> Tensor:
         """Hidden states [B, C, D] -> [B, C, D]."""
@@ -161,8 +158,8 @@ class LeanLayer:
     def step(self, hidden_B1D: Tensor, cos_BS: Tensor, sin_BS: Tensor, cache: PagedCache) -> Tensor:
         """Do the same for one position per row, [B, 1, D]; each row sees its own window, so there is no mask."""
         heads_BX = self._project(_normed(hidden_B1D, self._before))[:, 0].float()
-        layer = cache.paged_layers[self._index]
-        seen_BX = paged.attended(heads_BX, cos_BS, sin_BS, layer, self._scaling, self._window, self._step_norms)
+        layer, norms = cache.paged_layers[self._index], paged.norms_of(self._head_norms)
+        seen_BX = paged.attended(heads_BX, cos_BS, sin_BS, layer, self._scaling, self._window, norms)
         return self._widened(seen_BX[:, None], hidden_B1D)
 
     def _widened(self, seen_BCX: Tensor, hidden_BCD: Tensor) -> Tensor:

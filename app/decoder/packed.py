@@ -13,11 +13,15 @@ Axes: N outputs, K inputs.
 """
 
 import copy
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+_THREADS = 4  # that pack at once
 _ROWS = 64  # rows the layout is chosen for; between 16 and 256 no difference was measured
 
 
@@ -25,8 +29,8 @@ class Product:
     """The product of one or more linear layers with the same inputs; their outputs stand side by side."""
 
     def __init__(self, *layers: nn.Linear) -> None:
+        """Name the layers; `repack` before the first product."""
         self._layers = layers
-        self.repack()
 
     @torch.no_grad()
     def repack(self) -> None:
@@ -85,7 +89,8 @@ class PackedModel:
         shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
         self.model: Any = copy.deepcopy(model, shared)  # new modules around the same tensors
         plain = [name for name, module in model.named_modules() if type(module) is nn.Linear]
-        self._layers = [_replace(self.model, name) for name in plain]
+        self._products = [_replace(self.model, name).product for name in plain]
+        self.repack()
 
     def __call__(self, **inputs: Any) -> Any:
         """Forward of the model."""
@@ -98,8 +103,14 @@ class PackedModel:
 
     def repack(self) -> None:
         """Take over the weights as they are now."""
-        for layer in self._layers:
-            layer.product.repack()
+        repack_all(self._products)
+
+
+def repack_all(products: Sequence[Product]) -> None:
+    """Lay out the weights of many products as they are now, on threads that end with it: one is slower than memory."""
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1), thread_name_prefix="pack") as threads:
+        for _ in threads.map(Product.repack, products):
+            pass
 
 
 def can_pack(model: nn.Module) -> bool:

@@ -41,6 +41,7 @@ from training.latent import mix
 from training.models.policy import Policy
 
 _LOG = logging.getLogger(__name__)
+_BRIEF = 3  # positions
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
 
 
@@ -321,14 +322,18 @@ class Lane:
         for answer in (*rows, *(one.resumed.answer for one in self.prefill.prompts if one.resumed is not None)):
             answer.spans.append((version, answer.steps))
 
-    def prove(self) -> None:
-        """Compare logits through slots with those of a plain forward, once, at load.
+    def prove(self, *, briefly: bool = False) -> None:
+        """Compare logits through blocks with those of a plain forward: when a model is loaded, and when weights come.
+
+        Args:
+            briefly: by three positions; the model is known to work through blocks, new weights need only be shown.
 
         Raises:
             UnsupportedModel: they differ, so the model does something between positions that slots do not carry.
 
         """
-        ids_1T = probe_ids(self.anatomy, self._lengths.positions).to(self.policy.device)
+        most = _BRIEF if briefly else self._lengths.positions
+        ids_1T = probe_ids(self.anatomy, most).to(self.policy.device)
         count = ids_1T.shape[1]
         head, length = count - 2, self._lengths.bucket(count)
         cache = PagedCache(BlockPool(self.anatomy.layers, 1 + length // BLOCK))  # its own: rows may run meanwhile

@@ -68,9 +68,12 @@ class Lanes:
         other = self.other
         return other if other is not None and other is not self.candidate and other.idle else None
 
-    def twin(self) -> Lane:
-        """Make a lane with storage of its own, as large as the serving one; not yet among the lanes."""
-        policy = dataclasses.replace(self.serving.policy, model=copy.deepcopy(self.serving.policy.model))
+    def copy_of_policy(self) -> Policy:
+        """Copy the serving policy into storage of its own."""
+        return dataclasses.replace(self.serving.policy, model=copy.deepcopy(self.serving.policy.model))
+
+    def lane_of(self, policy: Policy) -> Lane:
+        """Make a lane as large as the serving one; not yet among the lanes."""
         return Lane(policy, self.anatomy, self.config, self.max_length, self._storage)
 
     def keep(self, lane: Lane) -> None:

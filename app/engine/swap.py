@@ -290,12 +290,17 @@ class Swapper:
         """On a thread apart: put weights into a lane, or into a new one, and prove them."""
         serving = self._lanes.serving
         serving.fingerprint = serving.fingerprint or fingerprint(serving.policy.model)  # to be known again by
-        lane = lane or self._lanes.twin()
-        lane.change(VOID, "")
-        stage.load(lane.policy.model, weights)
-        lane.repack()
+        if lane is None:
+            policy = self._lanes.copy_of_policy()
+            stage.load(policy.model, weights)
+            lane = self._lanes.lane_of(policy)
+            lane.change(VOID, "")
+        else:
+            lane.change(VOID, "")
+            stage.load(lane.policy.model, weights)
+            lane.repack()
         try:
-            lane.prove()
+            lane.prove(briefly=True)
         except UnsupportedModel:
             stage.canary(lane.policy, lane.anatomy, weights.version)  # is it the weights?
             raise
