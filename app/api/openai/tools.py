@@ -156,4 +156,4 @@ def reader_of(server: Server, box: Toolbox) -> CallReader | None:
 
 def marks_of(server: Server, box: Toolbox) -> dict[int, str]:
     """Give the special tokens that an answer's text must show, so that its calls can be read."""
-    return {token: mark for mark, token in server.prompts.template.marks().items()} if box.names else {}
+    return server.prompts.template.marks_by_id if box.names else {}
