@@ -1,7 +1,7 @@
 """An agent with two tools that gets better while it is served: openai-agents, unmodified, on this service.
 
-Every task is an episode: the agent calls a tool, reads what it gave back, and answers. The turns of an episode carry its
-name, and in the end all of it is graded, right or wrong. The service does the rest: its worker makes updates of the
+Every task is an episode: the agent calls a tool, reads what it gave back, and answers. The turns of an episode carry
+its name, and in the end all of it is graded, right or wrong. The service does the rest: its worker makes updates of the
 policy from the grades, and the server takes them between two steps. Unseen tasks are asked before and after.
 
     python examples/agent.py                                       # starts a service; exits 0 if the agent got better
@@ -24,7 +24,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 from agents import Agent, ModelSettings, OpenAIChatCompletionsModel, RunConfig, Runner, function_tool
 from agents.exceptions import AgentsException
@@ -91,7 +91,6 @@ class Work:
 
     agent: Agent[None]
     lepo: AsyncLepo
-    episodes: int = 0
     right: list[bool] = field(default_factory=list)  # in the order of grading
 
 
@@ -108,7 +107,6 @@ async def graded_episode(done: Work, task: Task) -> None:
     episode = f"shop {uuid.uuid4().hex}"
     right = await play(done.agent, task, episode)
     await done.lepo.grade_session(episode, right, credit="discounted", discount=0.9, grader="shop")
-    done.episodes += 1
     done.right.append(right)
 
 
@@ -176,6 +174,9 @@ SETTINGS: Final = MappingProxyType(
     }
 )
 
+SHORT_SETTINGS: Final = MappingProxyType({"LEPO_MIN_GRADES": "32", "LEPO_MAX_GRADES": "64"})
+SHORT_SCHOOL: Final = 60  # lessons: enough to be right now and then
+
 
 async def improve(url: str, key: str, plan: Plan, say: Callable[[str], None]) -> tuple[Mark, Mark]:
     """Examine the agent, let it work and be graded, and examine it again."""
@@ -198,18 +199,17 @@ async def improve(url: str, key: str, plan: Plan, say: Callable[[str], None]) ->
 async def watch(done: Work, plan: Plan, say: Callable[[str], None], line_s: float = 10.0) -> None:
     """Say how it goes until the time is up, or there were updates enough."""
     began = said = time.monotonic()
-    while (now := time.monotonic()) < began + plan.learn_s:
+    over = False
+    while not over:
+        await asyncio.sleep(1.0)
         version = (await done.lepo.version())["policy_version"]
-        if now >= said + line_s:
+        now = time.monotonic()
+        over = now >= began + plan.learn_s or 0 < plan.updates <= version
+        if over or now >= said + line_s:
             said = now
             last = done.right[-100:] or [False]
-            share = sum(last) / len(last)
-            say(
-                f"{now - began:5.0f} s  version {version}  {done.episodes} episodes  {share:.0%} of the last {len(last)}"
-            )
-        if plan.updates and version >= plan.updates:
-            return
-        await asyncio.sleep(1.0)
+            shares = f"{sum(last) / len(last):.0%} of the last {len(last)} right"
+            say(f"{now - began:5.0f} s  version {version}  {len(done.right)} episodes  {shares}")
 
 
 def main() -> int:
@@ -244,10 +244,11 @@ def started(running: ExitStack, directory: Path, model: str | None, *, short: bo
         model = str((directory / ("short" if short else "pupil")).resolve())
         directory.mkdir(parents=True, exist_ok=True)
         say("The pupil is made, once ...")
-        make_pupil(Path(model), say, *([10] if short else []))
+        make_pupil(Path(model), say, *([SHORT_SCHOOL] if short else []))
+    settings = {**SETTINGS, **(SHORT_SETTINGS if short else {}), "LEPO_MODEL": model}
     place = running.enter_context(tempfile.TemporaryDirectory(prefix="lepo-agent-"))
     say("Starting Postgres, Redis, the server, a worker and beat ...")
-    stack = running.enter_context(Stack(Path(place), {**SETTINGS, "LEPO_MODEL": model}, ready_seconds=600.0))
+    stack = running.enter_context(Stack(Path(place), settings, ready_seconds=600.0))
     return stack.base_url, stack.create_key("agent", ("infer", "grade"))
 
 

@@ -64,12 +64,11 @@ class ChatTemplate:
         special = dict(zip(self.tokenizer.all_special_tokens, self.tokenizer.all_special_ids, strict=True))
         return {} if self.dialect is None else {mark: special[mark] for mark in self.dialect.marks if mark in special}
 
-    @property
-    def mark_ids(self) -> frozenset[int]:
-        """Ids of tokens of their own that are part of a call, special or not."""
+    def mark_tokens(self) -> dict[str, int]:
+        """Give parts of a call that are tokens of their own, special or not, and their ids: no letters spell them."""
         marks = () if self.dialect is None else self.dialect.marks
         added = self.tokenizer.added_tokens_decoder.items()
-        return frozenset(place for place, token in added if token.content in marks)
+        return {token.content: place for place, token in added if token.content in marks}
 
     @property
     def marks_by_id(self) -> dict[int, str]:

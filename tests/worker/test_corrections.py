@@ -189,7 +189,8 @@ def test_a_hint_is_shown_beside_all_that_the_request_said(written: str, world: W
     hint = world.settings.correction_hint.replace("{prompt}", "What is\n2 + 3?").replace("{correction}", RIGHT)
     server = PromptReader(tokenizer)
     said = [{"role": "user", "content": hint}, {"role": "assistant", "content": "", "tool_calls": calling}]
-    shown = {"type": "function", "function": {**function, "description": ""}}
+    told = {"name": "add", "description": "", "parameters": function["parameters"]}
+    shown = {"type": "function", "function": told}
     assert found.tolist() == list(server.chat([*said, request["messages"][2]], Toolbox((shown,))).ids)
     for word in ('"a": 2', "result5", RIGHT, "integer"):
         assert word in server.decode(found.tolist())

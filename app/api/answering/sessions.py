@@ -129,7 +129,7 @@ def spliced(reader: PromptReader, prompt: Prompt, turn: Former) -> Prompt:
     if said is None or after is None:
         return prompt
     before = [*rollout.asked_ids_P.tolist(), *said]
-    control = reader.control_ids - reader.template.mark_ids  # those of a former call may be read back as text
+    control = reader.control_ids - set(reader.template.mark_tokens().values())  # of a former call, read back as text
     if [one for one in before if one in control] != [one for one in prompt.ids[:after] if one in control]:
         return prompt  # text that looks like a control token is no control token
     return Prompt((*before, *prompt.ids[after:]), prompt.text, turn.interaction_id)

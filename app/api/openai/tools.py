@@ -144,7 +144,7 @@ async def constraint_of(server: Server, fields: GenerationFields, box: Toolbox) 
     if dialect is None:
         words = "This server reads no tool calls (LEPO_TOOL_PARSER=none); tool_choice may be none or auto."
         raise BadRequest(words, param="tool_choice")
-    grammar = grammar_of_calls(box, dialect, server.prompts.template.marks())
+    grammar = grammar_of_calls(box, dialect, server.prompts.template.mark_tokens())
     return await checked(server, fields, constraint_for_lark(grammar), "tool_choice")
 
 

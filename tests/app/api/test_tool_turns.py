@@ -21,6 +21,8 @@ from tests.app.chat.templates import QWEN, tokenizer_with
 from training.codec import decode
 
 ODD = 'So:  \n<tool_call> {"name":"add","arguments":{"b":4,  "a": 2}}</tool_call>\n'  # as no template writes it
+MARKS = ["<tool_call>", "</tool_call>"]
+ONE = {"parallel_tool_calls": False}
 RESULT = "The sum is 11."
 
 
@@ -30,15 +32,8 @@ def said_as(text: str) -> dict[str, Any]:
 
 
 def ask(live: Live, session: str, messages: list[Any], text: str, **more: Any) -> dict[str, Any]:
-    return live.answer(
-        messages=messages,
-        tools=[ADD, TURN],
-        session_id=session,
-        return_token_ids=True,
-        max_tokens=400,
-        **said_as(text),
-        **more,
-    )
+    asked = {"tools": [ADD, TURN], "session_id": session, "return_token_ids": True, "max_tokens": 400}
+    return live.answer(messages=messages, **asked, **{**said_as(text), **more})
 
 
 def after(first: dict[str, Any], **changed: Any) -> list[Any]:
@@ -73,14 +68,6 @@ def served_with(tokenizer: PreTrainedTokenizerFast, url: str, directory: Path) -
     tokenizer.save_pretrained(directory / "model")
     with served(url, directory / "model", directory / "var", max_length=ROOMY, latent_length=0) as live:
         yield live
-
-
-def spaced(template: str, *marks: str, special: bool = True) -> PreTrainedTokenizerFast:
-    """A tokenizer with a template, and with calls' marks as tokens of their own."""
-    tokenizer = tokenizer_with(template, *(marks if special else ()))
-    if marks and not special:
-        tokenizer.add_tokens(list(marks))
-    return tokenizer
 
 
 @pytest.mark.parametrize("text", [SAID, ODD], ids=["as the template", "otherwise"])
@@ -173,19 +160,23 @@ def test_items_of_the_responses_api_go_on_token_for_token(roomy: Live, roomy_cli
     assert two.asked_ids_P.tolist()[: len(drawn)] == drawn
 
 
-@pytest.mark.parametrize(
-    ("tokenizer", "text"),
-    [
-        (spaced(QWEN), ODD),
-        (spaced(QWEN, "<tool_call>", "</tool_call>"), ODD.strip()),
-        (spaced(QWEN, "<tool_call>", "</tool_call>", special=False), ODD.strip()),
-    ],
-    ids=["letters", "special marks", "marks that are tokens"],
-)
-def test_where_the_template_has_a_place_for_calls(
-    database_url: str, tmp_path: Path, tokenizer: PreTrainedTokenizerFast, text: str
-) -> None:
+MARKED = r"""start: "So: " <[{}]> "{{\"name\":\"add\",  \"arguments\":{{\"b\":4, \"a\":2}}}}" <[{}]>"""
+
+
+@pytest.mark.parametrize("marks", ["letters", "special", "tokens"])
+def test_where_the_template_has_a_place_for_calls(database_url: str, tmp_path: Path, marks: str) -> None:
+    """Calls may be written between special tokens, or between tokens that are not special (as Qwen2.5 does)."""
+    tokenizer = tokenizer_with(QWEN, *(MARKS if marks == "special" else ()))
+    if marks == "tokens":
+        tokenizer.add_tokens(MARKS)
     with served_with(tokenizer, database_url, tmp_path) as live:
-        first = ask(live, "calls", ASK, text)
+        forced: dict[str, Any] = {}
+        if marks != "letters":
+            grammar = MARKED.format(*tokenizer.convert_tokens_to_ids(MARKS))
+            forced = {"structured_outputs": {"grammar": grammar}}
+        first = ask(live, "calls", ASK, ODD, **forced)
         assert first["choices"][0]["finish_reason"] == "tool_calls"
         assert exact(first, ask(live, "calls", after(first), "11"))
+        required = ask(live, "required", ASK, ODD, structured_outputs=None, tool_choice="required", **ONE)
+        assert required["choices"][0]["finish_reason"] == "tool_calls"
+        assert exact(required, ask(live, "required", after(required), "11"))
