@@ -29,7 +29,6 @@ from typing import Annotated, Final
 from agents import Agent, ModelSettings, OpenAIChatCompletionsModel, RunConfig, Runner, function_tool
 from agents.exceptions import AgentsException
 from openai import AsyncOpenAI
-from pupil import make_pupil
 from pydantic import Field
 from shop import Task, draw_task, look_up, tasks, work_out
 
@@ -175,11 +174,11 @@ SETTINGS: Final = MappingProxyType(
 )
 
 SHORT_SETTINGS: Final = MappingProxyType({"LEPO_MIN_GRADES": "32", "LEPO_MAX_GRADES": "64"})
-SHORT_SCHOOL: Final = 60  # lessons: enough to be right now and then
+PUPIL: Final = Path(__file__).with_name("pupil_weights")  # see pupil.py
 
 
-async def improve(url: str, key: str, plan: Plan, say: Callable[[str], None]) -> tuple[Mark, Mark]:
-    """Examine the agent, let it work and be graded, and examine it again."""
+async def improve(url: str, key: str, plan: Plan, say: Callable[[str], None]) -> tuple[Mark, Mark, int]:
+    """Examine the agent, let it work and be graded, and examine it again; gives the version that was served too."""
     questions = tasks("asked", plan.exam)
     async with AsyncOpenAI(base_url=f"{url}/v1", api_key=key) as client, AsyncLepo(url, key, timeout_s=120) as lepo:
         done = Work(make_agent(client), lepo)
@@ -189,20 +188,20 @@ async def improve(url: str, key: str, plan: Plan, say: Callable[[str], None]) ->
         async with asyncio.TaskGroup() as group:
             for name in range(plan.workers):
                 group.create_task(work(done, name, plan.tries, stop))
-            await watch(done, plan, say)
+            version = await watch(done, plan, say)
             stop.set()
         after = await examine(done.agent, questions)
         say(f"After:  {after}")
-    return before, after
+    return before, after, version
 
 
-async def watch(done: Work, plan: Plan, say: Callable[[str], None], line_s: float = 10.0) -> None:
-    """Say how it goes until the time is up, or there were updates enough."""
+async def watch(done: Work, plan: Plan, say: Callable[[str], None], line_s: float = 10.0) -> int:
+    """Say how it goes until the time is up, or there were updates enough; gives the version that is served."""
     began = said = time.monotonic()
-    over = False
+    version, over = 0, False
     while not over:
         await asyncio.sleep(1.0)
-        version = (await done.lepo.version())["policy_version"]
+        version = int((await done.lepo.version())["policy_version"])
         now = time.monotonic()
         over = now >= began + plan.learn_s or 0 < plan.updates <= version
         if over or now >= said + line_s:
@@ -210,6 +209,7 @@ async def watch(done: Work, plan: Plan, say: Callable[[str], None], line_s: floa
             last = done.right[-100:] or [False]
             shares = f"{sum(last) / len(last):.0%} of the last {len(last)} right"
             say(f"{now - began:5.0f} s  version {version}  {len(done.right)} episodes  {shares}")
+    return version
 
 
 def main() -> int:
@@ -217,34 +217,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", help="of a service that runs; without it one is started")
     parser.add_argument("--key", help="with --url: of the scopes infer and grade")
-    parser.add_argument("--model", help="of the service that is started, as LEPO_MODEL; without it a pupil is made")
-    parser.add_argument("--directory", type=Path, default=Path("var/agent"), help="where the pupil is kept")
+    parser.add_argument("--model", default=str(PUPIL), help="of the service that is started, as LEPO_MODEL")
     parser.add_argument("--seconds", type=float, default=Plan.learn_s, help="of work between the exams")
     parser.add_argument("--exam", type=int, default=Plan.exam, help="unseen tasks asked before and after")
-    parser.add_argument(
-        "--short", action="store_true", help="until the first update: shows that it runs, claims nothing"
-    )
+    parser.add_argument("--short", action="store_true", help="until one update serves; 0 if one does, no other claim")
     asked = parser.parse_args()
+    if asked.url is not None and asked.key is None:
+        parser.error("--url needs --key")
     plan = Plan(asked.seconds, asked.exam, updates=1 if asked.short else 0)
     with ExitStack() as running:
-        url, key = asked.url, asked.key
-        if url is None:
-            url, key = started(running, asked.directory, asked.model, short=asked.short)
-        elif key is None:
-            parser.error("--url needs --key")
-        before, after = asyncio.run(improve(url, key, plan, say))
+        url, key = (asked.url, asked.key) if asked.url else started(running, asked.model, short=asked.short)
+        before, after, version = asyncio.run(improve(url, key, plan, say))
     better = after.interval[0] > before.interval[1]
     say("It got better." if better else "That it got better was not shown.")
-    return 0 if better or asked.short else 1
+    return 0 if better or 0 < plan.updates <= version else 1
 
 
-def started(running: ExitStack, directory: Path, model: str | None, *, short: bool) -> tuple[str, str]:
+def started(running: ExitStack, model: str, *, short: bool) -> tuple[str, str]:
     """Start a service of its own, with a model to teach; gives its address and a key."""
-    if model is None:
-        model = str((directory / ("short" if short else "pupil")).resolve())
-        directory.mkdir(parents=True, exist_ok=True)
-        say("The pupil is made, once ...")
-        make_pupil(Path(model), say, *([SHORT_SCHOOL] if short else []))
     settings = {**SETTINGS, **(SHORT_SETTINGS if short else {}), "LEPO_MODEL": model}
     place = running.enter_context(tempfile.TemporaryDirectory(prefix="lepo-agent-"))
     say("Starting Postgres, Redis, the server, a worker and beat ...")

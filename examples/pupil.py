@@ -1,16 +1,15 @@
 """The model that `agent.py` teaches: a tiny one that was shown how others use the shop's tools, and their mistakes.
 
-It is made when it is first needed, in a few minutes, by the recipe of the demo's model (`training.demo_model`) on other
-lessons: a question, a call, what the tool gave back, an answer. Its teacher calls the wrong tool, mistakes one argument
-for another, or misreads a result now and then, and the pupil has taken on these habits. Leaves out words: it knows
-those of the shop.
+Its weights lie in `pupil_weights`; `python examples/pupil.py DIRECTORY` makes them again in a minute of one core, by the
+recipe of the demo's model (`training.demo_model`) on other lessons: a question, a call, what the tool gave back, an
+answer. Its teacher calls the wrong tool, mistakes one argument for another, or misreads a result now and then, and the
+pupil has taken on these habits. Leaves out words: it knows those of the shop.
 """
 
 import json
 import random
-import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,14 +46,13 @@ CHAT_TEMPLATE: Final = """\
 {%- if add_generation_prompt %}
 {{- '<|im_start|>assistant\\n' }}
 {%- endif %}"""
-TOOLS: Final = [{"type": "function", "function": {"name": name}} for name in ("calculator", "price")]
+TOOLS: Final[list[dict[Any, Any]]] = [
+    {"type": "function", "function": {"name": name}} for name in ("calculator", "price")
+]
 
 
-def make_pupil(directory: Path, say: Callable[[str], None], steps: int = RECIPE.steps) -> None:
-    """Make the model, if it is not there yet; `steps` of schooling, the defaults' make one that errs as it should."""
-    if directory.exists():
-        return
-    recipe = replace(RECIPE, steps=steps)
+def make_pupil(directory: Path, recipe: Recipe = RECIPE) -> None:
+    """Make the model and write it where `from_pretrained` reads it."""
     tokenizer = build_tokenizer(recipe.max_length, (*WORDS, *SHOP_WORDS))
     tokenizer.chat_template = CHAT_TEMPLATE
     model = build_model(recipe, tokenizer)
@@ -65,14 +63,11 @@ def make_pupil(directory: Path, say: Callable[[str], None], steps: int = RECIPE.
 
     def on_step(done: int, loss: float) -> None:
         if done % 50 == 0:
-            say(f"  the pupil has had {done} of {steps} lessons, {loss:.2f} nats")
+            print(f"{done} of {recipe.steps} steps, {loss:.2f} nats", flush=True)
 
     teach(recipe, model, lesson_loss, on_step)
-    unfinished = directory.with_name(f"{directory.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    model.save_pretrained(unfinished)
-    tokenizer.save_pretrained(unfinished)
-    unfinished.rename(directory)
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
 
 
 def lessons(rng: random.Random, count: int, habits: Mapping[str, float], tokenizer: PreTrainedTokenizerFast) -> Batch:
@@ -94,7 +89,7 @@ def lessons(rng: random.Random, count: int, habits: Mapping[str, float], tokeniz
     return Batch(ids_BT, labels_BT)
 
 
-def pieces_of(tokenizer: PreTrainedTokenizerFast, lesson: Sequence[Mapping[str, Any]]) -> list[tuple[list[int], bool]]:
+def pieces_of(tokenizer: PreTrainedTokenizerFast, lesson: Sequence[dict[str, Any]]) -> list[tuple[list[int], bool]]:
     """Cut a conversation into token ids that the pupil is told, and those that it says, in turn."""
     pieces: list[tuple[list[int], bool]] = []
     before = ""
@@ -145,3 +140,8 @@ def the_call(rng: random.Random, task: Task, habits: Mapping[str, float]) -> tup
     if "-" in expression and rng.random() < habits["sign"]:
         expression = expression.replace("-", "+")
     return "calculator", {"expression": expression}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    make_pupil(Path(sys.argv[1]))

@@ -1,6 +1,7 @@
 """The example that newcomers copy, run as they run it: real processes, a real update; the short form claims nothing."""
 
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -23,15 +24,14 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @needs_agents
 @pytest.mark.timeout(600)
-def test_graded_episodes_are_learned_from_and_served(tmp_path: Path) -> None:
-    ended = run("--short", "--exam", "8", "--directory", str(tmp_path / "agent"))
+def test_graded_episodes_are_learned_from_and_served() -> None:
+    ended = run("--short", "--exam", "8", "--seconds", "400")
     assert ended.returncode == 0, ended.stderr
     versions = [int(version) for version in re.findall(r"version (\d+)  \d+ episodes", ended.stdout)]
     assert versions, ended.stdout
     assert versions[-1] >= 1, "a version that was learned serves"
     marks = re.findall(r"^(Before|After): +\d+ of 8 right", ended.stdout, re.MULTILINE)
     assert marks == ["Before", "After"]
-    assert (tmp_path / "agent" / "short" / "model.safetensors").exists(), "made once"
 
 
 @needs_agents
@@ -39,3 +39,14 @@ def test_what_is_missing_is_said() -> None:
     ended = run("--url", "http://127.0.0.1:1")
     assert ended.returncode == 2
     assert "--url needs --key" in ended.stderr
+
+
+def test_the_pupil_is_what_its_recipe_makes() -> None:
+    """Lessons and tasks fit the committed model: every word of the shop is a token of its vocabulary."""
+    source = "import shop, pupil; print(len(pupil.build_tokenizer(9, (*pupil.WORDS, *pupil.SHOP_WORDS)).get_vocab()))"
+    source += "; print({one.part for one in shop.tasks('asked', 50)})"
+    made = subprocess.run(
+        [sys.executable, "-c", source], capture_output=True, text=True, check=True, cwd=EXAMPLE.parent
+    ).stdout.splitlines()
+    config = json.loads((EXAMPLE.parent / "pupil_weights" / "config.json").read_text())
+    assert made == [str(config["vocab_size"]), "{'asked'}"]
