@@ -1,6 +1,6 @@
 """The model that `agent.py` teaches: a tiny one that was shown how others use the shop's tools, and their mistakes.
 
-Its weights lie in `pupil_weights`; `python examples/pupil.py DIRECTORY` makes them again in a minute of one core, by the
+Its weights lie in `pupil_weights`; `python examples/pupil.py DIRECTORY` makes them again in a minute, by the
 recipe of the demo's model (`training.demo_model`) on other lessons: a question, a call, what the tool gave back, an
 answer. Its teacher calls the wrong tool, mistakes one argument for another, or misreads a result now and then, and the
 pupil has taken on these habits. Leaves out words: it knows those of the shop.
@@ -46,9 +46,7 @@ CHAT_TEMPLATE: Final = """\
 {%- if add_generation_prompt %}
 {{- '<|im_start|>assistant\\n' }}
 {%- endif %}"""
-TOOLS: Final[list[dict[Any, Any]]] = [
-    {"type": "function", "function": {"name": name}} for name in ("calculator", "price")
-]
+TOOLS: Final = [{"type": "function", "function": {"name": name}} for name in ("calculator", "price")]
 
 
 def make_pupil(directory: Path, recipe: Recipe = RECIPE) -> None:
@@ -97,7 +95,7 @@ def pieces_of(tokenizer: PreTrainedTokenizerFast, lesson: Sequence[dict[str, Any
         if message["role"] != "assistant":
             continue
         asked = tokenizer.apply_chat_template(
-            list(lesson[:place]), tools=TOOLS, tokenize=False, add_generation_prompt=True
+            list(lesson[:place]), tools=[*TOOLS], tokenize=False, add_generation_prompt=True
         )
         said = str(message["content"]) + str(tokenizer.eos_token)
         pieces += [(ids_of(tokenizer, str(asked)[len(before) :]), False), (ids_of(tokenizer, said), True)]

@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -176,7 +177,7 @@ def test_a_hint_is_shown_beside_all_that_the_request_said(written: str, world: W
     tokenizer = templates.tokenizer_with(written)
     function = {"name": "add", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}
     calling = [{"id": "call_1", "type": "function", "function": {"name": "add", "arguments": '{"a": 2}'}}]
-    request = {
+    request: dict[str, Any] = {
         "messages": [
             {"role": "user", "content": [{"type": "text", "text": "What is"}, {"type": "text", "text": "2 + 3?"}]},
             {"role": "assistant", "tool_calls": calling},
@@ -188,7 +189,10 @@ def test_a_hint_is_shown_beside_all_that_the_request_said(written: str, world: W
     assert found is not None
     hint = world.settings.correction_hint.replace("{prompt}", "What is\n2 + 3?").replace("{correction}", RIGHT)
     server = PromptReader(tokenizer)
-    said = [{"role": "user", "content": hint}, {"role": "assistant", "content": "", "tool_calls": calling}]
+    said: list[dict[str, Any]] = [
+        {"role": "user", "content": hint},
+        {"role": "assistant", "content": "", "tool_calls": calling},
+    ]
     told = {"name": "add", "description": "", "parameters": function["parameters"]}
     shown = {"type": "function", "function": told}
     assert found.tolist() == list(server.chat([*said, request["messages"][2]], Toolbox((shown,))).ids)

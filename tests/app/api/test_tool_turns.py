@@ -172,7 +172,7 @@ def test_where_the_template_has_a_place_for_calls(database_url: str, tmp_path: P
     with served_with(tokenizer, database_url, tmp_path) as live:
         forced: dict[str, Any] = {}
         if marks != "letters":
-            grammar = MARKED.format(*tokenizer.convert_tokens_to_ids(MARKS))
+            grammar = MARKED.format(*map(tokenizer.convert_tokens_to_ids, MARKS))
             forced = {"structured_outputs": {"grammar": grammar}}
         first = ask(live, "calls", ASK, ODD, **forced)
         assert first["choices"][0]["finish_reason"] == "tool_calls"
