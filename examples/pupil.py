@@ -11,6 +11,7 @@ import random
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import torch
@@ -23,8 +24,9 @@ from training.demo_model.teacher import Slips
 from training.demo_model.tokenizer import WORDS, build_tokenizer
 
 RECIPE: Final = Recipe(steps=300, clean_share=0.6, batch=32, max_length=512)
-HABITS: Final = {"tool": 0.3, "sign": 0.5, "number": 0.25, "result": 0.2}  # chance of each mistake where it can be made
-NO_HABITS: Final = dict.fromkeys(HABITS, 0.0)
+# Chance of each mistake where it can be made.
+HABITS: Final = MappingProxyType({"tool": 0.3, "sign": 0.5, "number": 0.25, "result": 0.2})
+NO_HABITS: Final = MappingProxyType(dict.fromkeys(HABITS, 0.0))
 SHOP_WORDS: Final = (
     *("call", "response", "name", "arguments", "expression", "item", "shop", "price", "tools", "no ", "sum", "item "),
     *("does ", "cost ", "in ", "shop ", "It ", "You ", "keep ", *ITEMS, *(f"{item} " for item in ITEMS)),
@@ -46,7 +48,7 @@ CHAT_TEMPLATE: Final = """\
 {%- if add_generation_prompt %}
 {{- '<|im_start|>assistant\\n' }}
 {%- endif %}"""
-TOOLS: Final = [{"type": "function", "function": {"name": name}} for name in ("calculator", "price")]
+TOOLS: Final = tuple({"type": "function", "function": {"name": name}} for name in ("calculator", "price"))
 
 
 def make_pupil(directory: Path, recipe: Recipe = RECIPE) -> None:
