@@ -1,6 +1,7 @@
 """Corrected answers as the learner takes them: the right words, a hint for the teacher, the thoughts they follow.
 
-The hint is worded by a setting and goes through the model's own chat template, into the last thing that the user said.
+The hint is worded by a setting and goes through the model's own chat template, into the last thing that the user said;
+the tools that could be called and what they gave back are told as they were.
 
 The latent steps of a wrong answer led there. Taught after them, the right words teach the policy to say what it did not
 think: measured on the demo's model, that made it worse (docs/decisions/corrections.md). So every corrected prompt is
@@ -24,6 +25,8 @@ from sqlalchemy.orm import Session
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from app.chat.recorded import recorded
+from app.chat.template import ChatTemplate
 from app.engine.request import Finished, Request
 from app.settings import Settings
 from app.store import lineage
@@ -31,7 +34,6 @@ from app.store.claims import Claimed
 from training.distill import Correction, corrected, likelihoods
 from training.graders.parse import parse_grader
 from training.memory.footprint import MOST_POSITIONS
-from training.models.chat import render_chat
 from training.models.head import take_apart
 from training.models.policy import Policy
 from training.rollout import Rollout
@@ -66,6 +68,7 @@ def corrections_of(
     if not settings.correction_weight:
         return {}
     found: dict[UUID, Correction] = {}
+    template = ChatTemplate(policy.tokenizer, settings.tool_parser)
     for one in claimed:
         rollout = rollouts.get(one.interaction.id)
         if one.correction is None or rollout is None:
@@ -74,7 +77,7 @@ def corrections_of(
         if rollout.begin + len(answer_T) > settings.max_length:
             log.warning("a correction of %d tokens is longer than an answer may be; it is left out", len(answer_T))
             continue
-        hinted_H = hinted_ids(one.interaction.request, one.correction, policy.tokenizer, settings)
+        hinted_H = hinted_ids(one.interaction.request, one.correction, template, settings)
         if hinted_H is not None:
             hinted_H = torch.cat([hinted_H, rollout.prompt_ids_P[len(rollout.asked_ids_P) :]])
             more = len(hinted_H) - len(rollout.prompt_ids_P)
@@ -93,20 +96,19 @@ def answer_ids(correction: str, policy: Policy) -> Tensor:
 
 
 def hinted_ids(
-    request: Mapping[str, Any], correction: str, tokenizer: PreTrainedTokenizerBase, settings: Settings
+    request: Mapping[str, Any], correction: str, template: ChatTemplate, settings: Settings
 ) -> Tensor | None:
     """Ask the same with the correction as a hint, int32 [H]; None where the request has no place for one."""
     prompt: Any = request.get("prompt")
-    messages: Sequence[Mapping[str, Any]] = request.get("messages") or ()
     if isinstance(prompt, str):
-        return _tensor(tokenizer.encode(_worded(prompt, correction, settings)))
-    places = [index for index, one in enumerate(messages) if one.get("role") == "user"]
-    if not places or not isinstance(messages[places[-1]].get("content"), str) or not tokenizer.chat_template:
+        return _tensor(template.tokenizer.encode(_worded(prompt, correction, settings)))
+    asked = recorded(request)
+    place = asked.last_said()
+    if place is None or not template.tokenizer.chat_template:
         return None
-    asked = [dict(one) for one in messages]
-    asked[places[-1]]["content"] = _worded(asked[places[-1]]["content"], correction, settings)
+    hinted = asked.saying(place, _worded(asked.messages[place]["content"], correction, settings))
     try:
-        return _tensor(render_chat(tokenizer, asked))
+        return _tensor(hinted.render(template))
     except ValueError as error:  # as asked it was rendered; a template may refuse what is longer
         log.warning("a correction cannot be shown as a hint: %s", error)
         return None

@@ -22,7 +22,7 @@ def grammar_of_calls(box: Toolbox, dialect: ToolDialect, mark_ids: Mapping[str, 
     Args:
         box: its tools may be called; where it names one, only that.
         dialect: how the answer says it.
-        mark_ids: ids of the dialect's marks that are special tokens of the model's: no text can spell them.
+        mark_ids: ids of the dialect's marks that are tokens of their own, special or not: no letters spell them.
 
     """
     tools = [tool for tool in box.offered if box.named in {None, tool["function"]["name"]}]

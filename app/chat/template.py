@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Final, cast
 
 from jinja2.exceptions import TemplateError
@@ -22,6 +23,7 @@ from app.chat.takes import SHORT, WORD, find_out, rendered, written_as
 from app.chat.tools import NO_TOOLS, Toolbox
 
 ROLES: Final = ("system", "developer", "user", "assistant", "tool")
+NOTHING_VERBATIM: Final[Mapping[int, str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +54,26 @@ class ChatTemplate:
             parser: how the model writes calls: a name of `DIALECTS`, `none` for not at all, `auto`: find out.
 
         """
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self.takes = find_out(tokenizer)
         own = written_as(tokenizer, self.takes) if self.takes.calls else None
         self.dialect: ToolDialect | None = DIALECTS.get(parser) if parser != "auto" else own or HERMES
 
     def marks(self) -> dict[str, int]:
         """Give special tokens that are part of a call, and their ids: an answer's text must show them."""
-        special = dict(zip(self._tokenizer.all_special_tokens, self._tokenizer.all_special_ids, strict=True))
+        special = dict(zip(self.tokenizer.all_special_tokens, self.tokenizer.all_special_ids, strict=True))
         return {} if self.dialect is None else {mark: special[mark] for mark in self.dialect.marks if mark in special}
+
+    def mark_tokens(self) -> dict[str, int]:
+        """Give parts of a call that are tokens of their own, special or not, and their ids: no letters spell them."""
+        marks = () if self.dialect is None else self.dialect.marks
+        added = self.tokenizer.added_tokens_decoder.items()
+        return {token.content: place for place, token in added if token.content in marks}
+
+    @property
+    def marks_by_id(self) -> dict[int, str]:
+        """The same by their ids."""
+        return {token: mark for mark, token in self.marks().items()}
 
     def render(
         self,
@@ -70,6 +83,7 @@ class ChatTemplate:
         reply: bool = True,
         continues: bool = False,
         settings: Mapping[str, Any] | None = None,
+        verbatim: Mapping[int, str] = NOTHING_VERBATIM,
     ) -> tuple[int, ...]:
         """Write a conversation as token ids.
 
@@ -80,17 +94,18 @@ class ChatTemplate:
             reply: end with what invites the assistant's answer.
             continues: end inside the last message, so that it is gone on with; not with the former.
             settings: variables that the template reads.
+            verbatim: places of the assistant's messages -> their calls and text as the model wrote them.
 
         Raises:
             ValueError: there is no template, it refuses the conversation, or it leaves a part of it out.
 
         """
-        tokenizer = self._tokenizer
+        tokenizer = self.tokenizer
         if not tokenizer.chat_template:
             raise ValueError("the model's tokenizer has no chat template: use /v1/completions or a chat model")
         if not messages:
             raise ValueError("messages is empty: give at least one message")
-        said = list(self.worded(messages, tools))
+        said = list(self.worded(messages, tools, verbatim))
         given = [dict(tool) for tool in tools.offered] if self.takes.tools and tools.offered else None
         self._refuse_control_tokens([one.message for one in said], given)
         try:
@@ -117,9 +132,16 @@ class ChatTemplate:
             raise ValueError("the chat template renders these messages to nothing: give a message with content")
         return tuple(cast("list[int]", ids))
 
-    def worded(self, messages: Sequence[Mapping[str, Any]], tools: Toolbox) -> Iterator[Said]:
+    def worded(
+        self, messages: Sequence[Mapping[str, Any]], tools: Toolbox, verbatim: Mapping[int, str] = NOTHING_VERBATIM
+    ) -> Iterator[Said]:
         """Say a conversation in the words that the template takes."""
-        said = [self._in_words(place, message, messages) for place, message in enumerate(messages)]
+        said = [
+            Said(place, {"role": "assistant", "content": verbatim[place]})
+            if place in verbatim
+            else self._in_words(place, message, messages)
+            for place, message in enumerate(messages)
+        ]
         if tools.offered and not self.takes.tools:
             told = instructions(self.dialect or HERMES, tools.offered)
             if said[0].message["role"] == "system":
@@ -200,7 +222,7 @@ class ChatTemplate:
             one.saying(f"{one.text}{WORD.format(index)}.").message if index in looked else one.message
             for index, one in enumerate(said)
         ]
-        shown = rendered(self._tokenizer, marked, tools, **settings)
+        shown = rendered(self.tokenizer, marked, tools, **settings)
         return next((said[index].place for index in looked if f"{WORD.format(index)}." not in shown), None)
 
     def _refuse_control_tokens(self, messages: Sequence[Mapping[str, Any]], tools: Any) -> None:
@@ -210,7 +232,7 @@ class ChatTemplate:
             ValueError: there is one.
 
         """
-        tokens = self._tokenizer.added_tokens_decoder.values()
+        tokens = self.tokenizer.added_tokens_decoder.values()
         added = [token.content for token in tokens if not token.content.isspace()]
         for key in keys_of([tools, [message.get("tool_calls") for message in messages]]):
             if any(token in key for token in added):

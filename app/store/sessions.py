@@ -6,7 +6,7 @@ belongs to the key that used it. Leaves out grades of sessions (`app.store.episo
 (`app.store.removal`, `app.store.erasure`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -32,6 +32,7 @@ class Former:
     """A recorded turn that a prompt begins with."""
 
     interaction_id: UUID
+    turn: int  # its number
     prompt_text: str  # as the model saw it
     answer: str  # as it was shown
     stopped: bool  # whether it ended by itself, so that its last token may have no text
@@ -163,4 +164,28 @@ def former(session: Session, key_id: str, name: str, text: str) -> Former | None
     payload = bytes_of(trace)
     if payload is None:
         return None
-    return Former(one.id, one.prompt_text, one.answer, one.finish_reason == "stop", payload)
+    assert one.turn is not None, "an answer of a session has a turn"
+    return Former(one.id, one.turn, one.prompt_text, one.answer, one.finish_reason == "stop", payload)
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """What an answer of a session was, word for word."""
+
+    completion_id: str  # of its response, which with its choice names its calls
+    choice: int
+    turn: int  # its number
+    answer: str  # as it was drawn, its calls in it
+
+
+def spoken(session: Session, key_id: str, name: str, meant: Callable[[str, int], bool]) -> list[Spoken]:
+    """Read answers of a session's latest turns, those whose response and choice are meant, the first turn first."""
+    latest = (
+        select(Interaction.id, Interaction.completion_id, Interaction.choice)
+        .join(ClientSession, ClientSession.id == Interaction.session_id)
+        .where(named(key_id, name), Interaction.turn > ClientSession.turns - TURNS_LOOKED_AT)
+    )
+    ids = [one for one, response, choice in session.execute(latest) if meant(response, choice)]
+    query = select(Interaction.completion_id, Interaction.choice, Interaction.turn, Interaction.answer)
+    found = session.execute(query.where(Interaction.id.in_(ids)).order_by(Interaction.turn)) if ids else ()
+    return [Spoken(response, choice, turn or 0, answer) for response, choice, turn, answer in found]

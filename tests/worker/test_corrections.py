@@ -4,20 +4,25 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 import torch
 
+from app.api.answering.prompts import PromptReader
+from app.chat.template import ChatTemplate
+from app.chat.tools import Toolbox
 from app.store import jobs, learnable
 from app.store.grades import Entry, add_grade, retract
+from tests.app.chat import templates
 from tests.worker.world import World, write_heldout
 from training.distill import corrected as distilled
 from training.distill import likelihoods
 from training.models.head import take_apart
 from training.replay import replay
 from training.rollout import Rollout
-from worker.corrections import answer_ids, regressions, think_anew
+from worker.corrections import answer_ids, hinted_ids, regressions, think_anew
 from worker.gate.comparison import questions
 from worker.learn import learn
 
@@ -164,3 +169,36 @@ def test_a_correction_taken_back_after_it_was_learned_is_not_asked_again(world: 
     with world.store.session() as session:
         retract(session, ids[0], Entry("client", "someone", state="retracted"))
         assert len(regressions(session, 99, world.policy().tokenizer)) == len(ids) - 1
+
+
+@pytest.mark.parametrize("written", [templates.QWEN, templates.CHATML], ids=["tools", "no place for tools"])
+def test_a_hint_is_shown_beside_all_that_the_request_said(written: str, world: World) -> None:
+    """Its tools, calls and results, in parts or whole: as the server rendered it, but for the hint."""
+    tokenizer = templates.tokenizer_with(written)
+    function = {"name": "add", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}
+    calling = [{"id": "call_1", "type": "function", "function": {"name": "add", "arguments": '{"a": 2}'}}]
+    request: dict[str, Any] = {
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "What is"}, {"type": "text", "text": "2 + 3?"}]},
+            {"role": "assistant", "tool_calls": calling},
+            {"role": "tool", "tool_call_id": "call_1", "content": "result5"},
+        ],
+        "tools": [{"type": "function", "function": function}],
+    }
+    found = hinted_ids(request, RIGHT, ChatTemplate(tokenizer), world.settings)
+    assert found is not None
+    hint = world.settings.correction_hint.replace("{prompt}", "What is\n2 + 3?").replace("{correction}", RIGHT)
+    server = PromptReader(tokenizer)
+    said: list[dict[str, Any]] = [
+        {"role": "user", "content": hint},
+        {"role": "assistant", "content": "", "tool_calls": calling},
+    ]
+    told = {"name": "add", "description": "", "parameters": function["parameters"]}
+    shown = {"type": "function", "function": told}
+    assert found.tolist() == list(server.chat([*said, request["messages"][2]], Toolbox((shown,))).ids)
+    for word in ('"a": 2', "result5", RIGHT, "integer"):
+        assert word in server.decode(found.tolist())
+    unoffered = hinted_ids({**request, "tool_choice": "none"}, RIGHT, ChatTemplate(tokenizer), world.settings)
+    assert unoffered is not None
+    assert "integer" not in server.decode(unoffered.tolist())
+    assert hinted_ids({"messages": []}, RIGHT, ChatTemplate(tokenizer), world.settings) is None

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from app.api.answering.ask import Prompt
 from app.api.answering.template_fields import template_settings
-from app.chat.template import ChatTemplate
+from app.chat.template import NOTHING_VERBATIM, ChatTemplate
 from app.chat.tools import NO_TOOLS, Toolbox
 from app.engine.text import decoder
 from app.errors import BadRequest
@@ -59,6 +59,7 @@ class PromptReader:
         reply: bool = True,
         continues: bool = False,
         settings: Mapping[str, object] | None = None,
+        verbatim: Mapping[int, str] = NOTHING_VERBATIM,
     ) -> Prompt:
         """Put messages through the model's chat template; control tokens inside them stay text.
 
@@ -68,6 +69,7 @@ class PromptReader:
             reply: end with what invites the assistant's answer.
             continues: end inside the last message, to go on with it; without `reply`.
             settings: variables for the template, see `app.api.answering.template_fields`.
+            verbatim: places of the assistant's messages -> what the model wrote there, calls and all.
 
         Raises:
             BadRequest: the model has no template, or its template refuses these messages or settings.
@@ -75,7 +77,9 @@ class PromptReader:
         """
         try:
             told = template_settings(self.tokenizer, settings)
-            ids = self.template.render(messages, tools, reply=reply, continues=continues, settings=told)
+            ids = self.template.render(
+                messages, tools, reply=reply, continues=continues, settings=told, verbatim=verbatim
+            )
         except ValueError as error:
             raise BadRequest(f"{error}.", param="messages") from error
         return Prompt(ids, self.decode(ids))

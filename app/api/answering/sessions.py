@@ -6,7 +6,7 @@ a recorded turn of it (that turn's prompt and the answer as it was given), the i
 sampled and only what comes after them is tokenized: text read back is not always cut into the same tokens, and the
 policy that learns must see what the policy saw. A template that writes past turns otherwise (their thinking left
 out) yields another text, and then its rendering is what is asked. Leaves out numbering and storing turns
-(`app.store.sessions`).
+(`app.store.sessions`), and what text a turn was whose calls a client sends back (`app.api.answering.said_before`).
 """
 
 import hashlib
@@ -20,7 +20,9 @@ from torch import Tensor
 from app.api.answering.ask import Prompt
 from app.api.answering.generation import GenerationFields
 from app.api.answering.prompts import PromptReader
+from app.api.answering.said_before import Conversation, verbatim
 from app.api.server import Server
+from app.engine.text import Detokenizer
 from app.errors import BadRequest, NotFound
 from app.store.sessions import ID_PREFIX, Former, find, former
 from training.codec import decode
@@ -53,7 +55,13 @@ def opening_of(asked_ids_P: Tensor, task: str) -> bytes:
 
 
 async def continued(
-    server: Server, key_id: str, session: str | None, prompt: Prompt, *, as_ids: bool = False
+    server: Server,
+    key_id: str,
+    session: str | None,
+    prompt: Prompt,
+    conversation: Conversation | None = None,
+    *,
+    as_ids: bool = False,
 ) -> Prompt:
     """Put the exact ids of the turn a prompt goes on from into it, where there is one.
 
@@ -62,6 +70,7 @@ async def continued(
         key_id: the key that asks; another's sessions are none of its.
         session: the client's name for the session, or its id.
         prompt: as rendered, or as given.
+        conversation: that the prompt was rendered from.
         as_ids: whether the client gave it as token ids, which then stand.
 
     Raises:
@@ -71,6 +80,10 @@ async def continued(
     """
     if session is None:
         return prompt
+    if conversation is not None and conversation.calling:
+        exact = await word_for_word(server, key_id, session, conversation)
+        if exact is not None:
+            return exact
 
     def look(store: Session) -> Former | None:
         if session.startswith(ID_PREFIX) and find(store, key_id, session) is None:
@@ -84,6 +97,30 @@ async def continued(
     return prompt if as_ids and made.ids != prompt.ids else made
 
 
+async def word_for_word(server: Server, key_id: str, session: str, conversation: Conversation) -> Prompt | None:
+    """Put the ids of former turns that called tools into a prompt; None where they cannot be.
+
+    Raises:
+        Unavailable: the store cannot be asked.
+
+    """
+    dialect = server.prompts.template.dialect
+    if dialect is None:
+        return None
+    known = await server.traffic.run(lambda store: verbatim(store, key_id, session, conversation, dialect))
+    if known is None:
+        return None
+    try:
+        prompt = await server.prompts.apart(partial(conversation.render, known.answers))
+    except BadRequest:
+        return None  # the template has no place for an answer that is a text and calls
+    found = await server.traffic.run(lambda store: former(store, key_id, session, prompt.text))
+    if found is None or found.turn < known.turn:
+        return None
+    made = await server.prompts.apart(partial(spliced, server.prompts, prompt, found))
+    return made if made.follows is not None else None
+
+
 def spliced(reader: PromptReader, prompt: Prompt, turn: Former) -> Prompt:
     """Write a prompt as a former turn's ids and what comes after them; the prompt itself where that cannot be."""
     rollout = decode(turn.payload)
@@ -92,7 +129,7 @@ def spliced(reader: PromptReader, prompt: Prompt, turn: Former) -> Prompt:
     if said is None or after is None:
         return prompt
     before = [*rollout.asked_ids_P.tolist(), *said]
-    control = reader.control_ids
+    control = reader.control_ids - set(reader.template.mark_tokens().values())  # of a former call, read back as text
     if [one for one in before if one in control] != [one for one in prompt.ids[:after] if one in control]:
         return prompt  # text that looks like a control token is no control token
     return Prompt((*before, *prompt.ids[after:]), prompt.text, turn.interaction_id)
@@ -100,9 +137,16 @@ def spliced(reader: PromptReader, prompt: Prompt, turn: Former) -> Prompt:
 
 def answer_ids(reader: PromptReader, token_ids: list[int], turn: Former) -> list[int] | None:
     """Give the ids whose text an answer is, without the one that ended it; None: its text was cut from them."""
-    if turn.stopped and reader.shown(token_ids[:-1]) == turn.answer:
-        return token_ids[:-1]
-    return token_ids if reader.shown(token_ids) == turn.answer else None
+    for ids in (token_ids[:-1], token_ids) if turn.stopped else (token_ids,):
+        if turn.answer in (reader.shown(ids), marked(reader, ids)):
+            return ids
+    return None
+
+
+def marked(reader: PromptReader, ids: list[int]) -> str:
+    """Give the text of an answer that may hold calls: special tokens that are part of them are shown."""
+    text = Detokenizer(reader.shown, marks=reader.template.marks_by_id)
+    return "".join(map(text.push, ids)) + text.flush()
 
 
 def place_of(reader: PromptReader, ids: Sequence[int], text: str) -> int | None:

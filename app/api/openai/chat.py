@@ -3,6 +3,7 @@
 Leaves out images and audio: the model is text in, text out, and says so with a 400.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from app.api.answering.answers import Answers
 from app.api.answering.ask import APART, Ask, Prompt
 from app.api.answering.checks import budget_for, check_fields, constraint_for, submitted
 from app.api.answering.generation import COUNTS, GenerationFields
+from app.api.answering.said_before import Conversation
 from app.api.answering.sessions import continued, session_of
 from app.api.door.auth import require
 from app.api.door.callers import Caller
@@ -98,8 +100,9 @@ async def chat_ask(server: Server, body: ChatBody, caller: Caller, session: str 
     if body.top_logprobs and not body.logprobs:
         raise BadRequest("top_logprobs needs logprobs: true.", param="top_logprobs")
     box = body.box
-    prompt, placement = await chat_prompt(server, body, box)
-    prompt = await continued(server, caller.key_id, session, prompt, as_ids=body.prompt_token_ids is not None)
+    said = None if body.prompt_token_ids is not None else conversation_of(server, body, box)
+    prompt, placement = await chat_prompt(server, body, said)
+    prompt = await continued(server, caller.key_id, session, prompt, said, as_ids=said is None)
     return Ask(
         endpoint="chat",
         prompts=(prompt,),
@@ -116,28 +119,42 @@ async def chat_ask(server: Server, body: ChatBody, caller: Caller, session: str 
     )
 
 
-async def chat_prompt(server: Server, body: ChatBody, box: Toolbox) -> tuple[Prompt, Placement | None]:
+def conversation_of(server: Server, body: ChatBody, box: Toolbox) -> Conversation:
+    """Make ready to render messages.
+
+    Raises:
+        BadRequest: they are none; `param` names the field.
+
+    """
+    messages = for_template(body.messages)
+    continues = bool(body.continue_final_message)
+    if continues and (body.add_generation_prompt or messages[-1]["role"] != "assistant"):
+        words = "continue_final_message goes on with a last message of the assistant, without add_generation_prompt."
+        raise BadRequest(words, param="continue_final_message")
+
+    def render(verbatim: Mapping[int, str]) -> Prompt:
+        return server.prompts.chat(
+            messages,
+            box,
+            reply=not continues and body.add_generation_prompt is not False,
+            continues=continues,
+            settings=body.chat_template_kwargs,
+            verbatim=verbatim,
+        )
+
+    return Conversation(messages, render)
+
+
+async def chat_prompt(server: Server, body: ChatBody, said: Conversation | None) -> tuple[Prompt, Placement | None]:
     """Render a conversation, or take it as the token ids it came as; with it where latent steps sit by default.
 
     Raises:
         BadRequest: the template refuses it, or an id is none; `param` names the field.
 
     """
-    if body.prompt_token_ids is not None:
+    if said is None:
+        assert body.prompt_token_ids is not None
         given = partial(server.prompts.tokens, body.prompt_token_ids, "prompt_token_ids")
         return await server.prompts.apart(given), server.placements.of_chat
-    messages = for_template(body.messages)
-    continues = bool(body.continue_final_message)
-    if continues and (body.add_generation_prompt or messages[-1]["role"] != "assistant"):
-        words = "continue_final_message goes on with a last message of the assistant, without add_generation_prompt."
-        raise BadRequest(words, param="continue_final_message")
-    read = partial(
-        server.prompts.chat,
-        messages,
-        box,
-        reply=not continues and body.add_generation_prompt is not False,
-        continues=continues,
-        settings=body.chat_template_kwargs,
-    )
-    placement = server.placements.of_text if continues else server.placements.of_chat
-    return await server.prompts.apart(read), placement
+    placement = server.placements.of_text if body.continue_final_message else server.placements.of_chat
+    return await server.prompts.apart(partial(said.render, {})), placement

@@ -4,6 +4,7 @@ The answer's id is `resp_<32 hex>`, and grades by it work. Leaves out reading, l
 an answer is read under `/v1/interactions`.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Annotated
 
@@ -11,8 +12,9 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import JSONResponse, Response
 
 from app.api.answering.answers import Answers
-from app.api.answering.ask import APART, Ask
+from app.api.answering.ask import APART, Ask, Prompt
 from app.api.answering.checks import budget_for, check_fields, constraint_for, submitted
+from app.api.answering.said_before import Conversation
 from app.api.answering.sessions import continued, session_of
 from app.api.door.auth import require
 from app.api.door.callers import Caller
@@ -60,12 +62,16 @@ async def response_ask(server: Server, body: ResponseBody, caller: Caller, sessi
     """
     fields, messages, box = body.in_chat(), body.messages, body.box
     check_fields(server, fields, caller, prompts=1)
+
+    def render(verbatim: Mapping[int, str]) -> Prompt:
+        return server.prompts.chat(messages, box, verbatim=verbatim)
+
     try:
-        prompt = await server.prompts.apart(partial(server.prompts.chat, messages, box))
+        prompt = await server.prompts.apart(partial(render, {}))
         constraint = await constraint_of(server, fields, box) or await constraint_for(server, fields)
     except BadRequest as error:
         raise renamed(error) from error
-    prompt = await continued(server, caller.key_id, session, prompt)
+    prompt = await continued(server, caller.key_id, session, prompt, Conversation(messages, render))
     offered = {"tools": list(box.tools)} if box.tools else {}
     asked = fields.model_dump(mode="json", exclude_none=True, exclude=APART | SAID_AS_MESSAGES)
     return Ask(

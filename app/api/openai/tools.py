@@ -144,7 +144,7 @@ async def constraint_of(server: Server, fields: GenerationFields, box: Toolbox) 
     if dialect is None:
         words = "This server reads no tool calls (LEPO_TOOL_PARSER=none); tool_choice may be none or auto."
         raise BadRequest(words, param="tool_choice")
-    grammar = grammar_of_calls(box, dialect, server.prompts.template.marks())
+    grammar = grammar_of_calls(box, dialect, server.prompts.template.mark_tokens())
     return await checked(server, fields, constraint_for_lark(grammar), "tool_choice")
 
 
@@ -156,4 +156,4 @@ def reader_of(server: Server, box: Toolbox) -> CallReader | None:
 
 def marks_of(server: Server, box: Toolbox) -> dict[int, str]:
     """Give the special tokens that an answer's text must show, so that its calls can be read."""
-    return {token: mark for mark, token in server.prompts.template.marks().items()} if box.names else {}
+    return server.prompts.template.marks_by_id if box.names else {}

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from openai import AsyncOpenAI, BadRequestError, OpenAI
 from app.identifiers import read
 from app.store.interactions import get_interaction
 from app.store.tables import Interaction
-from tests.app.api.live import Live
+from tests.app.api.live import Live, served, wait_for
 from tests.app.api.test_tools import ADD, BROKEN, SAID, TURN, TWICE
 
 TOOLS = [{"type": "function", **tool["function"]} for tool in (ADD, TURN)]
@@ -222,3 +223,33 @@ def test_what_cannot_be_is_told(roomy_client: OpenAI, change: dict[str, Any], pa
     with pytest.raises(BadRequestError) as caught:
         roomy_client.responses.create(**{"model": "lepo", "input": "2", "max_output_tokens": 9, **change})
     assert caught.value.param == param
+
+
+def test_an_engine_that_fails_inside_of_a_streamed_response_is_told_in_it(
+    database_url: str, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stream ends with `response.failed`, of which the stock client knows; what was said before it stands."""
+    with served(database_url, model_dir, tmp_path, latent_length=0) as live:
+        step = live.engine._lanes.serving.step
+        steps: list[int] = []
+
+        def failing(*args: Any, **named: Any) -> Any:
+            steps.append(1)
+            if len(steps) > 6:
+                raise RuntimeError("the accelerator fell off")
+            return step(*args, **named)
+
+        monkeypatch.setattr(live.engine._lanes.serving, "step", failing)
+        with OpenAI(base_url=f"{live.url}/v1", api_key=live.keys["both"], max_retries=0) as client:
+            body = {"ignore_eos": True, "min_tokens": 60}
+            events = list(client.responses.create(model="lepo", input="2+3", stream=True, extra_body=body))
+        assert [event.sequence_number for event in events] == list(range(len(events)))
+        assert any(event.type == "response.output_text.delta" for event in events)
+        last = events[-1]
+        assert last.type == "response.failed"
+        assert (last.response.status, last.response.usage) == ("failed", None)
+        assert last.response.error is not None
+        assert last.response.error.code == "server_error"
+        assert "accelerator" not in last.response.model_dump_json()
+        assert "response.completed" not in {event.type for event in events}
+        wait_for(lambda: live.httpd.failure is not None)

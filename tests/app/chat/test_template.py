@@ -147,3 +147,13 @@ def test_a_conversation_without_tools_is_written_as_the_worker_writes_it() -> No
         tokenizer = tokenizer_with(template)
         told = [{"role": "system", "content": "be brief"}, ASK]
         assert list(ChatTemplate(tokenizer).render(told)) == render_chat(tokenizer, told)
+
+
+@pytest.mark.parametrize("template", [templates.QWEN, templates.CHATML, templates.USERS_ALONE])
+def test_an_answer_that_is_known_word_for_word_stands_as_it_was(template: str) -> None:
+    odd = 'So: <tool_call>{"name":"add",  "arguments":{"a":2}}</tool_call>'
+    tokenizer = tokenizer_with(template)
+    text = str(tokenizer.decode(list(ChatTemplate(tokenizer).render(LOOP, BOX, verbatim={1: odd}))))
+    assert odd in text
+    assert "result5" in text
+    assert ("add gave back" in text) == (template == templates.USERS_ALONE), "a result still knows what was called"
