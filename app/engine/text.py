@@ -24,14 +24,15 @@ CONTEXT: Final = 8  # last ids of a prompt that say how a text that goes on from
 BYTE_PIECE: Final = re.compile(r"<0x([0-9A-F]{2})>")  # how SentencePiece names a byte
 
 
-def decoder(tokenizer: PreTrainedTokenizerBase) -> Decode:
-    """Decode ids without special tokens, as quickly as the tokenizer can."""
+def decoder(tokenizer: PreTrainedTokenizerBase, *, special: bool = False) -> Decode:
+    """Decode ids with or without special tokens, as quickly as the tokenizer can."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        return lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        settings = {"skip_special_tokens": not special, "clean_up_tokenization_spaces": False}
+        return lambda ids: str(tokenizer.decode(ids, **settings))
     if backend.decoder is not None and backend.decoder.decode(["<0x41>"]) == "A":
-        return _ByteFallback(backend)
-    return lambda ids: str(backend.decode(ids, skip_special_tokens=True))
+        return _ByteFallback(backend, special=special)
+    return lambda ids: str(backend.decode(ids, skip_special_tokens=not special))
 
 
 class _ByteFallback:
@@ -40,17 +41,18 @@ class _ByteFallback:
     Its own decoder replaces every byte of a row of byte tokens when one of them belongs to no character.
     """
 
-    def __init__(self, backend: Tokenizer) -> None:
+    def __init__(self, backend: Tokenizer, *, special: bool) -> None:
         self._backend = backend
-        added = backend.get_added_tokens_decoder()
-        self._special = frozenset(token for token, named in added.items() if named.special)
+        self._special = special
+        added = {} if special else backend.get_added_tokens_decoder()
+        self._skipped = frozenset(token for token, named in added.items() if named.special)
 
     def __call__(self, ids: list[int]) -> str:
         """Decode ids."""
-        text = str(self._backend.decode(ids, skip_special_tokens=True))
+        text = str(self._backend.decode(ids, skip_special_tokens=not self._special))
         if _BROKEN not in text:
             return text
-        names = (self._backend.id_to_token(token) for token in ids if token not in self._special)
+        names = (self._backend.id_to_token(token) for token in ids if token not in self._skipped)
         return str(self._backend.decoder.decode(list(_mended(name for name in names if name is not None))))
 
 

@@ -21,6 +21,7 @@ from app.api.answering.ask import Prompt
 from app.api.answering.generation import GenerationFields
 from app.api.answering.prompts import PromptReader
 from app.api.server import Server
+from app.engine.text import CONTEXT, Detokenizer
 from app.errors import BadRequest, NotFound
 from app.store.sessions import ID_PREFIX, Former, find, former
 from training.codec import decode
@@ -87,22 +88,39 @@ async def continued(
 def spliced(reader: PromptReader, prompt: Prompt, turn: Former) -> Prompt:
     """Write a prompt as a former turn's ids and what comes after them; the prompt itself where that cannot be."""
     rollout = decode(turn.payload)
-    said = answer_ids(reader, rollout.token_ids_T.tolist(), turn)
-    after = place_of(reader, prompt.ids, turn.prompt_text + turn.answer)
+    asked = rollout.asked_ids_P.tolist()
+    said = answer_ids(reader, asked, rollout.token_ids_T.tolist(), turn)
+    after = place_of(reader, prompt.ids, ahead(reader, prompt) + turn.prompt_text + turn.answer)
     if said is None or after is None:
         return prompt
-    before = [*rollout.asked_ids_P.tolist(), *said]
+    before = [*asked, *said]
     control = reader.control_ids
     if [one for one in before if one in control] != [one for one in prompt.ids[:after] if one in control]:
         return prompt  # text that looks like a control token is no control token
     return Prompt((*before, *prompt.ids[after:]), prompt.text, turn.interaction_id)
 
 
-def answer_ids(reader: PromptReader, token_ids: list[int], turn: Former) -> list[int] | None:
-    """Give the ids whose text an answer is, without the one that ended it; None: its text was cut from them."""
-    if turn.stopped and reader.shown(token_ids[:-1]) == turn.answer:
-        return token_ids[:-1]
-    return token_ids if reader.shown(token_ids) == turn.answer else None
+def ahead(reader: PromptReader, prompt: Prompt) -> str:
+    """Give what the tokens put before a text are shown as, which is no part of the text."""
+    whole = reader.decode(prompt.ids)
+    return whole.removesuffix(prompt.text) if whole.endswith(prompt.text) else ""
+
+
+def answer_ids(reader: PromptReader, asked: Sequence[int], token_ids: list[int], turn: Former) -> list[int] | None:
+    """Give the ids whose text an answer is, without the one that ended it; None: its text was cut from them.
+
+    The text began a turn, or went on from the prompt's.
+    """
+    for ids in ([token_ids[:-1]] if turn.stopped else []) + [token_ids]:
+        if turn.answer in (reader.shown(ids), gone_on(reader, asked, ids)):
+            return ids
+    return None
+
+
+def gone_on(reader: PromptReader, asked: Sequence[int], ids: Sequence[int]) -> str:
+    """Read ids as the text that goes on from a prompt's."""
+    detokenizer = Detokenizer(reader.shown, reader.pieces, before=asked[-CONTEXT:])
+    return "".join([*map(detokenizer.push, ids), detokenizer.flush()])
 
 
 def place_of(reader: PromptReader, ids: Sequence[int], text: str) -> int | None:

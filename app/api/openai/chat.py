@@ -113,6 +113,7 @@ async def chat_ask(server: Server, body: ChatBody, caller: Caller, session: str 
         constraint=await constraint_of(server, body, box) or await constraint_for(server, body),
         marks=marks_of(server, box),
         session=session,
+        goes_on=bool(body.continue_final_message),
     )
 
 

@@ -97,7 +97,7 @@ async def completions(
         return await json_apart(partial(scores, server, ask, echoes), server.prompts.apart)
     answers = submitted(Answers(server, ask))
     if body.stream:
-        return AnswerStream(answers, CompletionChunks(ask, body.model, server.names, echoes))
+        return AnswerStream(answers, CompletionChunks(ask, body.model, server.prompts, server.names, echoes))
     choices = await gather(answers, request.receive)
     shown = partial(text_completion, answers, choices, body.model, server.names, echoes)
     return await json_apart(shown, server.prompts.apart) if ask.logprobs else JSONResponse(shown())
@@ -131,6 +131,7 @@ async def completion_ask(server: Server, body: CompletionBody, caller: Caller, s
         as_asked=body.model_dump(mode="json", exclude_none=True, exclude=APART),
         constraint=await constraint_for(server, body),
         session=session,
+        goes_on=True,
     )
 
 
@@ -173,7 +174,7 @@ async def echoed(server: Server, ask: Ask, request: Request) -> tuple[Echo, ...]
     echoes = tuple(Echo(prompt, tuple(one)) for prompt, one in zip(ask.prompts, scored, strict=True))
     if not ask.fields.stream:
         return echoes
-    return await server.prompts.apart(lambda: tuple(one.written(server.names) for one in echoes))
+    return await server.prompts.apart(lambda: tuple(one.written(server.prompts, server.names) for one in echoes))
 
 
 def scores(server: Server, ask: Ask, echoes: tuple[Echo, ...]) -> dict[str, Any]:
@@ -182,7 +183,7 @@ def scores(server: Server, ask: Ask, echoes: tuple[Echo, ...]) -> dict[str, Any]
         {
             "index": index,
             "text": echo.text,
-            "logprobs": echo.logprobs(server.names) if ask.logprobs else None,
+            "logprobs": echo.logprobs(server.prompts, server.names) if ask.logprobs else None,
             "finish_reason": "length",
         }
         for index, echo in enumerate(echoes)

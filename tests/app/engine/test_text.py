@@ -7,19 +7,15 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from app.engine.text import CONTEXT, Detokenizer, StopScanner, decoder, pieces
+from tests.app import spelling
+from tests.app.spelling import BYTES
+
+POPULATIONS = [range(BYTES), range(BYTES + 256), range(BYTES + 128, BYTES + 256)]
 
 
 @pytest.fixture(scope="module")
 def sentencepiece_like() -> PreTrainedTokenizerFast:
-    """A tokenizer that strips the first space and spells rare characters in bytes, as Llama 2's does."""
-    pieces = ["<unk>", "<s>", "</s>", "▁", "▁the", "▁cat", "s", "▁sat", "!", "a"]
-    vocabulary = {piece: index for index, piece in enumerate(pieces)}
-    vocabulary |= {f"<0x{byte:02X}>": len(pieces) + byte for byte in range(256)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>", byte_fallback=True))
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    return spelling.sentencepiece_like()
 
 
 def pushed(tokenizer: PreTrainedTokenizerFast, ids: list[int], before: list[int] | None = None) -> list[str]:
@@ -42,7 +38,7 @@ def test_pieces_of_any_ids_add_up_for_byte_level(tokenizer: PreTrainedTokenizerF
     assert "".join(pushed(tokenizer, ids)) == decoder(tokenizer)(ids)
 
 
-@pytest.mark.parametrize("population", [range(10), range(266), range(128 + 10, 266)], ids=["words", "all", "bytes"])
+@pytest.mark.parametrize("population", POPULATIONS, ids=["words", "all", "bytes"])
 @pytest.mark.parametrize("seed", range(20))
 def test_pieces_of_any_ids_add_up_for_sentencepiece(
     sentencepiece_like: PreTrainedTokenizerFast, seed: int, population: range
@@ -56,12 +52,12 @@ def test_pieces_of_any_ids_add_up_for_sentencepiece(
 def test_an_incomplete_character_costs_no_whole_ones(sentencepiece_like: PreTrainedTokenizerFast, seed: int) -> None:
     """A row of bytes is read as UTF-8 is everywhere, byte-level tokenizers included."""
     row = bytes(random.Random(seed).choices("é€🙂漢".encode() + bytes(range(128, 256)), k=40))
-    assert decoder(sentencepiece_like)([4, *(10 + byte for byte in row)]) == "the" + row.decode(errors="replace")
+    assert decoder(sentencepiece_like)([4, *(BYTES + byte for byte in row)]) == "the" + row.decode(errors="replace")
     cut = "é€🙂".encode()[:-1]
-    assert decoder(sentencepiece_like)([10 + byte for byte in cut]) == "é€\N{REPLACEMENT CHARACTER}"
+    assert decoder(sentencepiece_like)([BYTES + byte for byte in cut]) == "é€\N{REPLACEMENT CHARACTER}"
 
 
-@pytest.mark.parametrize("population", [range(10), range(266), range(128 + 10, 266)], ids=["words", "all", "bytes"])
+@pytest.mark.parametrize("population", POPULATIONS, ids=["words", "all", "bytes"])
 @pytest.mark.parametrize("seed", range(20))
 def test_a_text_that_goes_on_is_the_end_of_the_whole(
     sentencepiece_like: PreTrainedTokenizerFast, seed: int, population: range
@@ -78,8 +74,8 @@ def test_a_character_that_the_prompt_cuts_is_given_out_when_it_is_whole(
     sentencepiece_like: PreTrainedTokenizerFast, tokenizer: PreTrainedTokenizerFast, rest: bytes
 ) -> None:
     whole = ("€".encode()[:1] + rest).decode(errors="replace")
-    ids = [10 + byte for byte in rest]
-    given = "".join(pushed(sentencepiece_like, ids, [4, 10 + "€".encode()[0]]))
+    ids = [BYTES + byte for byte in rest]
+    given = "".join(pushed(sentencepiece_like, ids, [4, BYTES + "€".encode()[0]]))
     assert given == (whole if whole.startswith("€") else whole[1:]), "else the prompt shows it"
     begun = tokenizer("a€").input_ids[:2]
     assert "".join(pushed(tokenizer, tokenizer("€uro").input_ids[1:], begun)) == "€uro"
@@ -109,7 +105,7 @@ def test_a_first_space_is_stripped_once(sentencepiece_like: PreTrainedTokenizerF
 
 
 def test_bytes_wait_for_their_character(sentencepiece_like: PreTrainedTokenizerFast) -> None:
-    ids = [4, *(10 + byte for byte in "é€🙂".encode()), 5]
+    ids = [4, *(BYTES + byte for byte in "é€🙂".encode()), 5]
     pieces = pushed(sentencepiece_like, ids)
     assert "".join(pieces) == "theé€🙂 cat"
     assert pieces == ["the", "", "é", "", "", "€", "", "", "", "🙂", " cat", ""]
