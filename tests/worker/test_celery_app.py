@@ -27,6 +27,7 @@ import sys, time
 from app.settings import Settings
 from worker.celery_app import GRADE, LEARN, SWEEP, build
 from worker.commands import BEAT, WORKER
+from tests.patience import PATIENCE_S
 
 celery = build(Settings(learn_interval=0.05, grade_interval=0.05, sweep_interval=0.05), sys.argv[2])
 def learn():
@@ -100,7 +101,7 @@ def bell(tmp_path: Path) -> Iterator[Bell]:
     made.close()
 
 
-def until(true: Callable[[], bool], seconds: float = 30.0) -> None:
+def until(true: Callable[[], bool], seconds: float = PATIENCE_S) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it did not happen in time"

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy.orm import Session
 
@@ -31,6 +31,8 @@ from app.store.tables import Interaction
 from app.telemetry.told import ChoiceTold
 
 log = logging.getLogger("lepo.api")
+
+TOGETHER: Final = 16  # choices committed in one transaction; more could take longer than one may
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,11 +184,16 @@ class Answers:
                 said.append(Said(self._place(item.prompt, event), event))
         if finished:
             self._unfinished[item.prompt] -= len(finished)
-            task = asyncio.create_task(self._end(item.prompt, finished))
-            self._commits.add(task)
-            task.add_done_callback(partial(self._settled, len(finished)))
+            for place in range(0, len(finished), TOGETHER):
+                self._commit(item.prompt, finished[place : place + TOGETHER])
         self._time_tokens(said)
         return said
+
+    def _commit(self, prompt: int, finished: list[Finished]) -> None:
+        """Begin to commit choices of one prompt."""
+        task = asyncio.create_task(self._end(prompt, finished))
+        self._commits.add(task)
+        task.add_done_callback(partial(self._settled, len(finished)))
 
     async def _end(self, prompt: int, finished: list[Finished]) -> None:
         """Commit choices of one prompt in one transaction, if they are recorded; the mailbox hears what comes of it."""

@@ -20,6 +20,8 @@ from torch import Tensor
 from app.api.answering.ask import Prompt
 from app.api.answering.generation import GenerationFields
 from app.api.answering.prompts import PromptReader
+from app.api.door.callers import Caller
+from app.api.door.session_ids import known_as
 from app.api.server import Server
 from app.engine.text import CONTEXT, Detokenizer
 from app.errors import BadRequest, NotFound
@@ -31,11 +33,12 @@ SESSION_FIELD: Final = "session"  # of `metadata`
 LONGEST_NAME: Final = 256  # characters
 
 
-def session_of(headers: Mapping[str, str], fields: GenerationFields) -> str | None:
-    """Name the session a request is a turn of; None: it is of none.
+def session_of(server: Server, caller: Caller, headers: Mapping[str, str], fields: GenerationFields) -> str | None:
+    """Name the session a request is a turn of, as it is stored; None: it is of none.
 
     Raises:
         BadRequest: two fields disagree, or a name is too long.
+        Unavailable: the name could not be redacted.
 
     """
     conversation = fields.conversation if isinstance(fields.conversation, str | None) else fields.conversation.id
@@ -45,7 +48,7 @@ def session_of(headers: Mapping[str, str], fields: GenerationFields) -> str | No
     named = named or headers.get(SESSION_HEADER) or (fields.metadata or {}).get(SESSION_FIELD) or None
     if named is not None and (len(named) > LONGEST_NAME or "\x00" in named):
         raise BadRequest(f"A session's name has {LONGEST_NAME} characters at most.", param="session_id")
-    return named
+    return None if named is None else known_as(server.redactor, caller, named)
 
 
 def opening_of(asked_ids_P: Tensor, task: str) -> bytes:

@@ -60,11 +60,12 @@ def chat_completion(
 ) -> dict[str, Any]:
     """Write a `chat.completion`; `readers` find the calls in each choice, where it may hold any."""
     ask = answers.ask
-    written = [
+    written = (
         chat_choice(choice, names, reader, ask.completion_id, logprobs=ask.logprobs) | token_ids(ask, choice)
         for choice, reader in zip(choices, readers, strict=True)
-    ]
-    return envelope(answers, choices, model, "chat.completion") | {"choices": written, **prompt_token_ids(ask, 0)}
+    )
+    shown = written if ask.logprobs else list(written)  # log-probabilities are large, see `app.api.http.rendering`
+    return envelope(answers, choices, model, "chat.completion") | {"choices": shown, **prompt_token_ids(ask, 0)}
 
 
 def token_ids(ask: Ask, choice: Choice) -> dict[str, list[int]]:
@@ -127,7 +128,8 @@ def text_completion(
             logprobs = {key: before[prompt][key] + logprobs[key] for key in logprobs} if before else logprobs
         return text_choice(choice, echoed, logprobs) | token_ids(ask, choice) | prompt_token_ids(ask, prompt)
 
-    shown = [written(place, choice) for place, choice in enumerate(choices)]
+    several = (written(place, choice) for place, choice in enumerate(choices))
+    shown = several if ask.logprobs else list(several)  # log-probabilities are large, see `app.api.http.rendering`
     return envelope(answers, choices, model, "text_completion") | {"choices": shown}
 
 

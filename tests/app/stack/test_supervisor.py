@@ -24,6 +24,7 @@ import sys, time
 from pathlib import Path
 from app.stack.child import Child
 from app.stack.supervisor import Supervisor
+from tests.patience import PATIENCE_S
 supervisor = Supervisor(Path(sys.argv[1]))
 print(supervisor.start(Child("sleeper", tuple(sys.argv[2:]))), flush=True)
 time.sleep(600)
@@ -36,7 +37,7 @@ def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
         yield started
 
 
-def until(happened: Callable[[], bool], seconds: float = 10.0) -> None:
+def until(happened: Callable[[], bool], seconds: float = PATIENCE_S) -> None:
     deadline = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < deadline, "it did not happen in time"
