@@ -1,4 +1,4 @@
-"""How long a test waits for what must come to pass: much longer than it takes anywhere, since waiting costs nothing then.
+"""How long a test waits for what must come to pass: much longer than it takes anywhere, for that costs nothing.
 
 Leaves out bounds that are what a test is about (a lock that is not held, a deadline that is kept).
 """

@@ -18,6 +18,7 @@ import redis
 
 from app.settings import Settings
 from app.stack.redis import EmbeddedRedis, client_url
+from tests.patience import PATIENCE_S
 from worker.celery_app import GRADE, LEARN, QUEUES, SWEEP, build
 
 pytestmark = pytest.mark.alone
@@ -27,7 +28,6 @@ import sys, time
 from app.settings import Settings
 from worker.celery_app import GRADE, LEARN, SWEEP, build
 from worker.commands import BEAT, WORKER
-from tests.patience import PATIENCE_S
 
 celery = build(Settings(learn_interval=0.05, grade_interval=0.05, sweep_interval=0.05), sys.argv[2])
 def learn():

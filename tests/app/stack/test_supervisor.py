@@ -12,6 +12,7 @@ import pytest
 
 from app.stack.child import Child
 from app.stack.supervisor import AlreadyRunning, ChildFailed, Supervisor
+from tests.patience import PATIENCE_S
 
 SLEEP = (sys.executable, "-c", "import time; print('hello', flush=True); time.sleep(600)")
 STUBBORN = (
@@ -24,7 +25,6 @@ import sys, time
 from pathlib import Path
 from app.stack.child import Child
 from app.stack.supervisor import Supervisor
-from tests.patience import PATIENCE_S
 supervisor = Supervisor(Path(sys.argv[1]))
 print(supervisor.start(Child("sleeper", tuple(sys.argv[2:]))), flush=True)
 time.sleep(600)
