@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, normalizers
+from tokenizers import Tokenizer, models, normalizers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
 from app.api.answering.ask import Prompt
@@ -17,6 +17,7 @@ from app.api.answering.places import of_prompt
 from app.api.answering.prompts import PromptReader
 from app.api.answering.token_names import TokenNames
 from app.engine.text import decoder
+from app.errors import BadRequest
 from app.store.policy_life import serving
 from tests.app.api.live import CONTEXT, Live, served, sse
 from tests.app.spelling import BYTES, sentencepiece_like
@@ -196,3 +197,14 @@ def test_a_text_that_is_not_given_back_as_it_was_is_placed_all_the_same(tokenize
     places = of_prompt(reader, names, prompt)
     assert all("what is"[place:].startswith(names[one]) for place, one in zip(places, prompt.ids, strict=True))
     assert of_prompt(reader, names, Prompt((*prompt.ids, prompt.ids[0]), "WHAT is"))[-1] == 7
+
+
+def test_an_id_behind_a_gap_is_an_id_all_the_same() -> None:
+    """Where ids were left free, there are fewer entries than the largest id says."""
+    words = {"<unk>": 0, "a": 1, "b": 9}
+    gapped = PromptReader(
+        PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="<unk>")))
+    )
+    assert gapped.tokens((1, 9), "prompt").ids == (1, 9)
+    with pytest.raises(BadRequest, match="between 0 and 9"):
+        gapped.tokens((10,), "prompt")
