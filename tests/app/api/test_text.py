@@ -4,8 +4,10 @@ The model is random and so are its bytes: what is cut inside a character, or spe
 """
 
 import json
+import random
 from collections.abc import Iterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import torch
@@ -16,18 +18,21 @@ from app.api.answering.ask import Prompt
 from app.api.answering.places import of_prompt
 from app.api.answering.prompts import PromptReader
 from app.api.answering.token_names import TokenNames
-from app.engine.text import decoder
+from app.engine.text import Detokenizer, decoder
 from app.errors import BadRequest
 from app.store.policy_life import serving
 from tests.app.api.live import CONTEXT, Live, served, sse
 from tests.app.spelling import BYTES, sentencepiece_like
 from tests.tiny import SHAPE
+from training.advantage import Graded
 from training.models.policy import load_policy
 from training.sampling import Sampling
 from training.tasks.problem import Problem
 from worker.gate.evaluation import EvaluationPlan, Item, evaluate
 from worker.gate.evaluation_set import question_of
 from worker.offline.answers import Asking, answer
+from worker.resample import drawn as drawn_again
+from worker.samples import Sample
 
 THE, CAT, LETTER, BYTE = 4, 5, 10, BYTES + ord("A")  # " the", " cat", "A", and the byte of an A
 ENDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "max_position_embeddings": CONTEXT}
@@ -131,6 +136,14 @@ def test_a_model_without_turns_is_read_by_the_gate_and_by_eval_as_it_is_served(s
         update={"latent_length": 0, "temperature": 1.0, "top_p": 1.0, "max_completion_tokens": 12}
     )
     assert evaluate(policy, {question.key: question}, plan, settings).outcomes == (1.0,)
+    lone = Sample(uuid4(), "key", Graded(1.0, None, 0, "key"), finished.rollout, goes_on=True)
+    again = drawn_again([lone], policy, settings.model_copy(update={"resample": 8}), random.Random(0), lambda: None)
+    before = tuple(finished.rollout.asked_ids_P.tolist())
+    for one in again[0]:
+        shown = Detokenizer(decoder(policy.tokenizer), before=before)
+        ids = one.rollout.token_ids_T.tolist()
+        assert one.text == "".join([*map(shown.push, ids), shown.flush()]), "and what is answered again in learning"
+    assert any(one.text.startswith(" ") for one in again[0])
 
 
 def test_a_completion_keeps_its_first_space_and_a_turn_has_none(spelled: Live) -> None:
