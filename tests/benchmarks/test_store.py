@@ -31,7 +31,7 @@ def test_what_is_written_inside_postgres_is_what_the_service_would_count(store: 
     assert said
     assert said[-1].startswith(f"{ROWS:,} answers")
     with store.session() as session:
-        rows = session.execute(text("SELECT what || '/' || name, count FROM tallies")).tuples()
+        rows = session.execute(text("SELECT what || '/' || name, count FROM tallies"))
         counts: dict[str, int] = {name: count for name, count in rows}  # noqa: C416 - rows are no pairs to mypy
         answers = session.scalar(text("SELECT count(*) FROM interactions"))
         graded = session.scalar(text("SELECT count(*) FROM interactions WHERE graded_at IS NOT NULL"))

@@ -32,6 +32,7 @@ from app.telemetry.told import ChoiceTold
 
 log = logging.getLogger("lepo.api")
 
+AT_ONCE: Final = 2  # transactions of one request under way
 TOGETHER: Final = 16  # choices committed in one transaction; more could take longer than one may
 
 
@@ -101,6 +102,7 @@ class Answers:
         self._unfinished = [ask.fields.choices] * len(ask.prompts)  # choices the engine still works on
         self._tickets: list[Ticket] = []
         self._commits: set[asyncio.Task[None]] = set()
+        self._turn = asyncio.Semaphore(AT_ONCE)
         self._recorder = Recorder(ask, server.redactor, server.settings)
         self._began = time.monotonic()
         self._last_token_at: dict[int, float] = {}
@@ -225,7 +227,8 @@ class Answers:
             rows = [self._recorder.remember(session, prompt, one) for one in finished]
             return [stored(self._place(prompt, one), one, row) for one, row in zip(finished, rows, strict=True)]
 
-        return await self.server.traffic.run(remember)
+        async with self._turn:  # others' answers are to be stored too, and the time of each begins when it does
+            return await self.server.traffic.run(remember)
 
     def _place(self, prompt: int, event: Reasoned | Delta | Finished) -> int:
         """Give the number of a choice over all prompts."""

@@ -8,7 +8,7 @@ from json.encoder import encode_basestring_ascii as quoted
 
 from app.api.answering.answers import Stored
 from app.api.answering.ask import Ask
-from app.api.answering.places import of_answer
+from app.api.answering.places import Places, of_answer
 from app.api.answering.prompts import PromptReader
 from app.api.answering.token_names import TokenNames, completion_logprobs
 from app.api.http.errors import error_event
@@ -27,11 +27,9 @@ class CompletionChunks:
         self._echoes = echoes
         self._ids = bool(ask.fields.return_token_ids)
         shown = [len(echo.text) for echo in echoes] or [0] * len(ask.prompts)
-        self._places = [
-            of_answer(reader, names, prompt, start)
-            for prompt, start in zip(ask.prompts, shown, strict=True)
-            for _ in range(ask.fields.choices)
-        ]
+        self._starts = [shown[choice // ask.fields.choices] for choice in range(ask.choices)]
+        self._places: dict[int, Places] = {}  # by choice, of those that have begun
+        self._reader = reader
         self._head = (
             f'data: {{"id":"{ask.completion_id}","object":"text_completion","created":{ask.created},'
             f'"model":{quoted(model)}'
@@ -54,10 +52,16 @@ class CompletionChunks:
         """Write new text."""
         logprobs = "null"
         if self._ask.logprobs:
-            places = self._places[choice].of([token.token_id for token in tokens])
+            places = self._places_of(choice).of([token.token_id for token in tokens])
             logprobs = json.dumps(completion_logprobs(self._names, tokens, places))
         more = f',"token_ids":{json.dumps([token.token_id for token in tokens])}' if self._ids else ""
         return self._chunk(choice, text, usage, logprobs=logprobs, more=more)
+
+    def _places_of(self, choice: int) -> Places:
+        if choice not in self._places:
+            prompt = self._ask.prompts[choice // self._ask.fields.choices]
+            self._places[choice] = of_answer(self._reader, self._names, prompt, self._starts[choice])
+        return self._places[choice]
 
     def last(self, stored: Stored, usage: str) -> str:
         """Write the end of one choice, once it is stored."""

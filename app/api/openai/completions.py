@@ -128,7 +128,7 @@ async def completion_ask(server: Server, body: CompletionBody, caller: Caller, s
         logprobs=body.logprobs is not None,
         key_id=caller.key_id,
         grader_source=caller.grader_source,
-        as_asked=body.model_dump(mode="json", exclude_none=True, exclude=APART),
+        as_asked=await server.prompts.apart(partial(body.model_dump, mode="json", exclude_none=True, exclude=APART)),
         constraint=await constraint_for(server, body),
         session=session,
         goes_on=True,
