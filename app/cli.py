@@ -50,6 +50,7 @@ BENCHES: Final = {
     "http": ("benchmarks.http:command", "The server against its own engine."),
     "online": ("benchmarks.online.command:command", "Learning from live traffic, one grade per answer."),
     "chaos": ("benchmarks.chaos.command:command", "Faults of every kind under traffic, and an audit after each."),
+    "health": ("benchmarks.health:command", "Whether /health answers beside the largest responses."),
     "store": ("benchmarks.store.command:command", "The overview and listings over millions of answers."),
     "soak": ("benchmarks.soak.command:command", "Saturated for minutes: what grows, what starves."),
     "update": ("benchmarks.update.command:command", "The gradient at a real vocabulary, against full logits."),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from benchmarks.serving import Served
     from benchmarks.timing import Series
 
+ROWS = ("http", "responses", "tools")  # plain completions, and the faces of `benchmarks.faces`
 BOUNDS = (
     Bound("fraction_of_engine", 0.7, "at least"),
     Bound("failed", 0, "at most"),
@@ -46,22 +47,41 @@ class Load:
 @click.option("--shape", type=click.Choice([*SHAPES]), default="50m")
 @click.option("--streams", type=click.IntRange(min=1), default=32, help="Streams open at once.")
 @click.option("--threads", type=click.IntRange(min=1), default=2, help="torch threads of either engine.")
+@click.option("--only", multiple=True, type=click.Choice(ROWS), help="Rows to measure beside the engine; else all.")
 @click.option("--quick", is_flag=True, help="Short loads, few repeats: a look, not a result.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on the last line.")
 @click.option("--device", default="cpu", help="cpu, cuda or cuda:N.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the JSON here too.")
 def command(
-    shape: str, streams: int, threads: int, quick: bool, as_json: bool, device: str, dtype: str, out: Path | None
+    shape: str,
+    streams: int,
+    threads: int,
+    only: tuple[str, ...],
+    quick: bool,
+    as_json: bool,
+    device: str,
+    dtype: str,
+    out: Path | None,
 ) -> None:
     """Measure concurrent streams through the server beside the engine alone."""
     load = Load(streams, streams, 16, 16, 2) if quick else Load(streams, 2 * streams, 32, 128, 3)
-    report = measure(SHAPES[shape], load, threads=threads, device=device, dtype=dtype)
+    report = measure(SHAPES[shape], load, threads=threads, device=device, dtype=dtype, rows=only or ROWS)
     finish(report, as_json=as_json, out=out)
 
 
-def measure(shape: Shape, load: Load, *, threads: int, device: str, dtype: str) -> dict[str, Any]:
+def measure(
+    shape: Shape, load: Load, *, threads: int, device: str, dtype: str, rows: Sequence[str] = ROWS
+) -> dict[str, Any]:
     """Run both sides in turn.
+
+    Args:
+        shape: of the model.
+        load: what is asked.
+        threads: of torch, in either engine.
+        device: cpu, cuda or cuda:N.
+        dtype: of the weights.
+        rows: of `ROWS`, what is set beside the engine.
 
     Returns:
         the report.
@@ -92,18 +112,19 @@ def measure(shape: Shape, load: Load, *, threads: int, device: str, dtype: str) 
     }
     tell(f"{shape.name}: starting the server")
     with serving(shape, 0, settings) as served:
-        series, answers, lost = _take_turns(shape, load, engine, served)
+        series, answers, lost = _take_turns(shape, load, engine, served, rows)
         committed = committed_ids(served, answers)
     engine.close(0)
-    faces = {name: ratio(series[name], series["engine"]).report() for name in FACES}
+    faces = {name: ratio(series[name], series["engine"]).report() for name in FACES if name in series}
     told = {"failed_faces": lost, "faces": faces}
-    report = {"benchmark": "http", **summary(series["http"], series["engine"], answers, committed), **told}
+    plain = summary(series["http"], series["engine"], answers, committed) if "http" in series else {}
+    report = {"benchmark": "http", **plain, **told}
     asked = {"shape": shape.name, "threads": threads, "device": where, "dtype": dtype, **asdict(load)}
     return {**report, "bounds": judged(report, BOUNDS), "settings": asked, "machine": facts}
 
 
 def _take_turns(
-    shape: Shape, load: Load, engine: Any, served: "Served"
+    shape: Shape, load: Load, engine: Any, served: "Served", rows: Sequence[str]
 ) -> "tuple[dict[str, Series], list[Streamed], int]":
     """Tokens per second of each, every streamed completion that was timed, and how many of other faces' were lost."""
     from benchmarks.driving import answer
@@ -133,13 +154,15 @@ def _take_turns(
 
     warm = 10_000
     answer(engine, asks(warm), warm)
-    over_http(warm)
+    if "http" in rows:
+        over_http(warm)
     answers.clear()
     runs: dict[str, Callable[[int], float]] = {
         "engine": lambda repeat: tokens / seconds(lambda: answer(engine, asks(repeat), repeat)),
         "http": over_http,
     }
     runs |= {name: over(face) for name, face in FACES.items()}
+    runs = {name: run for name, run in runs.items() if name == "engine" or name in rows}
     series = side_by_side(runs, load.repeats, lambda line: tell(f"{shape.name}: {line}"))
     return series, answers, sum(lost)
 

@@ -134,6 +134,7 @@ def drawn(
             max_new=positions(one, settings),
             choices=settings.resample,
             placement=one.rollout.placed,
+            goes_on=one.goes_on,
         )
         for one in lone
     ]

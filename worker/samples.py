@@ -60,6 +60,7 @@ class Sample:
     rollout: Rollout
     also: Graded | None = None  # what its episode's grades say beside its own
     bundle: str | None = None  # what it is taken with, where that is not its group: the turns of an episode
+    goes_on: bool = False  # whether its text goes on from the prompt's, as a plain completion's does
 
     @property
     def words(self) -> tuple[Graded, ...]:
@@ -117,7 +118,8 @@ def filter_samples(
         elif words:
             key = keys.get(one.bundle, NO_KEY)
             also = words[1] if len(words) > 1 else None
-            samples.append(Sample(one.interaction.id, key, words[0], read, also, one.bundle))
+            goes_on = one.interaction.endpoint == "completion"
+            samples.append(Sample(one.interaction.id, key, words[0], read, also, one.bundle, goes_on))
     return Filtered(samples, rollouts, skipped)
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lepo.api")
 
+SWITCH_S = 0.001  # how long a thread may keep the interpreter from the others: five times this costs /health its bound
+
 
 @click.command("serve", short_help="Run the HTTP server.")
 @click.option("--host", help="Address to listen on; otherwise LEPO_HOST.")
@@ -86,6 +88,7 @@ def answer(
 
     """
     import gc
+    import sys
 
     import torch
 
@@ -100,6 +103,7 @@ def answer(
     from app.telemetry.log import without_bars
 
     without_bars()
+    sys.setswitchinterval(SWITCH_S)
     torch.set_num_threads(1)  # the engine's thread has LEPO_THREADS; see `Engine.start`
     try:
         load_redactor(settings.redact)

@@ -6,10 +6,12 @@ how the parts are made (`app.api.serve`) and what they do.
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, cast
+from typing import Annotated, TypeVar, cast
 
 import anyio
+import anyio.to_thread
 from fastapi import Depends, Request
 from transformers import PreTrainedTokenizerBase
 
@@ -31,7 +33,10 @@ from app.store.connect import Store
 from app.store.signing import shared_secret
 from app.telemetry.told import Silence, Telemetry
 
+T = TypeVar("T")
+
 GRADER_TRIALS = 2
+RENDERERS = 2  # threads that write large responses; those that read prompts are others
 CONTROL_S = 15.0  # an operator waits for counts over large tables
 
 
@@ -67,6 +72,7 @@ class Server:
         self.telemetry = parts.telemetry
         self.bell = Bell(asyncio.get_running_loop())
         self.trials = anyio.CapacityLimiter(GRADER_TRIALS)  # graders tried out at once
+        self._renderers = anyio.CapacityLimiter(RENDERERS)
         self.believed = Believed()
         self.strangers = Strangers(parts.settings.bad_keys_per_minute)
         self.rates = Rates(parts.redis_url)
@@ -80,6 +86,10 @@ class Server:
         self.background: set[asyncio.Task[None]] = set()  # what must live as long as the server
         self._grading_secret: bytes | None = None
 
+    async def render(self, work: Callable[[], T]) -> T:
+        """Write a large response on a thread."""
+        return await anyio.to_thread.run_sync(work, limiter=self._renderers)
+
     def close(self) -> None:
         """See the last transactions to their end."""
         self.traffic.close()
@@ -92,8 +102,8 @@ class Server:
         return self._grading_secret
 
 
-def the_server(request: Request) -> Server:
-    """Find the server of a request's app."""
+async def the_server(request: Request) -> Server:
+    """Find the server of a request's app; on the loop, for a way over a thread costs more than the look."""
     return cast("Server", request.app.state.server)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from app.engine.grammar import Grammar, Guide
 from app.engine.request import Delta, Event, Finished, FinishReason, Reasoned, Request, TokenInfo
 from app.engine.rows import Trace
-from app.engine.text import Decode, Detokenizer, Pieces, StopScanner
+from app.engine.text import CONTEXT, Decode, Detokenizer, Pieces, StopScanner
 from training.noise import choice_seed
 from training.rollout import Rollout, no_masks, nothing
 from training.sampling import Sampling
@@ -52,7 +52,7 @@ class Answer:
         self.base = len(request.executed_ids) - 1  # position of its first step
         self._telling = telling  # whether anyone reads the deltas
         self._decode = reader.decode
-        before = request.prompt_ids[-1] if request.goes_on else None
+        before = request.prompt_ids[-CONTEXT:] if request.goes_on else ()
         self._detokenizer = Detokenizer(reader.decode, reader.pieces, request.marks, before)
         self._scanner = StopScanner(request.stop) if request.stop else None
         self._reads = telling or bool(request.stop) or bool(request.marks) or request.goes_on

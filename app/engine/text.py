@@ -2,11 +2,15 @@
 
 Decoding one id at a time is wrong (a character may span ids; some tokenizers strip the first space), decoding all of
 them at each step is quadratic. `Detokenizer` decodes a short window that starts where the text was whole before, and
-gives out what is new in it. `StopScanner` finds stop strings in the text, across the borders of tokens and pieces.
+gives out what is new in it: its pieces add up to what `decoder` makes of all ids at once, whatever the ids.
+`StopScanner` finds stop strings in the text, across the borders of tokens and pieces.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final
 
+from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel
 from transformers import PreTrainedTokenizerBase
 
@@ -14,16 +18,64 @@ Decode = Callable[[list[int]], str]
 
 _BROKEN = "\N{REPLACEMENT CHARACTER}"
 _WINDOW = 8  # ids after which the window moves on
-_WIDEST = 64  # ids after which it moves on though a character is incomplete: they are no text at all
+_WIDEST = 64  # ids after which it moves on though it shows nothing
 _LONGEST = 4  # ids that one character may span: UTF-8 has at most four bytes
+CONTEXT: Final = 8  # last ids of a prompt that say how a text that goes on from it begins
+BYTE_PIECE: Final = re.compile(r"<0x([0-9A-F]{2})>")  # how SentencePiece names a byte
 
 
-def decoder(tokenizer: PreTrainedTokenizerBase) -> Decode:
-    """Decode ids without special tokens, as quickly as the tokenizer can."""
+def decoder(tokenizer: PreTrainedTokenizerBase, *, special: bool = False) -> Decode:
+    """Decode ids with or without special tokens, as quickly as the tokenizer can."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        return lambda ids: str(backend.decode(ids, skip_special_tokens=True))
-    return lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    if backend is None:
+        settings = {"skip_special_tokens": not special, "clean_up_tokenization_spaces": False}
+        return lambda ids: str(tokenizer.decode(ids, **settings))
+    if backend.decoder is not None and backend.decoder.decode(["<0x41>"]) == "A":
+        return _ByteFallback(backend, special=special)
+    return lambda ids: str(backend.decode(ids, skip_special_tokens=not special))
+
+
+class _ByteFallback:
+    """Decodes as a SentencePiece tokenizer does, but that an incomplete character costs no whole ones.
+
+    Its own decoder replaces every byte of a row of byte tokens when one of them belongs to no character.
+    """
+
+    def __init__(self, backend: Tokenizer, *, special: bool) -> None:
+        self._backend = backend
+        self._special = special
+        added = {} if special else backend.get_added_tokens_decoder()
+        self._skipped = frozenset(token for token, named in added.items() if named.special)
+
+    def __call__(self, ids: list[int]) -> str:
+        """Decode ids."""
+        text = str(self._backend.decode(ids, skip_special_tokens=not self._special))
+        if _BROKEN not in text:
+            return text
+        names = (self._backend.id_to_token(token) for token in ids if token not in self._skipped)
+        return str(self._backend.decoder.decode(list(_mended(name for name in names if name is not None))))
+
+
+def _mended(names: Iterator[str]) -> Iterator[str]:
+    """Give names of tokens, bytes that spell no character as replacement characters."""
+    row = bytearray()
+    for name in names:
+        byte = BYTE_PIECE.fullmatch(name)
+        if byte is not None:
+            row.append(int(byte[1], 16))
+            continue
+        yield from _spelled(row)
+        row.clear()
+        yield name
+    yield from _spelled(row)
+
+
+def _spelled(row: bytes | bytearray) -> Iterator[str]:
+    for character in row.decode("utf-8", "replace"):
+        if character == _BROKEN:
+            yield character
+        else:
+            yield from (f"<0x{byte:02X}>" for byte in character.encode())
 
 
 class Pieces(dict[int, str | None]):
@@ -49,14 +101,14 @@ def pieces(tokenizer: PreTrainedTokenizerBase) -> Pieces | None:
 class Detokenizer:
     """The text of one answer as its ids arrive."""
 
-    __slots__ = ("_before", "_decode", "_given", "_ids", "_marks", "_pending", "_pieces", "_whole")
+    __slots__ = ("_before", "_cut", "_decode", "_given", "_ids", "_marks", "_pending", "_pieces", "_whole")
 
     def __init__(
         self,
         decode: Decode,
         pieces: Pieces | None = None,
         marks: Mapping[int, str] | None = None,
-        before: int | None = None,
+        before: Sequence[int] = (),
     ) -> None:
         """Begin a text.
 
@@ -64,7 +116,8 @@ class Detokenizer:
             decode: ids to text, without special tokens.
             pieces: texts of single ids, where they are enough.
             marks: special tokens that are shown all the same, and as what.
-            before: id that the text follows; None: it begins one, where some tokenizers leave out a space.
+            before: last ids that the text follows, `CONTEXT` are enough; none: it begins one, where some tokenizers
+                leave out a space. A character that they leave incomplete is given out when it is completed.
 
         """
         self._decode = decode
@@ -75,10 +128,11 @@ class Detokenizer:
         self._whole = 0  # ids of the window whose text has been given out whole
         self._before = 0  # the same, one giving earlier: where the next window may start
         self._pending = 0  # ids since the text was last whole
-        if before is not None and pieces is None:
-            shown = decode([before])
-            if _BROKEN not in shown:
-                self._ids, self._given, self._whole = [before], len(shown), 1
+        shown = decode(list(before)) if before else ""
+        self._cut = shown.endswith(_BROKEN)  # whether the text before ends inside a character
+        if self._cut or (shown and pieces is None):
+            self._ids, self._given, self._whole = list(before), len(shown), len(before)
+            self._pending = int(self._cut)
 
     def push(self, token: int) -> str:
         """Add an id; give out the new text, empty while a character is incomplete."""
@@ -91,13 +145,16 @@ class Detokenizer:
         self._ids.append(token)
         self._pending += 1
         text = self._decode(self._ids)
-        if text.endswith(_BROKEN) and len(self._ids) < _WIDEST:
-            return self._push_broken(text)
-        new = text[self._given :]
-        self._given = max(len(text), self._given)
+        if text.endswith(_BROKEN):
+            return self._push_broken(token, text)
+        new = self._new(text)
+        if not new and self._given and self._pending == 1:
+            self._ids.pop()  # it shows nothing; as the only context it would make the next id a first one
+            self._pending = 0
+            return ""
         self._before, self._whole = self._whole, len(self._ids)
         self._pending = 0
-        if len(self._ids) >= _WINDOW:
+        if len(self._ids) >= (_WINDOW if self._given else _WIDEST):
             self._move_on()
         return new
 
@@ -105,19 +162,32 @@ class Detokenizer:
         """Give out the rest: an incomplete character as its replacement."""
         if not self._pending:
             return ""
-        text = self._decode(self._ids)
-        new = text[self._given :]
-        self._given, self._pending = len(text), 0
+        new = self._new(self._decode(self._ids))
+        self._pending = 0
         return new
 
-    def _push_broken(self, text: str) -> str:
+    def _push_broken(self, token: int, text: str) -> str:
         """Hold text that ends in an incomplete character; what is before it can only be broken for good."""
+        if not self._decode([token]) and self._decode(self._ids[:-1]) == text:
+            self._ids.pop()  # a special token between two bytes
+            self._pending -= 1
+            return ""
         if self._pending < _LONGEST:
             return ""
-        new = text[self._given : -1]
-        self._given = max(len(text) - 1, self._given)
-        self._pending = 1
+        new = self._new(text[:-1])
+        self._ids = self._ids[-CONTEXT:]
+        self._given = len(self._decode(self._ids)) - 1
+        self._before, self._whole, self._pending = 0, 0, 1
         return new
+
+    def _new(self, text: str) -> str:
+        """Give what is new in the window's text, from now on it is old."""
+        begin = self._given
+        if self._cut and len(text) >= begin:
+            begin -= text[begin - 1] != _BROKEN
+            self._cut = False
+        self._given = max(len(text), self._given)
+        return text[begin:]
 
     def _move_on(self) -> None:
         """Start the window where the text was whole one giving ago, so that it keeps at least one id of context."""

@@ -7,6 +7,7 @@ request with 503 and nothing is stored: a text that could not be redacted is nev
 their type alone, since their message may quote the text. Leaves out which texts there are (`app.api.answering.record`).
 """
 
+import hashlib
 import importlib
 import logging
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any, Final
 
 from app.errors import Unavailable
 
+LONGEST_NAME: Final = 200  # characters of a redacted name, before its digest
 TRIAL: Final = "A text to try it on."
 
 log = logging.getLogger("lepo.redaction")
@@ -59,6 +61,23 @@ class Redactor:
     def optional(self, given: str | None) -> str | None:
         """Redact a text, if there is one."""
         return None if given is None else self.text(given)
+
+    def name(self, given: str, salt: str) -> str:
+        """Redact a name that things are found by: what was taken out leaves a digest, so that no two become one.
+
+        Args:
+            given: the name; one that holds nothing to redact stays as it is.
+            salt: whose name it is. A digest of what can be guessed can be guessed: this hides it from readers only.
+
+        Raises:
+            Unavailable: the function failed.
+
+        """
+        redacted = self.text(given)
+        if redacted == given:
+            return given
+        digest = hashlib.blake2s(f"{salt}\0{given}".encode("utf-8", "replace"), digest_size=8).hexdigest()
+        return f"{redacted[:LONGEST_NAME]}#{digest}"
 
     def json(self, value: Any) -> Any:
         """Redact every text in a JSON value, the names of its objects' members too."""

@@ -87,7 +87,7 @@ def record(
             stored.payload = payload
         else:
             kept = files.write(interaction.id, payload)
-            stored.address, stored.sha256 = kept.address, kept.sha256
+            stored.address, stored.sha256, stored.file_bytes = kept.address, kept.sha256, len(payload)
         session.add(stored)
         session.flush()
 

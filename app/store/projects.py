@@ -28,7 +28,7 @@ LIMITS: Final = ("requests_per_minute", "tokens_per_minute", "stored_bytes", "gr
 class Used:
     """What a project uses."""
 
-    stored_bytes: int = 0  # texts and rollouts it has in the database
+    stored_bytes: int = 0  # texts and rollouts it has, those in files too
     grading_seconds: float = 0.0  # that graders ran for it today (UTC)
 
 

@@ -296,6 +296,7 @@ class StoredRollout(Base):
     inline: Mapped[bytes | None] = mapped_column("payload")  # null: the bytes are at `address`
     address: Mapped[str | None]  # of a file (`app.store.traces`), file:///...; null: they are here
     sha256: Mapped[bytes | None]  # of the bytes at `address`
+    file_bytes: Mapped[Big | None]  # how many those are; null: not known, or they are here
     learnable: Mapped[bool] = mapped_column(server_default=text("true"))  # as its answer says
     created_at: Mapped[Created]
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from app.engine.text import decoder
 from benchmarks.learning.methods import Candidate, Method
 from benchmarks.learning.sampler import Answered, answer, sampling_of, seeded
 from benchmarks.learning.step import take_step
@@ -75,7 +76,7 @@ def sampled(
 
 def graded(policy: Policy, problem: Problem, one: Answered) -> Graded:
     """Grade an answer; a grader without a grade would be an error of the bench, never a zero."""
-    text = str(policy.tokenizer.decode(one.rollout.token_ids_T.tolist(), skip_special_tokens=True))
+    text = decoder(policy.tokenizer)(one.rollout.token_ids_T.tolist())
     verdict = parse_grader(problem.grader).grade(text, GRADING_SECONDS)
     if not isinstance(verdict, Graded):  # a state, not a type
         raise RuntimeError(  # noqa: TRY004

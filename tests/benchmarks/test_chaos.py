@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -113,13 +114,13 @@ DAMAGES = {
 @pytest.fixture(scope="module")
 def world(module_database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """One update was made and serves; two answers still wait for theirs. Each test leaves it as it was."""
-    store, directory = open_store(module_database_url), tmp_path_factory.mktemp("world")
-    made = make_world(store, make_model(directory / "model"), directory / "var")
-    made.samples(groups=4)
-    assert learn(made.context) == "promoted"
-    made.samples(groups=1, choices=2)
-    yield made
-    store.close()
+    directory = tmp_path_factory.mktemp("world")
+    with closing(open_store(module_database_url)) as store:
+        made = make_world(store, make_model(directory / "model"), directory / "var")
+        made.samples(groups=4)
+        assert learn(made.context) == "promoted"
+        made.samples(groups=1, choices=2)
+        yield made
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import http, swap
+from benchmarks import health, http, swap
 from benchmarks.audit import TOLERANCE
 from benchmarks.shapes import SHAPES
 
@@ -53,3 +53,20 @@ def test_the_server_is_measured_beside_its_engine() -> None:
     assert set(report["faces"]) == {"responses", "tools"}
     for key in ("first_token_s", "inter_token_s"):
         assert 0 < report[key]["p50"] <= report[key]["p90"] <= report[key]["p99"] <= report[key]["max"]
+
+
+def test_one_row_is_measured_alone() -> None:
+    load = http.Load(streams=2, requests=2, prompt=8, answer=4, repeats=1)
+    report = http.measure(SHAPES["micro"], load, threads=1, device="cpu", dtype="float32", rows=("tools",))
+    assert (report["failed_faces"], set(report["faces"])) == (0, {"tools"})
+    assert "fraction_of_engine" not in report
+    assert [row["key"] for row in report["bounds"]] == ["failed_faces"]
+
+
+def test_health_is_looked_at_beside_large_responses() -> None:
+    report = health.measure(SHAPES["micro"], 8, ("scored", "chat_streamed"))
+    assert report["failed"] == 0, report
+    assert set(report["health"]) == {"quiet", "scored", "chat_streamed"}
+    for one in report["health"].values():
+        assert 0 < one["p50_ms"] <= one["p90_ms"] <= one["max_ms"]
+    assert report["health"]["scored"]["bytes"] > 100_000

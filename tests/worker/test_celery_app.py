@@ -18,6 +18,7 @@ import redis
 
 from app.settings import Settings
 from app.stack.redis import EmbeddedRedis, client_url
+from tests.patience import PATIENCE_S
 from worker.celery_app import GRADE, LEARN, QUEUES, SWEEP, build
 
 pytestmark = pytest.mark.alone
@@ -100,7 +101,7 @@ def bell(tmp_path: Path) -> Iterator[Bell]:
     made.close()
 
 
-def until(true: Callable[[], bool], seconds: float = 30.0) -> None:
+def until(true: Callable[[], bool], seconds: float = PATIENCE_S) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it did not happen in time"

@@ -21,6 +21,7 @@ from app.store.interactions import get_interaction
 from app.store.projects import used
 from app.store.tables import Grade, Interaction
 from app.store.tenants import DEFAULT
+from tests.patience import PATIENCE_S
 from tests.worker.world import World, make_world
 from worker.grade import LEASE_S, MOST_ATTEMPTS, MOST_LOST, grade
 
@@ -69,7 +70,7 @@ def hang(world: World, interaction_id: UUID) -> None:
         session.execute(statement, {"answer": f"${HIDDEN_TOWER}$", "id": interaction_id})
 
 
-def until(true: Callable[[], bool], seconds: float = 30.0) -> None:
+def until(true: Callable[[], bool], seconds: float = PATIENCE_S) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it did not happen in time"
@@ -160,7 +161,7 @@ def test_two_workers_share_the_work_and_grade_nothing_twice(world: World) -> Non
 
 def test_no_lock_is_held_while_a_grader_runs(world: World) -> None:
     """The answer is read, graded by hand and locked by others while its grader hangs."""
-    slow = world.with_settings(grader_timeout=3.0)
+    slow = world.with_settings(grader_timeout=6.0)
     [one] = asked(slow, HANGS_ON_ANSWER)
     hang(slow, one)
     worker = threading.Thread(target=grade, args=(slow.context,))
@@ -170,7 +171,7 @@ def test_no_lock_is_held_while_a_grader_runs(world: World) -> None:
     with slow.store.session() as session:
         session.execute(text("SELECT 1 FROM interactions FOR UPDATE NOWAIT"))
         add_grade(session, one, Entry("client", "somebody", value=1.0))
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 5
     assert worker.is_alive()
     slow.context.stopping.set()
     worker.join()

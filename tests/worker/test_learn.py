@@ -20,6 +20,7 @@ from app.store import checkpoints, evaluations, events, jobs, learnable, learnin
 from app.store.budgets import PROMPT, WORKER
 from app.store.connect import open_store
 from app.store.tables import Claim, Evaluation, JobEvent, TrackerValue
+from tests.patience import PATIENCE_S
 from tests.worker.world import World, even, write_heldout
 from training.models.checkpoint import verify
 from training.models.lora import made_of
@@ -189,7 +190,7 @@ def test_a_freeze_during_an_update_ends_it_and_gives_everything_back(world: Worl
 
 def freeze_while_a_job_runs(world: World) -> None:
     """Freeze learning as soon as a job is seen."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end:
         with world.store.session() as session:
             if jobs.running(session) is not None:
@@ -603,7 +604,7 @@ def test_an_operators_cancel_gives_the_claims_back(world: World) -> None:
 
 def cancel_the_running_job(world: World) -> None:
     """Cancel a job as soon as one is seen."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end:
         with world.store.session() as session:
             job = jobs.running(session)
@@ -760,7 +761,7 @@ def fails_for_space(world: World) -> bool:
         return True
 
 
-def until(holds: Callable[[], bool], limit_s: float = 30.0) -> None:
+def until(holds: Callable[[], bool], limit_s: float = PATIENCE_S) -> None:
     end = time.monotonic() + limit_s
     while not holds():
         assert time.monotonic() < end, "it never came to that"

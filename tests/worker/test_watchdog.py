@@ -11,10 +11,11 @@ from collections.abc import Callable
 import pytest
 
 from app.errors import Cancelled, Fenced, Unavailable
+from tests.patience import PATIENCE_S
 from worker.watchdog import EXIT_CODE, START_S, Watchdog
 
 
-def until(true: Callable[[], bool], seconds: float = 5.0) -> None:
+def until(true: Callable[[], bool], seconds: float = PATIENCE_S) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it did not happen in time"

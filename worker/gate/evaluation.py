@@ -140,8 +140,10 @@ def evaluate(
     by_key = questions.questions if isinstance(questions, EvaluationSet) else questions
     asked = [by_key[item.question] for item in plan.items]
     placement = placements_of(settings, policy).of_chat
+    goes_on = not policy.tokenizer.chat_template  # as of plain completions: the question is text, not a turn
     requests = [
-        question_request(one, item.seed, settings, placement) for one, item in zip(asked, plan.items, strict=True)
+        replace(question_request(one, item.seed, settings, placement), goes_on=goes_on)
+        for one, item in zip(asked, plan.items, strict=True)
     ]
     engine = Engine(policy, EngineConfig.from_settings(settings))
     try:

@@ -101,6 +101,7 @@ def answer(
             max_new=asking.max_new,
             choices=asking.choices,
             placement=placement,
+            goes_on=not policy.tokenizer.chat_template,  # as of plain completions: the problem is text, not a turn
         )
         for problem, seed in zip(problems, named, strict=True)
     ]

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from app.api.door.answer_ids import find, reaches
 from app.api.door.auth import require
 from app.api.door.callers import Caller
-from app.api.door.session_ids import own_session
+from app.api.door.session_ids import known_as, own_session
 from app.api.http.transactions import Transactions
 from app.api.server import Server, ServerDep
 from app.errors import NotFound
@@ -54,7 +54,8 @@ async def delete_interaction(
 @router.delete("/v1/sessions/{session_id}", response_model=None)
 async def delete_session(session_id: str, server: ServerDep, caller: MayInfer) -> Response:
     """Remove a session, every answer of its turns, and all that was stored of them; repeat until `finished`."""
-    subject = await server.traffic.run(lambda session: named_session(session, session_id, caller))
+    known = known_as(server.redactor, caller, session_id)
+    subject = await server.traffic.run(lambda session: named_session(session, known, caller))
     return JSONResponse(await erase(server.traffic, subject, caller))
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy.orm import Session
 
@@ -31,6 +31,9 @@ from app.store.tables import Interaction
 from app.telemetry.told import ChoiceTold
 
 log = logging.getLogger("lepo.api")
+
+AT_ONCE: Final = 2  # transactions of one request under way
+TOGETHER: Final = 16  # choices committed in one transaction; more could take longer than one may
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,7 @@ class Answers:
         self._unfinished = [ask.fields.choices] * len(ask.prompts)  # choices the engine still works on
         self._tickets: list[Ticket] = []
         self._commits: set[asyncio.Task[None]] = set()
+        self._turn = asyncio.Semaphore(AT_ONCE)
         self._recorder = Recorder(ask, server.redactor, server.settings)
         self._began = time.monotonic()
         self._last_token_at: dict[int, float] = {}
@@ -182,11 +186,16 @@ class Answers:
                 said.append(Said(self._place(item.prompt, event), event))
         if finished:
             self._unfinished[item.prompt] -= len(finished)
-            task = asyncio.create_task(self._end(item.prompt, finished))
-            self._commits.add(task)
-            task.add_done_callback(partial(self._settled, len(finished)))
+            for place in range(0, len(finished), TOGETHER):
+                self._commit(item.prompt, finished[place : place + TOGETHER])
         self._time_tokens(said)
         return said
+
+    def _commit(self, prompt: int, finished: list[Finished]) -> None:
+        """Begin to commit choices of one prompt."""
+        task = asyncio.create_task(self._end(prompt, finished))
+        self._commits.add(task)
+        task.add_done_callback(partial(self._settled, len(finished)))
 
     async def _end(self, prompt: int, finished: list[Finished]) -> None:
         """Commit choices of one prompt in one transaction, if they are recorded; the mailbox hears what comes of it."""
@@ -218,7 +227,8 @@ class Answers:
             rows = [self._recorder.remember(session, prompt, one) for one in finished]
             return [stored(self._place(prompt, one), one, row) for one, row in zip(finished, rows, strict=True)]
 
-        return await self.server.traffic.run(remember)
+        async with self._turn:  # others' answers are to be stored too, and the time of each begins when it does
+            return await self.server.traffic.run(remember)
 
     def _place(self, prompt: int, event: Reasoned | Delta | Finished) -> int:
         """Give the number of a choice over all prompts."""

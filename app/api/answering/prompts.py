@@ -5,7 +5,7 @@ the server goes on. Callers give messages and text, never a template. Leaves out
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import anyio
 import anyio.to_thread
@@ -15,7 +15,7 @@ from app.api.answering.ask import Prompt
 from app.api.answering.template_fields import template_settings
 from app.chat.template import NOTHING_VERBATIM, ChatTemplate
 from app.chat.tools import NO_TOOLS, Toolbox
-from app.engine.text import decoder
+from app.engine.text import decoder, pieces
 from app.errors import BadRequest
 
 T = TypeVar("T")
@@ -34,6 +34,8 @@ class PromptReader:
         self.special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
         self.control_ids = frozenset(tokenizer.added_tokens_decoder)
         self.shown = decoder(tokenizer)  # ids as the text of an answer
+        self.pieces = pieces(tokenizer)  # texts of single ids, where they are enough
+        self._decode = decoder(tokenizer, special=True)
         self._limiter = anyio.CapacityLimiter(THREADS)
         self.encode(
             "a", special=True
@@ -49,7 +51,7 @@ class PromptReader:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Turn token ids into text, special tokens shown."""
-        return cast("str", self.tokenizer.decode(list(ids), skip_special_tokens=False))
+        return self._decode(list(ids))
 
     def chat(
         self,

@@ -21,8 +21,10 @@ from app.api.answering.ask import Prompt
 from app.api.answering.generation import GenerationFields
 from app.api.answering.prompts import PromptReader
 from app.api.answering.said_before import Conversation, verbatim
+from app.api.door.callers import Caller
+from app.api.door.session_ids import known_as
 from app.api.server import Server
-from app.engine.text import Detokenizer
+from app.engine.text import CONTEXT, Detokenizer
 from app.errors import BadRequest, NotFound
 from app.store.sessions import ID_PREFIX, Former, find, former
 from training.codec import decode
@@ -32,11 +34,12 @@ SESSION_FIELD: Final = "session"  # of `metadata`
 LONGEST_NAME: Final = 256  # characters
 
 
-def session_of(headers: Mapping[str, str], fields: GenerationFields) -> str | None:
-    """Name the session a request is a turn of; None: it is of none.
+def session_of(server: Server, caller: Caller, headers: Mapping[str, str], fields: GenerationFields) -> str | None:
+    """Name the session a request is a turn of, as it is stored; None: it is of none.
 
     Raises:
         BadRequest: two fields disagree, or a name is too long.
+        Unavailable: the name could not be redacted.
 
     """
     conversation = fields.conversation if isinstance(fields.conversation, str | None) else fields.conversation.id
@@ -46,7 +49,7 @@ def session_of(headers: Mapping[str, str], fields: GenerationFields) -> str | No
     named = named or headers.get(SESSION_HEADER) or (fields.metadata or {}).get(SESSION_FIELD) or None
     if named is not None and (len(named) > LONGEST_NAME or "\x00" in named):
         raise BadRequest(f"A session's name has {LONGEST_NAME} characters at most.", param="session_id")
-    return named
+    return None if named is None else known_as(server.redactor, caller, named)
 
 
 def opening_of(asked_ids_P: Tensor, task: str) -> bytes:
@@ -124,27 +127,43 @@ async def word_for_word(server: Server, key_id: str, session: str, conversation:
 def spliced(reader: PromptReader, prompt: Prompt, turn: Former) -> Prompt:
     """Write a prompt as a former turn's ids and what comes after them; the prompt itself where that cannot be."""
     rollout = decode(turn.payload)
-    said = answer_ids(reader, rollout.token_ids_T.tolist(), turn)
-    after = place_of(reader, prompt.ids, turn.prompt_text + turn.answer)
+    asked = rollout.asked_ids_P.tolist()
+    said = answer_ids(reader, asked, rollout.token_ids_T.tolist(), turn)
+    after = place_of(reader, prompt.ids, ahead(reader, prompt) + turn.prompt_text + turn.answer)
     if said is None or after is None:
         return prompt
-    before = [*rollout.asked_ids_P.tolist(), *said]
+    before = [*asked, *said]
     control = reader.control_ids - set(reader.template.mark_tokens().values())  # of a former call, read back as text
     if [one for one in before if one in control] != [one for one in prompt.ids[:after] if one in control]:
         return prompt  # text that looks like a control token is no control token
     return Prompt((*before, *prompt.ids[after:]), prompt.text, turn.interaction_id)
 
 
-def answer_ids(reader: PromptReader, token_ids: list[int], turn: Former) -> list[int] | None:
-    """Give the ids whose text an answer is, without the one that ended it; None: its text was cut from them."""
-    for ids in (token_ids[:-1], token_ids) if turn.stopped else (token_ids,):
-        if turn.answer in (reader.shown(ids), marked(reader, ids)):
+def ahead(reader: PromptReader, prompt: Prompt) -> str:
+    """Give what the tokens put before a text are shown as, which is no part of the text."""
+    whole = reader.decode(prompt.ids)
+    return whole.removesuffix(prompt.text) if whole.endswith(prompt.text) else ""
+
+
+def answer_ids(reader: PromptReader, asked: Sequence[int], token_ids: list[int], turn: Former) -> list[int] | None:
+    """Give the ids whose text an answer is, without the one that ended it; None: its text was cut from them.
+
+    The text began a turn, or went on from the prompt's, or may hold calls.
+    """
+    for ids in ([token_ids[:-1]] if turn.stopped else []) + [token_ids]:
+        if turn.answer in (reader.shown(ids), gone_on(reader, asked, ids), marked(reader, ids)):
             return ids
     return None
 
 
+def gone_on(reader: PromptReader, asked: Sequence[int], ids: Sequence[int]) -> str:
+    """Read ids as the text that goes on from a prompt's."""
+    detokenizer = Detokenizer(reader.shown, reader.pieces, before=asked[-CONTEXT:])
+    return "".join([*map(detokenizer.push, ids), detokenizer.flush()])
+
+
 def marked(reader: PromptReader, ids: list[int]) -> str:
-    """Give the text of an answer that may hold calls: special tokens that are part of them are shown."""
+    """Read ids as an answer that may hold calls: special tokens that are part of them are shown."""
     text = Detokenizer(reader.shown, marks=reader.template.marks_by_id)
     return "".join(map(text.push, ids)) + text.flush()
 

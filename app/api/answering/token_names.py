@@ -1,10 +1,11 @@
 r"""Log-probabilities as OpenAI's two endpoints write them, with token ids turned into text once and remembered.
 
-A token that is part of a character is named by its bytes, `bytes:\xe6\x9c`, so that two such tokens are never taken
-for each other. Leaves out how log-probabilities are computed (the engine).
+A token is named by the text it adds inside of a text, its first space included. One that is part of a character is
+named by its bytes, `bytes:\xe6\x9c`; where two candidates are still shown alike, the less likely one is named by its
+id, `token_id:17`, so that no two are taken for each other. Leaves out how log-probabilities are computed (the engine),
+and where tokens begin in a text (`app.api.answering.places`).
 """
 
-import re
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any, Final, NamedTuple
@@ -12,9 +13,9 @@ from typing import Any, Final, NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from app.engine.request import TokenInfo
+from app.engine.text import BYTE_PIECE
 
 LOWEST: Final = -9999.0  # stands for minus infinity, which JSON does not have
-BYTE_PIECE: Final = re.compile(r"<0x([0-9A-F]{2})>")  # how SentencePiece names a byte
 PRINTABLE: Final = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))  # bytes that GPT-2's alphabet keeps
 
 
@@ -34,6 +35,8 @@ class TokenNames:
         others = (byte for byte in range(256) if byte not in PRINTABLE)
         moved = ((chr(256 + place), byte) for place, byte in enumerate(others))
         self._alphabet = dict(chain(((chr(byte), byte) for byte in PRINTABLE), moved))
+        self._context = [int(token) for token in tokenizer.encode("a", add_special_tokens=False)]  # an inside of a text
+        self._shown = self._decode(self._context)
 
     def __getitem__(self, token_id: int) -> str:
         return self.name(token_id).text
@@ -46,11 +49,17 @@ class TokenNames:
         return found
 
     def _make(self, token_id: int) -> Name:
-        text = str(self._tokenizer.decode([token_id], skip_special_tokens=False))
+        text = self._decode([token_id])
         raw = self._raw(str(self._tokenizer.convert_ids_to_tokens(token_id))) if "\ufffd" in text else None
-        if raw is None:
-            return Name(text, list(text.encode()))
-        return Name("bytes:" + "".join(f"\\x{byte:02x}" for byte in raw), raw)
+        if raw is not None:
+            return Name("bytes:" + "".join(f"\\x{byte:02x}" for byte in raw), raw)
+        inside = self._decode([*self._context, token_id])
+        if inside.startswith(self._shown):
+            text = inside[len(self._shown) :]
+        return Name(text, list(text.encode()))
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def _raw(self, piece: str) -> list[int] | None:
         """Read the bytes of a piece that is no whole text; None when it is in no alphabet known here."""
@@ -79,32 +88,31 @@ def named(name: Name, logprob: float) -> dict[str, Any]:
 
 
 def completion_logprobs(
-    names: TokenNames, tokens: Sequence[TokenInfo], *, offset: int, unscored: Sequence[int] = ()
+    names: TokenNames, tokens: Sequence[TokenInfo], places: Sequence[int], *, unscored: Sequence[int] = ()
 ) -> dict[str, Any]:
     """Write the tokens of a plain completion.
 
     Args:
         names: of this tokenizer.
         tokens: as they were drawn, or scored.
-        offset: characters of text before the first of them.
+        places: where they begin in the text, those of `unscored` first.
         unscored: ids that come first and have no log-probability (the first token of an echoed prompt).
 
     """
-    texts = [names[token_id] for token_id in (*unscored, *(token.token_id for token in tokens))]
-    ends = [offset]
-    for text in texts:
-        ends.append(ends[-1] + len(text))
     blanks = [None] * len(unscored)
     return {
-        "tokens": texts,
+        "tokens": [names[token_id] for token_id in (*unscored, *(token.token_id for token in tokens))],
         "token_logprobs": [*blanks, *(max(token.logprob, LOWEST) for token in tokens)],
         "top_logprobs": [*blanks, *(rivals(names, token) for token in tokens)],
-        "text_offset": ends[:-1],
+        "text_offset": list(places),
     }
 
 
 def rivals(names: TokenNames, token: TokenInfo) -> dict[str, float]:
-    """Map the likeliest candidates and the drawn token to their log-probabilities."""
-    listed = {names[token_id]: max(logprob, LOWEST) for token_id, logprob in reversed(token.top)}
-    listed.setdefault(names[token.token_id], max(token.logprob, LOWEST))
+    """Map the drawn token and the likeliest candidates to their log-probabilities; the drawn one is named as shown."""
+    drawn = {token.token_id: token.logprob}
+    listed: dict[str, float] = {}
+    for token_id, logprob in (drawn | dict(token.top) | drawn).items():
+        name = names[token_id]
+        listed[f"token_id:{token_id}" if name in listed else name] = max(logprob, LOWEST)
     return listed

@@ -5,7 +5,7 @@ Leaves out keys themselves (`app.store.keys`) and how grading tokens are made (`
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -178,7 +178,9 @@ def counts(held: Bounds) -> bool:
     return bool(held.stored_bytes or held.grading_seconds)
 
 
-def require(scope: keys.Scope, *, tokens: bool = False, projects: bool = False) -> Callable[[Request], Caller]:
+def require(
+    scope: keys.Scope, *, tokens: bool = False, projects: bool = False
+) -> Callable[[Request], Awaitable[Caller]]:
     """Make a dependency that lets only callers with a scope through.
 
     Args:
@@ -192,7 +194,7 @@ def require(scope: keys.Scope, *, tokens: bool = False, projects: bool = False) 
 
     """
 
-    def check(request: Request) -> Caller:
+    async def check(request: Request) -> Caller:
         caller: Caller = request.state.caller
         if not caller.may(scope):
             raise Forbidden(f"This key may not do this: it needs the scope {scope!r}. Make one with: lepo keys create")

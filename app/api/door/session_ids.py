@@ -1,6 +1,7 @@
 """Finding the session that an id or a name in a path means, and who may see it.
 
-An id (`sess_...`) means one session; a name means the caller's own session of that name.
+An id (`sess_...`) means one session; a name means the caller's own session of that name. Where LEPO_REDACT takes
+something out of a name, what is left and a digest stand for it, everywhere.
 """
 
 from sqlalchemy.orm import Session
@@ -9,8 +10,19 @@ from app.api.door.answer_ids import project
 from app.api.door.callers import Caller
 from app.errors import NotFound
 from app.identifiers import read
+from app.redaction.hook import Redactor
 from app.store.session_tables import ClientSession
 from app.store.sessions import ID_PREFIX, find
+
+
+def known_as(redactor: Redactor, caller: Caller, text: str) -> str:
+    """Write the name of a session as it is stored; ids stay.
+
+    Raises:
+        Unavailable: it could not be redacted.
+
+    """
+    return text if text.startswith(ID_PREFIX) else redactor.name(text, caller.key_id)
 
 
 def own_session(session: Session, text: str, caller: Caller) -> ClientSession:

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 
 from app.api.door.auth import require
 from app.api.door.callers import Caller
-from app.api.door.session_ids import gradable_session, own_session
+from app.api.door.session_ids import gradable_session, known_as, own_session
 from app.api.grading.grades import GraderId, GraderName, Kind, entry_of, grade_json, require_short
 from app.api.http.fields import Strict, Text
 from app.api.http.once import Outcome, once
@@ -63,9 +63,12 @@ async def list_sessions(
     except ValueError as error:
         raise BadRequest(f"after: {error}.", param="after") from error
     whose = key if caller.may("admin") else caller.key_id
+    called = None if name is None else known_as(server.redactor, caller, name)
 
     def listing(session: Session) -> dict[str, Any]:
-        found = sessions.page(session, key_id=whose, project_id=caller.project, name=name, limit=limit + 1, after=begin)
+        found = sessions.page(
+            session, key_id=whose, project_id=caller.project, name=called, limit=limit + 1, after=begin
+        )
         more = len(found) > limit
         return {
             "object": "list",
@@ -91,7 +94,7 @@ async def get_session(
     """
 
     def one(session: Session) -> dict[str, Any]:
-        row = own_session(session, session_id, caller)
+        row = own_session(session, known_as(server.redactor, caller, session_id), caller)
         found = sessions.answers(session, row.id, turns=limit, after=after)
         ids = [answer.id for answer in found]
         ledgers, worth = sessions.ledgers(session, ids), rewards(session, ids)
@@ -119,7 +122,8 @@ async def post_session_grade(
     def work(session: Session) -> Outcome:
         comment = server.redactor.optional(body.comment)
         entry = entry_of(body.grader, caller, state="graded", value=float(body.value), comment=comment)
-        row = gradable_session(session, session_id, caller, others=server.settings.grade_others)
+        known = known_as(server.redactor, caller, session_id)
+        row = gradable_session(session, known, caller, others=server.settings.grade_others)
         grade = episodes.grade_session(session, row, entry, credit, body.choice)
         server.metrics.graded(entry.grader_kind)
         return 201, session_grade_json(session, grade)
@@ -140,7 +144,8 @@ async def take_session_grade_back(
     entry = entry_of(GraderName(kind=kind, id=id), caller, state="retracted")
 
     def work(session: Session) -> Outcome:
-        row = gradable_session(session, session_id, caller, others=server.settings.grade_others)
+        known = known_as(server.redactor, caller, session_id)
+        row = gradable_session(session, known, caller, others=server.settings.grade_others)
         return 200, session_grade_json(session, episodes.grade_session(session, row, entry, None))
 
     return await once(server.traffic, request, caller, work)

@@ -13,7 +13,7 @@ from app.store.interactions import Filters
 Version = Annotated[int | None, Query(ge=0, lt=2**63)]
 
 
-def wanted(
+async def wanted(
     since: datetime | None = None,
     until: datetime | None = None,
     graded: bool | None = None,
@@ -44,7 +44,7 @@ def in_utc(at: datetime | None) -> datetime | None:
     return at.replace(tzinfo=UTC) if at is not None and at.tzinfo is None else at
 
 
-def place(after: str | None = None) -> UUID | None:
+async def place(after: str | None = None) -> UUID | None:
     """Read where to go on: the id of the last answer there was.
 
     Raises:

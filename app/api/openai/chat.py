@@ -76,14 +76,14 @@ async def chat_completions(
     body: ChatBody, request: Request, server: ServerDep, caller: Annotated[Caller, Depends(require("infer"))]
 ) -> Response:
     """Answer a conversation."""
-    ask = await chat_ask(server, body, caller, session_of(request.headers, body))
+    ask = await chat_ask(server, body, caller, session_of(server, caller, request.headers, body))
     answers = submitted(Answers(server, ask))
     readers = [reader_of(server, body.box) for _ in range(ask.choices)]
     if body.stream:
         return AnswerStream(answers, ChatChunks(ask, body.model, server.names, readers))
     choices = await gather(answers, request.receive)
     shown = partial(chat_completion, answers, choices, body.model, server.names, readers)
-    return await json_apart(shown, server.prompts.apart) if ask.logprobs else JSONResponse(shown())
+    return await json_apart(shown, server.render) if ask.logprobs else JSONResponse(shown())
 
 
 async def chat_ask(server: Server, body: ChatBody, caller: Caller, session: str | None) -> Ask:
@@ -116,6 +116,7 @@ async def chat_ask(server: Server, body: ChatBody, caller: Caller, session: str 
         constraint=await constraint_of(server, body, box) or await constraint_for(server, body),
         marks=marks_of(server, box),
         session=session,
+        goes_on=bool(body.continue_final_message),
     )
 
 

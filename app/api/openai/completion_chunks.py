@@ -8,6 +8,8 @@ from json.encoder import encode_basestring_ascii as quoted
 
 from app.api.answering.answers import Stored
 from app.api.answering.ask import Ask
+from app.api.answering.places import Places, of_answer
+from app.api.answering.prompts import PromptReader
 from app.api.answering.token_names import TokenNames, completion_logprobs
 from app.api.http.errors import error_event
 from app.api.openai.echo import Echo
@@ -19,13 +21,15 @@ from app.errors import LepoError
 class CompletionChunks:
     """Writes the events of one stream. `usage` is JSON text, or empty where the stream shows none."""
 
-    def __init__(self, ask: Ask, model: str, names: TokenNames, echoes: tuple[Echo, ...]) -> None:
+    def __init__(self, ask: Ask, model: str, reader: PromptReader, names: TokenNames, echoes: tuple[Echo, ...]) -> None:
         self._ask = ask
         self._names = names
         self._echoes = echoes
         self._ids = bool(ask.fields.return_token_ids)
         shown = [len(echo.text) for echo in echoes] or [0] * len(ask.prompts)
-        self._written = [shown[choice // ask.fields.choices] for choice in range(ask.choices)]
+        self._starts = [shown[choice // ask.fields.choices] for choice in range(ask.choices)]
+        self._places: dict[int, Places] = {}  # by choice, of those that have begun
+        self._reader = reader
         self._head = (
             f'data: {{"id":"{ask.completion_id}","object":"text_completion","created":{ask.created},'
             f'"model":{quoted(model)}'
@@ -48,10 +52,16 @@ class CompletionChunks:
         """Write new text."""
         logprobs = "null"
         if self._ask.logprobs:
-            logprobs = json.dumps(completion_logprobs(self._names, tokens, offset=self._written[choice]))
-        self._written[choice] += len(text)
+            places = self._places_of(choice).of([token.token_id for token in tokens])
+            logprobs = json.dumps(completion_logprobs(self._names, tokens, places))
         more = f',"token_ids":{json.dumps([token.token_id for token in tokens])}' if self._ids else ""
         return self._chunk(choice, text, usage, logprobs=logprobs, more=more)
+
+    def _places_of(self, choice: int) -> Places:
+        if choice not in self._places:
+            prompt = self._ask.prompts[choice // self._ask.fields.choices]
+            self._places[choice] = of_answer(self._reader, self._names, prompt, self._starts[choice])
+        return self._places[choice]
 
     def last(self, stored: Stored, usage: str) -> str:
         """Write the end of one choice, once it is stored."""

@@ -92,16 +92,16 @@ async def completions(
     body: CompletionBody, request: Request, server: ServerDep, caller: Annotated[Caller, Depends(require("infer"))]
 ) -> Response:
     """Continue one or more prompts."""
-    ask = await completion_ask(server, body, caller, session_of(request.headers, body))
+    ask = await completion_ask(server, body, caller, session_of(server, caller, request.headers, body))
     echoes = await echoed(server, ask, request) if body.echo else ()
     if body.max_tokens == 0:
-        return await json_apart(partial(scores, server, ask, echoes), server.prompts.apart)
+        return await json_apart(partial(scores, server, ask, echoes), server.render)
     answers = submitted(Answers(server, ask))
     if body.stream:
-        return AnswerStream(answers, CompletionChunks(ask, body.model, server.names, echoes))
+        return AnswerStream(answers, CompletionChunks(ask, body.model, server.prompts, server.names, echoes))
     choices = await gather(answers, request.receive)
     shown = partial(text_completion, answers, choices, body.model, server.names, echoes)
-    return await json_apart(shown, server.prompts.apart) if ask.logprobs else JSONResponse(shown())
+    return await json_apart(shown, server.render) if ask.logprobs else JSONResponse(shown())
 
 
 async def completion_ask(server: Server, body: CompletionBody, caller: Caller, session: str | None) -> Ask:
@@ -129,9 +129,10 @@ async def completion_ask(server: Server, body: CompletionBody, caller: Caller, s
         logprobs=body.logprobs is not None,
         key_id=caller.key_id,
         grader_source=caller.grader_source,
-        as_asked=body.model_dump(mode="json", exclude_none=True, exclude=APART),
+        as_asked=await server.prompts.apart(partial(body.model_dump, mode="json", exclude_none=True, exclude=APART)),
         constraint=await constraint_for(server, body),
         session=session,
+        goes_on=True,
     )
 
 
@@ -178,20 +179,20 @@ async def echoed(server: Server, ask: Ask, request: Request) -> tuple[Echo, ...]
     echoes = tuple(Echo(prompt, tuple(one)) for prompt, one in zip(ask.prompts, scored, strict=True))
     if not ask.fields.stream:
         return echoes
-    return await server.prompts.apart(lambda: tuple(one.written(server.names) for one in echoes))
+    return await server.render(lambda: tuple(one.written(server.prompts, server.names) for one in echoes))
 
 
 def scores(server: Server, ask: Ask, echoes: tuple[Echo, ...]) -> dict[str, Any]:
     """Write a response that only scores its prompts: nothing was generated, so nothing is recorded."""
-    choices = [
+    choices = (
         {
             "index": index,
             "text": echo.text,
-            "logprobs": echo.logprobs(server.names) if ask.logprobs else None,
+            "logprobs": echo.logprobs(server.prompts, server.names) if ask.logprobs else None,
             "finish_reason": "length",
         }
         for index, echo in enumerate(echoes)
-    ]
+    )
     usage = {"prompt_tokens": ask.prompt_tokens, "completion_tokens": 0, "total_tokens": ask.prompt_tokens}
     return {
         "id": ask.completion_id,

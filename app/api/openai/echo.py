@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from app.api.answering.ask import Prompt
+from app.api.answering.places import of_prompt
+from app.api.answering.prompts import PromptReader
 from app.api.answering.token_names import TokenNames, completion_logprobs
 from app.api.http.rendering import encoded
 from app.engine.request import TokenInfo
@@ -25,10 +27,11 @@ class Echo:
         """The prompt's text."""
         return self.prompt.text
 
-    def logprobs(self, names: TokenNames) -> dict[str, Any]:
+    def logprobs(self, reader: PromptReader, names: TokenNames) -> dict[str, Any]:
         """Write the prompt's log-probabilities; its first token has none."""
-        return completion_logprobs(names, self.scored, offset=0, unscored=self.prompt.ids[:1])
+        places = of_prompt(reader, names, self.prompt)
+        return completion_logprobs(names, self.scored, places, unscored=self.prompt.ids[:1])
 
-    def written(self, names: TokenNames) -> "Echo":
+    def written(self, reader: PromptReader, names: TokenNames) -> "Echo":
         """Write the log-probabilities beforehand; a long prompt's take their time, so this runs apart."""
-        return replace(self, json=encoded(self.logprobs(names)).decode())
+        return replace(self, json=encoded(self.logprobs(reader, names)).decode())

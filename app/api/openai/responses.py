@@ -41,7 +41,7 @@ async def responses(
     body: ResponseBody, request: Request, server: ServerDep, caller: Annotated[Caller, Depends(require("infer"))]
 ) -> Response:
     """Answer a conversation given as items."""
-    ask = await response_ask(server, body, caller, session_of(request.headers, body))
+    ask = await response_ask(server, body, caller, session_of(server, caller, request.headers, body))
     answers = submitted(Answers(server, ask))
     events = ResponseEvents(ask, body, reader_of(server, body.box))
     if body.stream:

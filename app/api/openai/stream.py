@@ -22,6 +22,7 @@ from app.engine.request import Delta, TokenInfo
 from app.errors import LepoError
 
 DONE = "data: [DONE]\n\n"
+AT_ONCE: Final = 8  # pieces of news that are written in a row
 MOST_UNREAD: Final = 4 << 20  # bytes written for a client that has not taken them yet
 
 
@@ -92,9 +93,12 @@ class AnswerStream(Response):
             news = await answers.take()
             if answers.failure is None and not self._outbox.used:
                 await self._open()
-            text = "".join([self._written(item) for item in news])
-            if answers.failure is None and text:
-                self._outbox.put(text.encode())
+            for place in range(0, len(news), AT_ONCE):
+                text = "".join([self._written(item) for item in news[place : place + AT_ONCE]])
+                if answers.failure is None and text:
+                    self._outbox.put(text.encode())
+                if len(news) > place + AT_ONCE:
+                    await asyncio.sleep(0)  # others have their turn: log-probabilities take their time
             if self._outbox.unread > MOST_UNREAD + self._opening:
                 self._outbox.clear()
                 words = f"The client is more than {MOST_UNREAD >> 20} MiB behind; read faster, or ask for less."

@@ -11,6 +11,7 @@ from starlette.types import Receive
 
 from app.api.answering.answers import Answers, Stored
 from app.api.answering.ask import Ask
+from app.api.answering.places import of_answer
 from app.api.answering.token_names import TokenNames, chat_logprobs, completion_logprobs
 from app.api.http.disconnect import watched
 from app.api.openai.echo import Echo
@@ -59,11 +60,12 @@ def chat_completion(
 ) -> dict[str, Any]:
     """Write a `chat.completion`; `readers` find the calls in each choice, where it may hold any."""
     ask = answers.ask
-    written = [
+    written = (
         chat_choice(choice, names, reader, ask.completion_id, logprobs=ask.logprobs) | token_ids(ask, choice)
         for choice, reader in zip(choices, readers, strict=True)
-    ]
-    return envelope(answers, choices, model, "chat.completion") | {"choices": written, **prompt_token_ids(ask, 0)}
+    )
+    shown = written if ask.logprobs else list(written)  # log-probabilities are large, see `app.api.http.rendering`
+    return envelope(answers, choices, model, "chat.completion") | {"choices": shown, **prompt_token_ids(ask, 0)}
 
 
 def token_ids(ask: Ask, choice: Choice) -> dict[str, list[int]]:
@@ -113,32 +115,32 @@ def text_completion(
     answers: Answers, choices: list[Choice], model: str, names: TokenNames, echoes: tuple[Echo, ...]
 ) -> dict[str, Any]:
     """Write a `text_completion`."""
-    ask = answers.ask
-    per_prompt = ask.fields.choices
-    return envelope(answers, choices, model, "text_completion") | {
-        "choices": [
-            text_choice(choice, names, echoes[place // per_prompt] if echoes else None, logprobs=ask.logprobs)
-            | token_ids(ask, choice)
-            | prompt_token_ids(ask, place // per_prompt)
-            for place, choice in enumerate(choices)
-        ]
-    }
+    ask, reader = answers.ask, answers.server.prompts
+    before = [echo.logprobs(reader, names) for echo in echoes] if ask.logprobs else []
+
+    def written(place: int, choice: Choice) -> dict[str, Any]:
+        prompt = place // ask.fields.choices
+        echoed = echoes[prompt].text if echoes else ""
+        logprobs = None
+        if ask.logprobs:
+            places = of_answer(reader, names, ask.prompts[prompt], len(echoed))
+            logprobs = completion_logprobs(names, choice.tokens, places.of([one.token_id for one in choice.tokens]))
+            logprobs = {key: before[prompt][key] + logprobs[key] for key in logprobs} if before else logprobs
+        return text_choice(choice, echoed, logprobs) | token_ids(ask, choice) | prompt_token_ids(ask, prompt)
+
+    several = (written(place, choice) for place, choice in enumerate(choices))
+    shown = several if ask.logprobs else list(several)  # log-probabilities are large, see `app.api.http.rendering`
+    return envelope(answers, choices, model, "text_completion") | {"choices": shown}
 
 
-def text_choice(choice: Choice, names: TokenNames, echo: Echo | None, *, logprobs: bool) -> dict[str, Any]:
+def text_choice(choice: Choice, echoed: str, logprobs: dict[str, Any] | None) -> dict[str, Any]:
     """Write one choice of a plain completion, after its prompt where that is wanted."""
     assert choice.stored is not None
-    before = echo.text if echo else ""
-    shown = None
-    if logprobs:
-        shown = completion_logprobs(names, choice.tokens, offset=len(before))
-        if echo:
-            shown = {key: value + shown[key] for key, value in echo.logprobs(names).items()}
     reasoning = {"reasoning": choice.reading} if choice.stored.finished.rollout.latent_length else {}
     return {
         "index": choice.stored.choice,
-        "text": before + choice.stored.finished.text,
-        "logprobs": shown,
+        "text": echoed + choice.stored.finished.text,
+        "logprobs": logprobs,
         "finish_reason": choice.stored.shown_reason,
         **reasoning,
         **choice.stored.extra,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Protocol
 
+from app.engine.text import decoder
 from benchmarks.learning import sampler
 from benchmarks.learning.methods import Candidate, Method
 from benchmarks.learning.real.budget import Budget
@@ -107,8 +108,8 @@ class BySampler:
             settings = [replace(own, seed=choice_seed(seeds[row.problem], row.choice)) for row in rows]
             prompts = [row.prompt_ids for row in rows]
             for row, one in zip(rows, sampler.answer(policy, prompts, method, settings, budget.tokens), strict=True):
-                text = policy.tokenizer.decode(one.rollout.token_ids_T.tolist(), skip_special_tokens=True)
-                found[row.problem].append(Said(one.rollout, str(text), one))
+                text = decoder(policy.tokenizer)(one.rollout.token_ids_T.tolist())
+                found[row.problem].append(Said(one.rollout, text, one))
         return found
 
     def learn(self, policy: Policy, answers: Sequence[Said], advantages: Sequence[float]) -> dict[str, Any]:

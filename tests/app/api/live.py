@@ -6,7 +6,7 @@ The model is random, so nothing here says that an answer is good; everything aro
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from app.store.connect import Store, open_store
 from app.store.keys import create_key
 from app.store.policy_life import serving
 from app.telemetry.tracing import telemetry_of
+from tests.patience import PATIENCE_S
 from training.models.checkpoint import publish
 from training.models.policy import fingerprint, load_policy
 from training.placement import declare_placement
@@ -108,34 +109,38 @@ def served(
             **overrides,
         }
     )
-    store = open_store(url, settings.database_pool, requests(settings.database_timeout))
-    control = open_store(url, settings.control_pool, CONTROL)
-    policy = first_policy(settings, control)
-    engine = Engine(policy, EngineConfig.from_settings(settings))
-    placements = placements_of(settings, policy)
-    telemetry = telemetry_of(settings, "serve")
-    app = create_app(Parts(settings, engine, policy.tokenizer, placements, store, control, redis_url, telemetry))
-    httpd = DrainingServer.of(app, engine, settings)
-    thread = threading.Thread(target=httpd.run, name="uvicorn")
-    thread.start()
-    wait_for(lambda: httpd.started)
-    port = httpd.servers[0].sockets[0].getsockname()[1]
-    with store.session() as session:
-        keys = {name: create_key(session, name, scopes)[1] for name, scopes in SCOPES.items()}
-    url = f"http://127.0.0.1:{port}"
-    clients: dict[str | None, httpx.Client] = {None: httpx.Client(base_url=url, timeout=30)}
-    for name, key in keys.items():
-        clients[name] = httpx.Client(base_url=url, timeout=30, headers={"Authorization": f"Bearer {key}"})
-    live = Live(url, settings, engine, store, keys, httpd, clients)
-    try:
+    with ExitStack() as held:
+        store = held.enter_context(
+            closing(open_store(url, settings.database_pool, requests(settings.database_timeout)))
+        )
+        control = held.enter_context(closing(open_store(url, settings.control_pool, CONTROL)))
+        policy = first_policy(settings, control)
+        engine = Engine(policy, EngineConfig.from_settings(settings))
+        placements = placements_of(settings, policy)
+        telemetry = held.enter_context(closing(telemetry_of(settings, "serve")))
+        app = create_app(Parts(settings, engine, policy.tokenizer, placements, store, control, redis_url, telemetry))
+        httpd = DrainingServer.of(app, engine, settings)
+        thread = threading.Thread(target=httpd.run, name="uvicorn")
+        thread.start()
+        held.callback(ended, httpd, thread)
+        wait_for(lambda: httpd.started or not thread.is_alive())
+        port = httpd.servers[0].sockets[0].getsockname()[1]
+        with store.session() as session:
+            keys = {name: create_key(session, name, scopes)[1] for name, scopes in SCOPES.items()}
+        url = f"http://127.0.0.1:{port}"
+        clients: dict[str | None, httpx.Client] = {None: httpx.Client(base_url=url, timeout=PATIENCE_S)}
+        for name, key in keys.items():
+            headers = {"Authorization": f"Bearer {key}"}
+            clients[name] = httpx.Client(base_url=url, timeout=PATIENCE_S, headers=headers)
+        live = Live(url, settings, engine, store, keys, httpd, clients)
+        held.callback(live.close)
         yield live
-    finally:
-        live.close()
-        httpd.should_exit = True
-        thread.join(20)
-        telemetry.close()
-        store.close()
-        control.close()
+
+
+def ended(httpd: DrainingServer, thread: threading.Thread) -> None:
+    """Stop a server; its stores are closed behind it."""
+    httpd.should_exit = True
+    thread.join(PATIENCE_S)
     assert not thread.is_alive()
 
 
@@ -168,7 +173,7 @@ def new_checkpoint(live: Live, *, seed: int = 0, broken: bool = False) -> int:
     return version
 
 
-def wait_for(condition: Any, seconds: float = 15.0) -> None:
+def wait_for(condition: Any, seconds: float = PATIENCE_S) -> None:
     """Wait until a condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from app.api.answering.ask import Ask, Prompt
 from app.api.answering.generation import Budget
+from app.api.answering.prompts import PromptReader
 from app.api.answering.token_names import TokenNames
 from app.api.openai.completion_chunks import CompletionChunks
 from app.api.openai.completions import CompletionBody
@@ -127,7 +128,7 @@ def test_offsets_count_the_prompt_though_the_first_news_is_already_an_answer(
         grader_source="request",
         as_asked={},
     )
-    chunks = CompletionChunks(ask, "lepo", TokenNames(tokenizer), (Echo(prompt, ()),))
+    chunks = CompletionChunks(ask, "lepo", PromptReader(tokenizer), TokenNames(tokenizer), (Echo(prompt, ()),))
     event = chunks.delta(0, "7", (TokenInfo(ids[0], -1.0),), "").removeprefix("data: ")
     assert json.loads(event)["choices"][0]["logprobs"]["text_offset"] == [len(TEXTS[0])]
 

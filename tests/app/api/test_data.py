@@ -180,6 +180,26 @@ def test_texts_are_redacted_before_they_are_stored(redacting: Live) -> None:
         assert rollout(session, row.id) is None, "its token ids spell the text"
 
 
+def test_names_of_sessions_are_redacted_and_stay_apart(redacting: Live) -> None:
+    """A name may be a user's address; two users' turns must not become one session."""
+    one = asked(redacting, **message("open"), session_id="sesame one sesame")
+    asked(redacting, **message("open"), metadata={"session": "sesame one sesame"})
+    asked(redacting, **message("open"), conversation="[word] one sesame")
+    asked(redacting, **message("open"), session_id="plain")
+    assert "sesame" not in everything(redacting)
+    listed = redacting.http().get("/v1/sessions", params={"name": "sesame one sesame"}).json()["data"]
+    assert [(row["turns"], row["name"].partition("#")[0]) for row in listed] == [(2, "[word] one [word]")]
+    names = {row["name"] for row in redacting.http().get("/v1/sessions").json()["data"]}
+    assert len(names) == 3
+    assert "plain" in names
+    shown = redacting.http().get(f"/v1/sessions/{listed[0]['name'].replace('#', '%23')}").json()
+    assert shown["data"][0]["answers"][0]["interaction_id"] == one, "the stored name means it too"
+    graded = redacting.http().post("/v1/sessions/sesame one sesame/grades", json={"value": 1})
+    assert graded.status_code == 201, graded.text
+    assert redacting.http().delete("/v1/sessions/sesame one sesame").status_code == 200
+    assert redacting.http().get("/v1/sessions", params={"name": "sesame one sesame"}).json()["data"] == []
+
+
 def test_what_holds_nothing_to_redact_keeps_its_rollout(redacting: Live) -> None:
     row = stored(redacting, asked(redacting, **message("open please")))
     assert row.learnable

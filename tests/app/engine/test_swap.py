@@ -203,7 +203,7 @@ def test_what_a_swap_leaves_in_the_heap_is_given_back_once_it_is_over(
     monkeypatch.setattr("app.engine.swap.give_back", lambda _: told.append(threading.current_thread().name))
     with running(cold(3)) as engine:
         swapped(engine, checkpoints, 4)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + SECONDS
         while not told:
             assert time.monotonic() < deadline
             time.sleep(0.01)

@@ -6,24 +6,20 @@ import pytest
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from app.engine.text import Detokenizer, StopScanner, decoder, pieces
+from app.engine.text import CONTEXT, Detokenizer, StopScanner, decoder, pieces
+from tests.app import spelling
+from tests.app.spelling import BYTES
+
+POPULATIONS = [range(BYTES), range(BYTES + 256), range(BYTES + 128, BYTES + 256)]
 
 
 @pytest.fixture(scope="module")
 def sentencepiece_like() -> PreTrainedTokenizerFast:
-    """A tokenizer that strips the first space and spells rare characters in bytes, as Llama 2's does."""
-    pieces = ["<unk>", "<s>", "</s>", "▁", "▁the", "▁cat", "s", "▁sat", "!", "a"]
-    vocabulary = {piece: index for index, piece in enumerate(pieces)}
-    vocabulary |= {f"<0x{byte:02X}>": len(pieces) + byte for byte in range(256)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>", byte_fallback=True))
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    return spelling.sentencepiece_like()
 
 
-def pushed(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> list[str]:
-    detokenizer = Detokenizer(decoder(tokenizer), pieces(tokenizer))
+def pushed(tokenizer: PreTrainedTokenizerFast, ids: list[int], before: list[int] | None = None) -> list[str]:
+    detokenizer = Detokenizer(decoder(tokenizer), pieces(tokenizer), before=before or ())
     return [*(detokenizer.push(token) for token in ids), detokenizer.flush()]
 
 
@@ -40,6 +36,49 @@ def test_pieces_of_any_ids_add_up_for_byte_level(tokenizer: PreTrainedTokenizerF
     """Random ids are mostly broken UTF-8: the worst case, and what a random model says."""
     ids = random.Random(seed).choices(range(320), k=200)
     assert "".join(pushed(tokenizer, ids)) == decoder(tokenizer)(ids)
+
+
+@pytest.mark.parametrize("population", POPULATIONS, ids=["words", "all", "bytes"])
+@pytest.mark.parametrize("seed", range(20))
+def test_pieces_of_any_ids_add_up_for_sentencepiece(
+    sentencepiece_like: PreTrainedTokenizerFast, seed: int, population: range
+) -> None:
+    """Special tokens in the middle, spaces in a row, and bytes that are no character."""
+    ids = random.Random(seed).choices(population, k=200)
+    assert "".join(pushed(sentencepiece_like, ids)) == decoder(sentencepiece_like)(ids)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_an_incomplete_character_costs_no_whole_ones(sentencepiece_like: PreTrainedTokenizerFast, seed: int) -> None:
+    """A row of bytes is read as UTF-8 is everywhere, byte-level tokenizers included."""
+    row = bytes(random.Random(seed).choices("é€🙂漢".encode() + bytes(range(128, 256)), k=40))
+    assert decoder(sentencepiece_like)([4, *(BYTES + byte for byte in row)]) == "the" + row.decode(errors="replace")
+    cut = "é€🙂".encode()[:-1]
+    assert decoder(sentencepiece_like)([BYTES + byte for byte in cut]) == "é€\N{REPLACEMENT CHARACTER}"
+
+
+@pytest.mark.parametrize("population", POPULATIONS, ids=["words", "all", "bytes"])
+@pytest.mark.parametrize("seed", range(20))
+def test_a_text_that_goes_on_is_the_end_of_the_whole(
+    sentencepiece_like: PreTrainedTokenizerFast, seed: int, population: range
+) -> None:
+    draw = random.Random(seed)
+    before, after = [4, *draw.choices(population, k=20), 5], draw.choices(population, k=60)
+    decode = decoder(sentencepiece_like)
+    given = "".join(pushed(sentencepiece_like, after, before[-CONTEXT:]))
+    assert decode(before) + given == decode(before + after)
+
+
+@pytest.mark.parametrize("rest", ["€".encode()[1:] + b"uro", "€".encode()[1:2], b"uro", b""])
+def test_a_character_that_the_prompt_cuts_is_given_out_when_it_is_whole(
+    sentencepiece_like: PreTrainedTokenizerFast, tokenizer: PreTrainedTokenizerFast, rest: bytes
+) -> None:
+    whole = ("€".encode()[:1] + rest).decode(errors="replace")
+    ids = [BYTES + byte for byte in rest]
+    given = "".join(pushed(sentencepiece_like, ids, [4, BYTES + "€".encode()[0]]))
+    assert given == (whole if whole.startswith("€") else whole[1:]), "else the prompt shows it"
+    begun = tokenizer("a€").input_ids[:2]
+    assert "".join(pushed(tokenizer, tokenizer("€uro").input_ids[1:], begun)) == "€uro"
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -66,7 +105,7 @@ def test_a_first_space_is_stripped_once(sentencepiece_like: PreTrainedTokenizerF
 
 
 def test_bytes_wait_for_their_character(sentencepiece_like: PreTrainedTokenizerFast) -> None:
-    ids = [4, *(10 + byte for byte in "é€🙂".encode()), 5]
+    ids = [4, *(BYTES + byte for byte in "é€🙂".encode()), 5]
     pieces = pushed(sentencepiece_like, ids)
     assert "".join(pieces) == "theé€🙂 cat"
     assert pieces == ["the", "", "é", "", "", "€", "", "", "", "🙂", " cat", ""]
@@ -103,7 +142,7 @@ def test_a_text_that_goes_on_keeps_its_first_space_where_pieces_carry_it() -> No
     def decode(ids: list[int]) -> str:
         return str(backend.decode(ids))
 
-    begun, gone_on = Detokenizer(decode), Detokenizer(decode, before=0)
+    begun, gone_on = Detokenizer(decode), Detokenizer(decode, before=(0,))
     assert "".join(map(begun.push, [1, 2, 1])) == "bc b"
     assert "".join(map(gone_on.push, [1, 2, 1])) == " bc b"
 

@@ -12,6 +12,7 @@ import pytest
 
 from app.stack.child import Child
 from app.stack.supervisor import AlreadyRunning, ChildFailed, Supervisor
+from tests.patience import PATIENCE_S
 
 SLEEP = (sys.executable, "-c", "import time; print('hello', flush=True); time.sleep(600)")
 STUBBORN = (
@@ -36,7 +37,7 @@ def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
         yield started
 
 
-def until(happened: Callable[[], bool], seconds: float = 10.0) -> None:
+def until(happened: Callable[[], bool], seconds: float = PATIENCE_S) -> None:
     deadline = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < deadline, "it did not happen in time"

@@ -21,6 +21,7 @@ from app.store.budgets import CONTROL, MIGRATION, PROMPT, REQUESTS, WORKER, Budg
 from app.store.connect import Store, open_store
 from app.store.retry import write_for_sure
 from app.store.tables import Secret
+from tests.patience import PATIENCE_S
 
 QUICK = Budget(wait_s=0.2, connect_s=2, lock_s=0.3, statement_s=0.5, idle_s=0.5, reply_s=0.8)
 
@@ -158,7 +159,7 @@ def pooler(database_url: str, directory: Path) -> Iterator[str]:
         argv = [str(shutil.which("pgbouncer")), str(config)]
         process = subprocess.Popen(argv, user=owner, stdout=log, stderr=log)
     try:
-        end = time.monotonic() + 10
+        end = time.monotonic() + PATIENCE_S
         while not (socket_dir / ".s.PGSQL.6432").exists():
             said = (directory / "pgbouncer.log").read_text()
             assert process.poll() is None, said

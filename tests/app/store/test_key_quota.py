@@ -46,9 +46,9 @@ def test_the_limit_is_what_its_definition_says() -> None:
 
 def test_the_limit_of_many_keys_with_many_answers_is_found_at_once() -> None:
     counts = {str(key): 1000 + key for key in range(2000)} | {"flood": 10_000_000}
-    began = time.perf_counter()
+    began = time.process_time()
     limit = key_limit(counts, 0.5)
-    assert time.perf_counter() - began < 0.2
+    assert time.process_time() - began < 0.2
     assert limit == sum(range(1000, 3000)), "half of it is the flood's when it has as many as all others together"
 
 

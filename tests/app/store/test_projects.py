@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from threading import Barrier, Thread
 from uuid import UUID
 
@@ -16,12 +17,15 @@ from app.settings import Settings
 from app.store import audit, grades, lent, projects
 from app.store.connect import Store
 from app.store.grades import Entry
+from app.store.interactions import record
 from app.store.keys import create_key, fix_admin_key, has_admin, list_keys
 from app.store.migrate import downgrade, upgrade
 from app.store.removal import remove
 from app.store.retention import sweep
-from app.store.tables import ApiKey, Interaction
+from app.store.tables import ApiKey, Checkpoint, Interaction
 from app.store.tenants import DEFAULT
+from app.store.traces import TraceFiles
+from tests.conftest import answer
 
 Answers = Callable[..., list[UUID]]
 
@@ -64,6 +68,30 @@ def test_bytes_are_counted_as_they_come_and_go(store: Store, answers: Answers) -
     with store.session() as session:
         remove(session, ids[:1])
     assert kept(store, "team-a") == kept(store, DEFAULT) == 0
+
+
+def test_traces_in_files_count_like_those_in_rows(
+    store: Store, database_url: str, base_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    asker = key(store, "team-a")
+    ids = []
+    used = []
+    for place, files in enumerate((None, TraceFiles(tmp_path))):
+        before = kept(store, "team-a")
+        with store.session() as session:
+            row = Interaction(**answer(base_checkpoint, f"c{place}", 0, 1) | {"api_key_id": asker})
+            row.asked.project_id = "team-a"
+            record(session, row, codec=1, payload=b"x" * 12_345, files=files)
+            ids.append(row.id)
+        used.append(kept(store, "team-a") - before)
+    assert used[0] == used[1] > 12_345
+    store.engine.dispose()
+    downgrade(database_url, "0011")
+    upgrade(database_url)
+    assert kept(store, "team-a") == sum(used) - 12_345, "there a file is not counted, and so it is not when it goes"
+    with store.session() as session:
+        remove(session, ids)
+    assert kept(store, "team-a") == 0
 
 
 def test_answers_that_end_together_do_not_queue_for_one_count(store: Store, answers: Answers) -> None:

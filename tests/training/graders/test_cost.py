@@ -35,11 +35,11 @@ FINE = [
 
 @pytest.mark.parametrize("reference", COSTLY)
 def test_a_tower_of_powers_is_refused_by_name_and_at_once(reference: str) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(GraderSpecError, match="reference holds a") as caught:
         parse_grader({"type": "math", "reference": reference})
     assert caught.value.param == "grader.reference"
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize("reference", FINE)

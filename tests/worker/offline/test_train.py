@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from app.cli import build
+from tests.patience import PATIENCE_S
 from training.models.checkpoint import load_tensors, load_training_state, verify
 from training.tasks.jsonl import write_problems
 from training.tasks.problem import Problem
@@ -59,7 +60,7 @@ def metrics(out: Path) -> list[dict[str, Any]]:
 
 def wait_for(out: Path, step: int, process: "subprocess.Popen[str]") -> None:
     """Wait until the run has learned `step` updates."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + PATIENCE_S
     while not any(row["step"] >= step for row in metrics(out)):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
