@@ -1,6 +1,7 @@
 """`lepo up`: the whole stack on this machine, until Ctrl-C."""
 
 import signal
+import sys
 import time
 from types import FrameType
 from typing import NoReturn
@@ -34,7 +35,7 @@ def command() -> None:
     click.echo(f"Starting; logs are in {settings.var_dir / 'logs'} ...")
     try:
         with Stack(settings.var_dir) as stack:
-            click.echo(stack.welcome())
+            click.echo(stack.welcome(link=sys.stdout.isatty()))
             while True:
                 time.sleep(3600)
     except KeyboardInterrupt:

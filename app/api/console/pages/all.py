@@ -1,0 +1,10 @@
+"""Every page of the console, in the order of its menu."""
+
+from fastapi import APIRouter
+
+from app.api.console.pages import home, sign_in
+
+
+def console_routers() -> tuple[APIRouter, ...]:
+    """List the routers."""
+    return (sign_in.router, home.router)
