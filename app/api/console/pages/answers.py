@@ -69,7 +69,10 @@ async def listing(request: Request, server: ServerDep, caller: MayInfer, after: 
     onward = None
     if found.next_after is not None:
         onward = "?" + urlencode({**{k: v for k, v in asked.items() if v}, "after": show("int", found.next_after)})
-    return page(request, "answers.html", asked=asked, found=found, onward=onward, filtered=any(asked.values()))
+    items = [(row, reward, last_said(row)) for row, reward in found.items]
+    return page(
+        request, "answers.html", asked=asked, found=found, items=items, onward=onward, filtered=any(asked.values())
+    )
 
 
 @router.get("/console/answers/{answer_id}")
@@ -273,5 +276,6 @@ def said(message: dict[str, Any]) -> str:
 
 
 def last_said(row: Interaction) -> str:
-    """Write what a turn answered."""
-    return messages_of(row)[-1]["text"]
+    """Write what a turn answered: the last message of its conversation."""
+    messages = messages_of(row)
+    return messages[-1]["text"] if messages else row.prompt_text

@@ -92,7 +92,7 @@ def show_step(place: int, ids_K: Tensor, trace: Rollout, names: TokenNames) -> S
 
 def entropy(shares: list[float]) -> float:
     """Entropy of shares that add up to 1, in nats."""
-    return -sum(share * math.log(share) for share in shares if share > 0)
+    return max(0.0, -sum(share * math.log(share) for share in shares if share > 0))
 
 
 def show_token(name: str, logprob: float) -> TokenShown:

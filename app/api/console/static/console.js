@@ -59,3 +59,4 @@ document.addEventListener("input", (event) => {
 });
 signInByLink();
 document.querySelectorAll("[data-follow]").forEach(follow);
+document.querySelectorAll("[data-end]").forEach((one) => { one.scrollLeft = one.scrollWidth; });
