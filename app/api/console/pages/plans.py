@@ -92,7 +92,7 @@ def plan_of(session: Session, version: int, step: Step, settings: Settings) -> P
             f"Version {version} serves again, at once if it is in memory; {now} is rolled back.",
             "Learning is frozen until somebody thaws it, so that nothing is built on a surprise.",
             f"{names} waits for a decision and is discarded; its answers are given back." if waiting else "",
-            "A pin moves along to what serves then.",
+            "The pin moves along to what serves then." if learning.read(session).pinned_at else "",
         ]
         kept = [words for words in effects if words]
         return Plan(

@@ -111,7 +111,7 @@ async def one(request: Request, version: int, server: ServerDep, _caller: MayRul
 def read_all(session: Session, settings: Settings) -> All:
     """Read the lineage, the trials under way and the last moves."""
     found = kin(session)
-    moves = policy_life.history(session, limit=25)
+    moves = [row for row in policy_life.history(session, limit=60) if row.event != "retire"][:25]
     versions = {row.checkpoint_id.hex: get_checkpoint(session, row.checkpoint_id).version for row in moves}
     trials = [
         {"version": trial.version, "kind": trial.kind, "figures": trial_figures(trial, evidence, settings)}

@@ -83,6 +83,11 @@ def page(request: Request, template: str, *, status: int = 200, **values: Any) -
     return html(template, status, {**common, **values})
 
 
+def fragment(template: str, **values: Any) -> str:
+    """Fill in a part of a page that holds no form."""
+    return environment().get_template(template).render(values)
+
+
 def html(template: str, status: int, values: Mapping[str, Any]) -> HTMLResponse:
     """Fill a template in."""
     text = environment().get_template(template).render(values)
