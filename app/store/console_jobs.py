@@ -100,5 +100,10 @@ def find_events(session: Session, words: str, level: str | None = None) -> list[
 
 def measured_jobs(session: Session, limit: int = 120) -> list[Job]:
     """List the newest updates that measured something, the oldest first."""
-    query = select(Job).where(Job.metrics.has_key("update")).order_by(Job.id.desc()).limit(limit)
+    query = (
+        select(Job)
+        .where(func.jsonb_exists(Job.metrics, literal("update", AnyText())))
+        .order_by(Job.id.desc())
+        .limit(limit)
+    )
     return list(session.scalars(query))[::-1]
