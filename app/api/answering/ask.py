@@ -48,6 +48,7 @@ class Ask:
     constraint: Constraint | None = None  # what the answers' text must be, compiled
     marks: Mapping[int, str] = field(default_factory=dict)  # special tokens that the answers' text shows
     session: str | None = None  # the client's name for the session it is a turn of, or that session's id
+    version: int | None = None  # policy version that an admin wants; None: whichever a trial or the service chooses
     completion_hex: str = field(default_factory=lambda: uuid.uuid4().hex)
     request_id: UUID = field(default_factory=uuid7)  # of what is stored of it
     created: int = field(default_factory=lambda: int(time.time()))  # Unix seconds

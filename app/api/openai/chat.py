@@ -3,6 +3,7 @@
 Leaves out images and audio: the model is text in, text out, and says so with a 400.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from app.api.answering.ask import APART, Ask, Prompt
 from app.api.answering.checks import budget_for, check_fields, constraint_for, submitted
 from app.api.answering.generation import COUNTS, GenerationFields
 from app.api.answering.sessions import continued, session_of
+from app.api.answering.trial_routing import WANTED, wanted_version
 from app.api.door.auth import require
 from app.api.door.callers import Caller
 from app.api.http.fields import JsonObject, only
@@ -26,7 +28,7 @@ from app.api.openai.tools import Legacy, ToolChoice, Tools, constraint_of, marks
 from app.api.openai.whole import chat_completion, gather
 from app.api.server import Server, ServerDep
 from app.chat.tools import Toolbox
-from app.errors import BadRequest
+from app.errors import BadRequest, Forbidden
 from training.placement import Placement
 
 router = APIRouter()
@@ -75,6 +77,8 @@ async def chat_completions(
 ) -> Response:
     """Answer a conversation."""
     ask = await chat_ask(server, body, caller, session_of(request.headers, body))
+    if WANTED in request.headers:
+        ask = replace(ask, version=version_of(request, server, caller))
     answers = submitted(Answers(server, ask))
     readers = [reader_of(server, body.box) for _ in range(ask.choices)]
     if body.stream:
@@ -82,6 +86,18 @@ async def chat_completions(
     choices = await gather(answers, request.receive)
     shown = partial(chat_completion, answers, choices, body.model, server.names, readers)
     return await json_apart(shown, server.prompts.apart) if ask.logprobs else JSONResponse(shown())
+
+
+def version_of(request: Request, server: Server, caller: Caller) -> int | None:
+    """Read which version an admin wants to be answered by.
+
+    Raises:
+        Forbidden: the caller is no admin: a trial's draw is not for users to undo.
+
+    """
+    if not caller.may("admin"):
+        raise Forbidden(f"{WANTED} needs an admin key.", param=WANTED)
+    return wanted_version(request.headers.get(WANTED), server.engine.version, server.trial)
 
 
 async def chat_ask(server: Server, body: ChatBody, caller: Caller, session: str | None) -> Ask:

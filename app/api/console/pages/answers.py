@@ -24,7 +24,7 @@ from app.api.door.answer_ids import find
 from app.api.door.auth import require
 from app.api.door.callers import Caller
 from app.api.server import Server, ServerDep
-from app.errors import BadRequest, NotFound
+from app.errors import BadRequest, Forbidden, NotFound
 from app.identifiers import read, show
 from app.store import grades
 from app.store.checkpoints import get_checkpoint
@@ -80,6 +80,17 @@ async def one(request: Request, answer_id: str, server: ServerDep, caller: MayIn
     """Show one answer."""
     found = await server.control.run(lambda session: read_one(session, server, answer_id, caller))
     return page(request, "answer.html", one=found)
+
+
+@router.get("/console/answers/{answer_id}/trace")
+async def trace(request: Request, answer_id: str, server: ServerDep, caller: MayInfer) -> Response:
+    """Show how an answer was thought, as a part of a page; for admin keys, as in the API."""
+    if not caller.may("admin"):
+        raise Forbidden("The trace of an answer needs an admin key.")
+    found = await server.control.run(lambda session: read_one(session, server, answer_id, caller).trace)
+    if found is None:
+        raise NotFound("No trace of this answer is kept.")
+    return page(request, "_trace.html", trace=found)
 
 
 @router.get("/console/sessions/{session_id}")

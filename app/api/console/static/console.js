@@ -51,6 +51,8 @@ function follow(part) {
 document.addEventListener("click", (event) => {
   const button = event.target.closest("[data-copy]");
   if (button) copy(button);
+  const grave = event.target.closest("[data-confirm]");
+  if (grave && !confirm(grave.dataset.confirm)) event.preventDefault();
 });
 document.addEventListener("keydown", pressed);
 document.addEventListener("input", (event) => {

@@ -59,12 +59,13 @@ def fill(live: Live) -> Filled:
     return Filled(live, graded=ids[0], ungraded=ids[3], session=named[1], job=named[0], held=version)
 
 
-def sign_in(live: Live, key: str = "admin") -> httpx.Client:
-    """Sign in without a browser: a client with the cookie, and the token of its session in every request."""
-    client = httpx.Client(base_url=live.url, timeout=30, headers={"Accept": "text/html"})
-    answer = client.post("/console/sign-in", data={"key": live.keys.get(key, key)})
-    assert answer.status_code == 303, answer.text
-    return client
+@contextmanager
+def sign_in(live: Live, key: str = "admin") -> Iterator[httpx.Client]:
+    """Sign in without a browser: a client with the cookie. `key` is one of the server's, or a key's text."""
+    with httpx.Client(base_url=live.url, timeout=30, headers={"Accept": "text/html"}) as client:
+        answer = client.post("/console/sign-in", data={"key": live.keys.get(key, key)})
+        assert answer.status_code == 303, answer.text
+        yield client
 
 
 def token_of(client: httpx.Client) -> str:

@@ -1,0 +1,137 @@
+"""What people do with the console, in a real browser; what came of it is looked up through the API or in the store."""
+
+from playwright.sync_api import Browser, expect
+
+from app.store import learning, policy_life
+from app.store.console_sessions import make_link
+from tests.app.api.console.reader import Filled, opened
+
+
+def test_a_link_signs_in_and_leaves_no_trace_in_the_address(browser: Browser, filled: Filled) -> None:
+    with filled.live.store.session() as session:
+        link = make_link(session)
+    with opened(browser, filled.live, key=None) as page:
+        page.goto(f"/console/sign-in#link={link}")
+        expect(page.get_by_role("navigation", name="Pages")).to_be_visible()
+        assert link not in page.url
+        page.get_by_role("button", name="Sign out").click()
+        page.goto("/console")
+        assert page.url.endswith("/console/sign-in")
+
+
+def test_the_overview_says_why_nothing_is_learned_and_what_to_do(browser: Browser, filled: Filled) -> None:
+    with opened(browser, filled.live) as page:
+        now = page.get_by_role("region", name="What it is doing now")
+        expect(now).to_contain_text(f"Version {filled.held} waits for you")
+        now.get_by_role("link", name="Promote it").click()
+        expect(page.get_by_role("heading", name=f"Promote version {filled.held}?")).to_be_visible()
+        expect(page.get_by_text("New requests are answered by")).to_be_visible()
+        page.get_by_role("link", name="Leave it as it is").click()
+        expect(page.get_by_role("heading", name=f"Version {filled.held} held")).to_be_visible()
+
+
+def test_an_answer_is_found_seen_through_and_graded(browser: Browser, filled: Filled) -> None:
+    with opened(browser, filled.live) as page:
+        page.goto("/console/answers")
+        page.keyboard.press("/")
+        page.keyboard.type("2 + 2")
+        page.keyboard.press("Enter")
+        page.get_by_role("link", name="And 2 + 2").click()
+        thought = page.get_by_role("region", name="Latent steps")
+        expect(thought.get_by_role("img")).to_have_count(3)
+        expect(thought.get_by_text("effective of").first).to_be_visible()
+        assert page.locator(".tokens .token").count() >= 4
+        page.keyboard.press("1")
+        expect(page.get_by_role("status")).to_have_text("Graded 1.")
+        page.get_by_label("What it should have been").fill("4")
+        page.get_by_role("button", name="Correct without a number").click()
+        said = page.get_by_role("region", name="History of grades")
+        expect(said).to_contain_text("correction")
+        expect(said.get_by_text("superseded")).to_be_visible()
+        found = page.url.rpartition("/")[2].partition("?")[0]
+    entries = filled.live.http("admin").get(f"/v1/interactions/{found}/grades").json()["data"]
+    assert [(one["state"], one["value"], one["correction"], one["grader"]["kind"]) for one in entries] == [
+        ("graded", 1.0, None, "person"),
+        ("corrected", None, "4", "person"),
+    ]
+
+
+def test_a_session_is_read_as_a_conversation(browser: Browser, filled: Filled) -> None:
+    with opened(browser, filled.live) as page:
+        page.goto("/console/answers?user=ada")
+        page.get_by_role("link", name="session, turn 2").click()
+        expect(page.get_by_role("heading", name="a talk")).to_be_visible()
+        assert page.locator(".said-by pre").all_inner_texts()[::2] == ["What is 1 + 1", "And 2 + 2"]
+
+
+def test_the_queue_is_worked_off_by_keyboard(browser: Browser, filled: Filled) -> None:
+    live = filled.live
+    ids = [live.answer(max_tokens=3, seed=seed)["choices"][0]["interaction_id"] for seed in (11, 12, 13)]
+    with opened(browser, live) as page:
+        page.goto("/console/review")
+        card = page.locator("#card")
+        for press, words in (("1", "Graded 1."), ("0", "Graded 0.")):
+            page.keyboard.press(press)
+            expect(card.get_by_role("status")).to_have_text(words)
+        page.keyboard.press("c")
+        page.keyboard.type("five")
+        page.keyboard.press("Control+Enter")
+        expect(card.get_by_role("status")).to_have_text("Corrected.")
+    api = live.http("admin")
+    said = [api.get(f"/v1/interactions/{one}/grades").json()["data"][-1] for one in reversed(ids)]
+    assert [(one["value"], one["correction"]) for one in said] == [(1.0, None), (0.0, None), (None, "five")]
+
+
+def test_who_disagrees_is_shown_until_somebody_decides(browser: Browser, filled: Filled) -> None:
+    live = filled.live
+    answer = live.answer(max_tokens=3, seed=21)["choices"][0]["interaction_id"]
+    for value, name in ((1, "ann"), (0, "ben")):
+        body = {"value": value, "grader": {"kind": "user", "id": name}}
+        assert live.http().post(f"/v1/interactions/{answer}/grades", json=body).status_code == 201
+    with opened(browser, live) as page:
+        page.goto("/console/review?queue=disputed")
+        expect(page.locator("#card")).to_contain_text("ann")
+        expect(page.locator("#card")).to_contain_text("ben")
+
+
+def test_policies_are_moved_with_a_word_to_the_record(browser: Browser, filled: Filled) -> None:
+    with opened(browser, filled.live) as page:
+        page.goto("/console/policies")
+        page.get_by_role("link", name=f"Version {filled.held}, held", exact=False).first.click()
+        page.get_by_role("link", name="Promote").click()
+        page.get_by_label("Why, for the record").fill("it looks right")
+        page.get_by_role("button", name="Promote it").click()
+        expect(page.get_by_role("status")).to_have_text("Done.")
+        expect(page.get_by_role("region", name="Why")).to_contain_text("it looks right")
+        page.goto("/console/policies/0")
+        page.get_by_role("link", name="Roll back to it").click()
+        expect(page.get_by_text("Learning is frozen until somebody thaws it")).to_be_visible()
+        page.get_by_role("button", name="Roll back").click()
+        expect(page.get_by_role("heading", name="Version 0 serving")).to_be_visible()
+        page.goto("/console")
+        expect(page.get_by_role("heading", name="Learning is frozen")).to_be_visible()
+        page.get_by_role("link", name="Thaw").click()
+        page.get_by_role("button", name="Thaw").click()
+        expect(page.get_by_role("heading", name="Learning is frozen")).to_have_count(0)
+    with filled.live.store.session() as session:
+        served = policy_life.serving(session)
+        assert served is not None
+        assert served.version == 0
+        assert learning.read(session).frozen_at is None
+        reasons = [row.reason for row in policy_life.history(session)]
+    assert "it looks right" in reasons
+
+
+def test_an_update_is_asked_for_followed_and_cancelled(browser: Browser, filled: Filled) -> None:
+    with opened(browser, filled.live) as page:
+        page.goto("/console/jobs")
+        page.get_by_role("button", name="Ask for an update now").click()
+        expect(page.get_by_role("status")).to_contain_text("is asked for")
+        page.goto("/console")
+        expect(page.get_by_role("region", name="What it is doing now")).not_to_contain_text("Learning now")
+        page.goto("/console/jobs")
+        page.locator("td a").first.click()
+        expect(page.get_by_text("It waits for a worker.")).to_be_visible()
+        page.get_by_role("button", name="Cancel it").click()
+        expect(page.get_by_role("status")).to_contain_text("asked to end")
+        expect(page.get_by_role("region", name="Course")).to_contain_text("cancelled")
