@@ -89,5 +89,4 @@ def node(one: Kin, x: float, y: float) -> Markup:
         text(figure, x, y + RADIUS + 13, "tick", "middle"),
         href=f"/console/policies/{one.version}",
         class_=f"policy {one.state}",
-        aria_label=words,
     )
