@@ -135,3 +135,69 @@ def test_an_update_is_asked_for_followed_and_cancelled(browser: Browser, filled:
         page.get_by_role("button", name="Cancel it").click()
         expect(page.get_by_role("status")).to_contain_text("asked to end")
         expect(page.get_by_role("region", name="Course")).to_contain_text("cancelled")
+
+
+def test_the_playground_asks_two_ways_grades_and_shows_the_thought(browser: Browser, filled: Filled) -> None:
+    with opened(browser, filled.live) as page:
+        page.goto("/console/playground")
+        page.get_by_label("Your message").fill("What is 3 + 4")
+        for name in "ab":
+            page.locator(f"#{name}-max_tokens").evaluate("(one) => { one.value = 4; }")
+        page.get_by_role("button", name="Send").click()
+        sides = [page.get_by_role("region", name=f"Side {name}") for name in "ab"]
+        for side in sides:
+            expect(side.get_by_role("button", name="Right")).to_be_visible()
+            expect(side.locator(".who-said")).to_have_text("version 0")
+        assert sides[0].locator(".answer .token").count() >= 1
+        sides[0].get_by_role("button", name="Wrong").click()
+        expect(sides[0].locator(".outcome")).to_have_text("Graded 0.")
+        sides[1].get_by_role("button", name="Correct it").click()
+        sides[1].get_by_label("What it should have been").fill("7")
+        sides[1].get_by_role("button", name="Send the correction").click()
+        expect(sides[1].locator(".outcome")).to_have_text("Corrected.")
+        sides[0].get_by_role("button", name="How it thought").click()
+        expect(sides[0].get_by_role("region", name="Latent steps").get_by_role("img")).to_have_count(3)
+        sides[1].get_by_role("button", name="How it thought").click()
+        expect(sides[1].get_by_text("It has none")).to_be_visible()
+        sides[0].get_by_role("button", name="Copy as Python").click()
+        copied = sides[0].locator("[data-as=python]").get_attribute("data-written") or ""
+        asked = [side.locator(".open").get_attribute("href") for side in sides]
+    compile(copied, "copied", "exec")
+    assert '"length":3' in copied
+    api = filled.live.http("admin")
+    entries = [api.get(f"/v1/interactions/{str(path).rpartition('/')[2]}/grades").json()["data"] for path in asked]
+    assert [(one[-1]["value"], one[-1]["correction"]) for one in entries] == [(0.0, None), (None, "7")]
+
+
+def test_a_grader_is_tried_a_key_made_and_closed_and_a_user_deleted(browser: Browser, filled: Filled) -> None:
+    live = filled.live
+    live.chat(user="bob", max_tokens=2)
+    with opened(browser, live) as page:
+        page.goto("/console/data")
+        page.get_by_label("The grader, as a request would name it").fill('{"type": "string_check"}')
+        page.get_by_role("button", name="Check it").click()
+        expect(page.get_by_role("alert")).to_contain_text("grader")
+        spec = '{"type": "string_check", "reference": "no answer is this", "operation": "ne"}'
+        page.get_by_label("The grader, as a request would name it").fill(spec)
+        page.get_by_role("button", name="Check it").click()
+        tried = page.get_by_role("region", name="Graders").locator("tbody tr")
+        expect(tried.first).to_contain_text("1")
+        page.get_by_label("Name of a new key").fill("phone")
+        page.get_by_role("button", name="Make a key").click()
+        key = page.get_by_role("status", name="New key").locator("code").inner_text()
+        opens = {"Authorization": f"Bearer {key}"}
+        assert live.http(None).get("/v1/models", headers=opens).status_code == 200
+        page.goto("/console/data")
+        page.on("dialog", lambda asked: asked.accept())
+        page.get_by_role("button", name=f"close for good {key.split('-')[1]}").click()
+        expect(page.get_by_role("status")).to_contain_text("is closed")
+        assert live.http(None).get("/v1/models", headers=opens).status_code == 401
+        page.get_by_label("User").fill("bob")
+        page.get_by_label("The same again").fill("bib")
+        page.get_by_role("button", name="Delete for good").click()
+        expect(page.get_by_role("status")).to_contain_text("Nothing was deleted")
+        page.get_by_label("User").fill("bob")
+        page.get_by_label("The same again").fill("bob")
+        page.get_by_role("button", name="Delete for good").click()
+        expect(page.get_by_role("status")).to_contain_text("Deleted")
+    assert live.http("admin").get("/v1/interactions?user=bob").json()["data"] == []
