@@ -75,7 +75,9 @@ SHOTS: Final[tuple[tuple[str, Act, int, str], ...]] = (  # name, what is done fi
 
 
 @click.command()
-@click.option("--demo", type=click.Path(path_type=Path), default=Path("var/demo"), show_default=True, help="Its directory.")
+@click.option(
+    "--demo", type=click.Path(path_type=Path), default=Path("var/demo"), show_default=True, help="Its directory."
+)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("docs/pictures/console"), show_default=True)
 @click.option("--only", multiple=True, help="Names of pictures; without it, all.")
 def main(demo: Path, out: Path, only: tuple[str, ...]) -> None:

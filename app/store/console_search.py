@@ -21,6 +21,7 @@ from app.store.tables import Grade, Interaction, StoredRequest
 LOOKED_AT: Final = 5_000  # newest answers that a search looks through
 DISPUTE: Final = 0.5  # difference of two graders' values from which they disagree
 TO_REVIEW: Final = 1_000  # newest graded answers among which disputed ones are looked for
+QUEUED: Final = 20_000  # newest answers among which ungraded ones are looked for
 LONGEST_WORDS: Final = 200  # characters
 
 
@@ -118,10 +119,12 @@ def escaped(words: str) -> str:
 
 def next_ungraded(session: Session, filters: Filters, skipped_to: UUID | None) -> Interaction | None:
     """Find the newest answer, before one that was skipped, that nobody graded and no grader of this server will."""
-    where = [*conditions(filters), Interaction.graded_at.is_(None), Interaction.grading_state.in_(("none", "failed"))]
+    where = conditions(filters)
     if skipped_to is not None:
         where.append(Interaction.id < skipped_to)
-    query = select(Interaction).where(*where, ~Interaction.claimed).order_by(Interaction.id.desc()).limit(1)
+    newest = select(Interaction.id).where(*where).order_by(Interaction.id.desc()).limit(QUEUED)
+    waits = Interaction.graded_at.is_(None) & Interaction.grading_state.in_(("none", "failed")) & ~Interaction.claimed
+    query = select(Interaction).where(Interaction.id.in_(newest), waits).order_by(Interaction.id.desc()).limit(1)
     return session.scalar(query)
 
 

@@ -5,11 +5,12 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from tests.app.api.console.reader import Filled, fill
 from tests.app.api.live import Live
 
+PATIENCE_MS = 30_000  # other tests may run beside these
 CHROMIUM = os.environ.get("LEPO_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 
 
@@ -18,6 +19,7 @@ def browser() -> Iterator[Browser]:
     """A browser for the tests of a file: while it lives no other event loop can run in this thread."""
     if CHROMIUM is None:
         pytest.skip("no Chromium: apt-get install chromium, or name one in LEPO_TEST_CHROMIUM")
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as driver:
         opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield opened

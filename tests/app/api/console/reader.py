@@ -88,6 +88,7 @@ def opened(
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, base_url=live.url)
     try:
         page = context.new_page()
+        page.set_default_timeout(60_000)
         page.on("console", lambda said: complaints.append(said.text) if said.type in {"error", "warning"} else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         if key is not None:
