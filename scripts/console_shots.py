@@ -17,11 +17,12 @@ from app.stack.stack import Stack
 Act = Callable[[Page], None]
 WIDE: Final = 1200
 PHONE: Final = 390
+HIGHEST: Final = 1050
 
 
 def open_first_answer(page: Page) -> None:
-    """Open a graded answer."""
-    page.goto("/console/answers?grade=any")
+    """Open a graded answer of an early version, whose steps still spread."""
+    page.goto("/console/answers?grade=any&version=1")
     page.locator("a.whole").first.click()
     page.locator(".latents").wait_for()
 
@@ -86,8 +87,7 @@ def main(demo: Path, out: Path, only: tuple[str, ...]) -> None:
     if chromium is None or not (demo / "stack").is_dir():
         raise click.ClickException("needs Chromium (apt-get install chromium) and a demo's directory (make demo)")
     out.mkdir(parents=True, exist_ok=True)
-    heldout = str((demo / "heldout.jsonl").resolve())
-    env = {"LEPO_PORT": "0", "LEPO_HELDOUT": heldout, "LEPO_MAX_COMPLETION_TOKENS": "40"}
+    env = {"LEPO_PORT": "0", "LEPO_HELDOUT": str(demo / "heldout.jsonl"), "LEPO_MAX_COMPLETION_TOKENS": "40"}
     with Stack(demo / "stack", env, parts=("api",)) as stack, sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         for name, act, width, scheme in SHOTS:
@@ -103,7 +103,7 @@ def main(demo: Path, out: Path, only: tuple[str, ...]) -> None:
             page.get_by_role("navigation", name="Pages").wait_for()
             act(page)
             page.wait_for_load_state("networkidle")
-            high = min(1700, page.evaluate("document.documentElement.scrollHeight"))
+            high = min(HIGHEST, page.evaluate("document.documentElement.scrollHeight"))
             page.set_viewport_size({"width": width, "height": max(800, high)})
             page.screenshot(path=out / f"{name}.png")
             click.echo(out / f"{name}.png")

@@ -167,7 +167,7 @@ class Stack:
         """
         key = "$LEPO_KEY"
         lines = ["", f"  lepo is ready at {self.base_url}   (console: /, API: /docs, /metrics)", ""]
-        if link and "api" in self._commands and self.has_admin():
+        if link and self.has_admin():
             lines += [
                 "  The console, signed in (this link works once, for ten minutes):",
                 f"    {self.sign_in_link()}",

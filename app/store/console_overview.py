@@ -18,6 +18,7 @@ VERSIONS: Final = 60  # newest policies looked at
 EACH: Final = 400  # newest graded answers of each
 ANSWERS: Final = 4_000  # newest answers looked at over time
 BUCKETS: Final = 24
+FEWEST: Final = 5  # graded answers of which a mean is worth drawing
 MARKED: Final = ("promote", "restore", "roll_back", "freeze", "thaw", "pin", "refuse", "canary", "hold")
 
 
@@ -29,7 +30,7 @@ class Rewards:
     mean: float
     low: float  # 95% interval of the mean
     high: float
-    answers: int  # graded, at least 1
+    answers: int  # graded, at least `FEWEST`
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ def rewards_by_version(session: Session) -> list[Rewards]:
     )
     query = measured(newest.c.version, graded.c.reward).select_from(newest.join(graded, true()))
     rows = session.execute(query.group_by(newest.c.version).order_by(newest.c.version))
-    return [rewards(row) for row in rows if row.answers]
+    return [rewards(row) for row in rows if row.answers >= FEWEST]
 
 
 def rewards_over_time(session: Session) -> list[Rewards]:
@@ -81,7 +82,8 @@ def rewards_over_time(session: Session) -> list[Rewards]:
     bucket = func.least(func.floor((seconds - first) / width), BUCKETS - 1)
     middle = (first + (bucket + 0.5) * width).label("middle")
     query = measured(middle, newest.c.reward).where(newest.c.reward.is_not(None))
-    return [rewards(row) for row in session.execute(query.group_by(middle).order_by(middle))]
+    rows = session.execute(query.group_by(middle).order_by(middle))
+    return [rewards(row) for row in rows if row.answers >= FEWEST]
 
 
 def measured(at: Any, reward: Any) -> Select[Any]:
@@ -95,9 +97,9 @@ def measured(at: Any, reward: Any) -> Select[Any]:
 
 
 def rewards(row: Any) -> Rewards:
-    """Read one mean with its interval; of few answers it is wide, of one it is everything."""
+    """Read one mean with its interval; where all rewards are alike it still has a width."""
     mean, count = float(row.mean), int(row.answers)
-    half = 1.96 * max(float(row.spread), 0.5 / sqrt(count)) / sqrt(count) if count > 1 else 1.0
+    half = 1.96 * max(float(row.spread), 0.5 / sqrt(count)) / sqrt(count)
     return Rewards(float(row.at), mean, mean - half, mean + half, count)
 
 

@@ -286,7 +286,7 @@ def test_shadow_answers_never_take_a_slot_somebody_waits_for(serve: Serve) -> No
 
 def test_an_admin_may_ask_either_version_and_nobody_else_may(serve: Serve) -> None:
     """To see them side by side: past the draw of a trial, and so not for users."""
-    with serve(canary_share=1.0) as live:
+    with serve(canary_share=0.9) as live:
         version = new_checkpoint(live)
         put(live, version, "canary")
         ready(live, version)
