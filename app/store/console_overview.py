@@ -17,7 +17,7 @@ from app.store.tables import Checkpoint, Interaction, Job, Transition
 VERSIONS: Final = 60  # newest policies looked at
 EACH: Final = 400  # newest graded answers of each
 ANSWERS: Final = 4_000  # newest answers looked at over time
-BUCKETS: Final = 24
+GROUPS: Final = 24
 FEWEST: Final = 5  # graded answers of which a mean is worth drawing
 MARKED: Final = ("promote", "restore", "roll_back", "freeze", "thaw", "pin", "refuse", "canary", "hold")
 
@@ -26,7 +26,7 @@ MARKED: Final = ("promote", "restore", "roll_back", "freeze", "thaw", "pin", "re
 class Rewards:
     """Rewards of some live answers."""
 
-    at: float  # a version, or Unix seconds: the middle of a span of time
+    at: float  # a version, or Unix seconds: their mean
     mean: float
     low: float  # 95% interval of the mean
     high: float
@@ -68,22 +68,23 @@ def rewards_by_version(session: Session) -> list[Rewards]:
 
 
 def rewards_over_time(session: Session) -> list[Rewards]:
-    """Read the mean reward of the newest answers in spans of equal length, by time."""
+    """Read the mean reward of the newest answers in groups of as many, by time: a quiet night takes no room."""
     newest = (
-        select(Interaction.created_at, Interaction.reward, Interaction.shadow_of)
+        select(Interaction.created_at, Interaction.reward)
         .order_by(Interaction.created_at.desc())
         .limit(ANSWERS)
         .subquery()
     )
-    seconds = func.extract("epoch", newest.c.created_at)
-    least, most = func.coalesce(func.min(seconds), 0), func.coalesce(func.max(seconds), 0)
-    first, last = map(float, session.execute(select(least, most).where(newest.c.reward.is_not(None))).one())
-    width = max((last - first) / BUCKETS, 1.0)
-    bucket = func.least(func.floor((seconds - first) / width), BUCKETS - 1)
-    middle = (first + (bucket + 0.5) * width).label("middle")
-    query = measured(middle, newest.c.reward).where(newest.c.reward.is_not(None))
-    rows = session.execute(query.group_by(middle).order_by(middle))
-    return [rewards(row) for row in rows if row.answers >= FEWEST]
+    graded = select(newest).where(newest.c.reward.is_not(None)).subquery()
+    count = session.scalars(select(func.count()).select_from(graded)).one()
+    groups = min(GROUPS, count // FEWEST)
+    if not groups:
+        return []
+    seconds = func.extract("epoch", graded.c.created_at).label("seconds")
+    group = func.ntile(groups).over(order_by=graded.c.created_at).label("part")
+    parts = select(seconds, graded.c.reward, group).subquery()
+    query = measured(func.avg(parts.c.seconds), parts.c.reward).group_by(parts.c.part).order_by(parts.c.part)
+    return [rewards(row) for row in session.execute(query)]
 
 
 def measured(at: Any, reward: Any) -> Select[Any]:

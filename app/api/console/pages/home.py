@@ -3,9 +3,10 @@
 Leaves out the figures (`app.store.overview`, `app.store.console_overview`) and the sentences (`verdict`, `now`).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import Depends, Request
 from markupsafe import Markup
@@ -37,7 +38,8 @@ from training.statistics.intervals import wilson
 router = pages()
 
 By = Literal["version", "time"]
-EVERY_HOUR_S = 2 * 24 * 3600  # a span of time beyond which days are written on its axis
+DAYS_FROM_S: Final = 2 * 24 * 3600  # a span of time from which days are written on its axis
+MINUTES_FROM_S: Final = 15 * 60  # from which no seconds are
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +120,7 @@ def drawn(points: list[Point], marks: list[Moved], by: By, label: str) -> Markup
         return None
     inside = all(0 <= one.y <= 1 for one in points)
     axis: dict[str, Any] = {"y_range": (0.0, 1.0) if inside else None, "y_words": share if inside else plain}
-    long = points[-1].x - points[0].x > EVERY_HOUR_S
-    x_words = version_words if by == "version" else day_words if long else hour_words
+    x_words = version_words if by == "version" else time_words(points[-1].x - points[0].x)
     shown = [Mark(place(one, by), one.event, mark_words(one)) for one in marks if one.event in SHAPES]
     return line_chart(points, shown, label=label, x_words=x_words, whole=by == "version", **axis)
 
@@ -149,14 +150,10 @@ def version_words(value: float) -> str:
     return f"v{value:.0f}"
 
 
-def hour_words(value: float) -> str:
-    """Write a time of day on an axis."""
-    return f"{moment(value):%H:%M}"
-
-
-def day_words(value: float) -> str:
-    """Write a day on an axis."""
-    return f"{moment(value):%d %b}"
+def time_words(span_s: float) -> Callable[[float], str]:
+    """Choose how times on an axis are written, by how much time it shows."""
+    form = "%d %b" if span_s > DAYS_FROM_S else "%H:%M" if span_s > MINUTES_FROM_S else "%H:%M:%S"
+    return lambda value: f"{moment(value):{form}}"
 
 
 def moment(seconds: float) -> datetime:
