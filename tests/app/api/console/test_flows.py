@@ -1,9 +1,13 @@
 """What people do with the console, in a real browser; what came of it is looked up through the API or in the store."""
 
+from datetime import timedelta
+
 from playwright.sync_api import Browser, expect
 
-from app.store import learning, policy_life
+from app.identifiers import show
+from app.store import jobs, learning, policy_life
 from app.store.console_sessions import make_link
+from app.store.events import say
 from tests.app.api.console.reader import Filled, opened
 
 
@@ -201,3 +205,29 @@ def test_a_grader_is_tried_a_key_made_and_closed_and_a_user_deleted(browser: Bro
         page.get_by_role("button", name="Delete for good").click()
         expect(page.get_by_role("status")).to_contain_text("Deleted")
     assert live.http("admin").get("/v1/interactions?user=bob").json()["data"] == []
+
+
+def test_an_update_is_seen_as_it_happens(browser: Browser, filled: Filled) -> None:
+    store, lease = filled.live.store, timedelta(minutes=5)
+    with store.session() as session:
+        jobs.request(session, trigger="admin", requested_by="ann")
+        job = jobs.start(session, "a worker", lease)
+        assert job is not None
+        fence = job.fence
+        assert fence is not None
+        job_id = job.id
+    with opened(browser, filled.live) as page:
+        page.goto(f"/console/jobs/{show('job', job_id)}")
+        course = page.get_by_role("region", name="Course")
+        expect(course).to_contain_text("getting ready")
+        with store.session() as session:
+            jobs.advance(session, job_id, fence, "update", lease)
+            say(session, job_id, "thirty answers claimed")
+        expect(course).to_contain_text("updating the weights")
+        expect(course).to_contain_text("thirty answers claimed")
+        with store.session() as session:
+            jobs.finish(
+                session, job_id, fence, "failed", "release", fault="policy", error="the gradient was not finite"
+            )
+        expect(course).to_contain_text("the gradient was not finite")
+        expect(page.get_by_role("button", name="Ask for the same again")).to_be_visible()
