@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "data": ("app.commands.data:command", "Read and export what is stored, and delete a user's data."),
     "migrate": ("app.commands.migrate:command", "Bring the database to this release's schema."),
     "keys": ("app.commands.keys:command", "Create, list, limit, revoke and trust API keys."),
+    "console": ("app.commands.console:command", "Print a link that signs in to the console once."),
     "projects": ("app.commands.projects:command", "Create, list and limit projects."),
     "policy": ("app.commands.policy:command", "See, promote, roll back, freeze and pin policies."),
     "jobs": ("app.commands.jobs:command", "See, follow, start, cancel and repeat updates."),

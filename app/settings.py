@@ -151,6 +151,9 @@ class Settings(BaseSettings):
         description="Keys that open nothing that one address may try a minute; beyond it 429, except for keys that "
         "opened before.",
     )
+    console_hours: float = Field(
+        12.0, gt=0, le=24 * 90, description="Hours that a browser stays signed in to the console (`/`)."
+    )
 
     # The engine
     slots: int = Field(32, ge=1, le=4096, description="Answers decoded together.")

@@ -16,7 +16,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
 from app.api.admin import audit, checkpoints, erasure, export, jobs, keys, learning, projects, trials
-from app.api.console import dashboard, docs, health, interactions, overview
+from app.api.console import docs, health, interactions, overview
+from app.api.console.pages.all import console_routers
 from app.api.door.auth import Door
 from app.api.grading import graders, grades, sessions, tokens
 from app.api.http import errors
@@ -35,7 +36,7 @@ ROUTERS = (
     *(interactions.router, grades.router, tokens.router, projects.router, audit.router, docs.router),
     *(graders.router, jobs.router, checkpoints.router, trials.router, learning.router, keys.router),
     *(overview.router, erasure.router, export.router, sessions.router),
-    *(health.router, dashboard.router),
+    *(health.router, *console_routers()),
 )
 
 

@@ -37,7 +37,8 @@ def command(show_keys: bool) -> None:
     click.echo(f"Starting; logs are in {settings.var_dir / 'logs'} ...")
     try:
         with Stack(settings.var_dir) as stack:
-            click.echo(stack.welcome(show_keys=show_keys or sys.stdout.isatty()))
+            shown = sys.stdout.isatty()
+            click.echo(stack.welcome(show_keys=show_keys or shown, link=shown))
             while True:
                 time.sleep(3600)
     except KeyboardInterrupt:

@@ -29,7 +29,8 @@ from app.stack.postgres import EmbeddedPostgres
 from app.stack.redis import EmbeddedRedis
 from app.stack.supervisor import ChildFailed, Supervisor, is_held
 from app.store.connect import open_store
-from app.store.keys import authenticate, create_key, first_admin_key, fix_admin_key
+from app.store.console_sessions import make_link
+from app.store.keys import authenticate, create_key, first_admin_key, fix_admin_key, has_admin
 from app.store.migrate import upgrade
 
 EVERY_PART: Final = ("api", "worker", "beat")
@@ -96,8 +97,7 @@ class Stack:
     @property
     def base_url(self) -> str:
         """Where the server is, without a path."""
-        host = "127.0.0.1" if self.settings.host in {"0.0.0.0", "::"} else self.settings.host  # noqa: S104 - not bound
-        return f"http://{host}:{self.port}"
+        return f"http://{reachable(self.settings.host)}:{self.port}"
 
     @property
     def supervisor(self) -> Supervisor:
@@ -163,15 +163,34 @@ class Stack:
         with closing(open_store(self.database_url, pool=1)) as store, store.session() as session:
             return create_key(session, name, scopes)[1]
 
-    def welcome(self, *, show_keys: bool = True) -> str:
+    def sign_in_link(self) -> str:
+        """Make a link that signs a browser in to the console, once, within minutes.
+
+        Raises:
+            NotFound: no admin key of the service opens.
+
+        """
+        with closing(open_store(self.database_url, pool=1)) as store, store.session() as session:
+            return f"{self.base_url}/console/sign-in#link={make_link(session)}"
+
+    def welcome(self, *, show_keys: bool = True, link: bool = False) -> str:
         """Say where everything is, and how to ask a first question; makes a key for it at the very first start.
 
         Args:
             show_keys: False: keys stay out of it, since what is said is kept, as in a log.
+            link: whether a link to the console is among it that signs in once: for a terminal, not for a log.
 
         """
         key = "$LEPO_KEY"
-        lines = ["", f"  lepo is ready at {self.base_url}   (/dashboard, /docs, /metrics)", ""]
+        lines = ["", f"  lepo is ready at {self.base_url}   (console: /, API: /docs, /metrics)", ""]
+        if link and self.has_admin():
+            lines += [
+                "  The console, signed in (this link works once, for ten minutes):",
+                f"    {self.sign_in_link()}",
+                "",
+            ]
+        else:
+            lines += ["  Sign in to the console with a key, or a link: lepo console link", ""]
         if show_keys and self.admin_key is not None and self.settings.admin_key is None:
             key = self.create_key("first")
             lines += [
@@ -193,6 +212,11 @@ class Stack:
             "  Ctrl-C stops everything.",
         ]
         return "\n".join(lines)
+
+    def has_admin(self) -> bool:
+        """Tell whether somebody holds an admin key that opens."""
+        with closing(open_store(self.database_url, pool=1)) as store, store.session() as session:
+            return has_admin(session)
 
     def _start_postgres(self) -> str:
         if self.settings.database_url is not None:
@@ -269,6 +293,11 @@ def rules(session: Session, key: str) -> bool:
     except (Unauthorized, Forbidden):
         return False
     return True
+
+
+def reachable(host: str) -> str:
+    """Say where something that listens on an address can be reached from here."""
+    return "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 - not bound
 
 
 def settings_over(env: Mapping[str, str]) -> Settings:

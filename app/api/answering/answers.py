@@ -117,7 +117,9 @@ class Answers:
 
         """
         settings = self.server.settings
-        version = version_for(self.server.trial, self.ask.unit, settings.canary_share)
+        version = self.ask.version
+        if version is None:
+            version = version_for(self.server.trial, self.ask.unit, settings.canary_share)
         try:
             for index, prompt in enumerate(self.ask.prompts):
                 request = self.ask.engine_request(prompt, settings.request_deadline, version)

@@ -49,6 +49,7 @@ class Ask:
     marks: Mapping[int, str] = field(default_factory=dict)  # special tokens that the answers' text shows
     session: str | None = None  # the client's name for the session it is a turn of, or that session's id
     goes_on: bool = False  # whether the answers' text goes on from the prompt's, without a turn's beginning
+    version: int | None = None  # policy version that an admin wants; None: whichever a trial or the service chooses
     completion_hex: str = field(default_factory=lambda: uuid.uuid4().hex)
     request_id: UUID = field(default_factory=uuid7)  # of what is stored of it
     created: int = field(default_factory=lambda: int(time.time()))  # Unix seconds

@@ -8,8 +8,12 @@ answers, and another trial draws other sessions. Leaves out loading the policy
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 from uuid import UUID
+
+from app.errors import BadRequest, Conflict
+
+WANTED: Final = "X-Policy-Version"  # header by which an admin asks one version in memory, past any trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,3 +43,26 @@ def version_for(trial: OnTrial | None, unit: str, share: float) -> int | None:
     if trial is None or trial.state != "canary" or not falls_in(trial, unit, share):
         return None
     return trial.version
+
+
+def wanted_version(text: str | None, serving: int, trial: OnTrial | None) -> int | None:
+    """Read which version a request wants to be answered by; None: whichever a trial or the service chooses.
+
+    Raises:
+        BadRequest: that is no version.
+        Conflict: it is not in memory.
+
+    """
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) < 19):
+        raise BadRequest(f"{WANTED} takes the version of a policy, such as 7.", param=WANTED)
+    resident = {serving} if trial is None else {serving, trial.version}
+    if int(text) not in resident:
+        raise Conflict(
+            f"Version {int(text)} is not in memory; {', '.join(map(str, sorted(resident)))} is. Put it into shadow or "
+            "canary to ask it.",
+            param=WANTED,
+            code="not_resident",
+        )
+    return int(text)

@@ -6,11 +6,11 @@ Open to everyone, so they say little. Leaves out what is counted (`app.api.metri
 from importlib.metadata import version
 from typing import Any, Final
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from sqlalchemy.orm import Session
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
 from app.api.server import ServerDep
 from app.errors import LepoError, Unavailable
@@ -50,16 +50,18 @@ async def show_version(server: ServerDep) -> dict[str, Any]:
     return {"version": version("lepo-service"), "policy_version": server.engine.version}
 
 
-@router.get("/", include_in_schema=False)
-async def show_the_way(server: ServerDep) -> dict[str, Any]:
-    """Tell whoever comes to the front door what this is and where to go on."""
+@router.get("/", include_in_schema=False, response_model=None)
+async def show_the_way(request: Request, server: ServerDep) -> dict[str, Any] | Response:
+    """Tell whoever comes to the front door what this is and where to go on; browsers go on to the console."""
+    if "text/html" in request.headers.get("accept", ""):
+        return RedirectResponse("/console", status_code=303, headers={"Vary": "Accept"})
     return {
         "service": "lepo",
         "version": version("lepo-service"),
         "model": server.settings.served_name,
         "api": "/v1",
         "documentation": "/docs",
-        "dashboard": "/dashboard",
+        "console": "/console",
         "ready": "/ready",
     }
 

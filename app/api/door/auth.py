@@ -1,7 +1,8 @@
 """Who is calling: one door before every route but a handful, so that a route added tomorrow is closed by itself.
 
 What passes it was let in, counted against its limits (`rates`), and, where an operator acts, written down (`audit`).
-Leaves out keys themselves (`app.store.keys`) and how grading tokens are made (`app.api.door.grading_tokens`).
+Leaves out keys themselves (`app.store.keys`), how grading tokens are made (`app.api.door.grading_tokens`) and what is
+particular to browsers, which come with a cookie (`app.api.door.browsers`).
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from sqlalchemy.orm import Session
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.door import browsers
 from app.api.door.audit import READS, is_action, written_down
 from app.api.door.callers import Caller
 from app.api.door.grading_tokens import PREFIX, GradingToken, read_token
@@ -23,14 +25,17 @@ from app.api.server import Server
 from app.errors import Forbidden, LepoError, Unauthorized
 from app.settings import Settings
 from app.store import clock, keys
+from app.store.console_sessions import key_of
 from app.store.lent import is_open
 from app.store.projects import Bounds, bounds, used
 from app.store.tables import ApiKey
 
 OPEN: Final = frozenset(
     {
-        *("/", "/health", "/ready", "/version", "/metrics", "/dashboard"),
+        *("/", "/health", "/ready", "/version", "/metrics"),
         *("/openapi.json", "/docs", "/docs/start.js", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css"),
+        *("/console/sign-in", "/console/static/console.css", "/console/static/console.js"),
+        *("/console/static/htmx.min.js", "/console/static/playground.js"),
     }
 )
 
@@ -50,7 +55,12 @@ class Door:
         server = self._server()
         try:
             admin = scope["path"].startswith("/v1/admin")
-            caller = await authenticate(server, bearer(scope), address(scope), admin=admin)
+            text, cookie = bearer(scope), browsers.cookie(scope)
+            if text is None and cookie is not None:
+                caller = await signed_in(server, cookie)
+                browsers.require_own_page(scope, cookie)
+            else:
+                caller = await authenticate(server, text, address(scope), admin=admin)
             scope.setdefault("state", {})["caller"] = caller
             if is_limited(scope):
                 send = with_headers(send, await server.rates.admit(caller))
@@ -58,7 +68,7 @@ class Door:
                 await written_down(server, scope, caller, send, lambda seen: self.app(scope, receive, seen))
                 return
         except LepoError as error:
-            await error_response(error)(scope, receive, send)
+            await (browsers.way_in(scope, error) or error_response(error))(scope, receive, send)
             return
         await self.app(scope, receive, send)
 
@@ -76,8 +86,11 @@ def address(scope: Scope) -> str:
 
 
 def is_limited(scope: Scope) -> bool:
-    """Whether a request counts against its key's rates: whatever asks for work, but for what operators do."""
-    return scope["method"] not in READS and not scope["path"].startswith(("/v1/admin", "/v1/users"))
+    """Whether a request counts against its key's rates: whatever asks for work, but for what operators do.
+
+    What the console does it asks of the API, which counts it.
+    """
+    return scope["method"] not in READS and not scope["path"].startswith(("/v1/admin", "/v1/users", "/console"))
 
 
 def with_headers(send: Send, headers: dict[str, str]) -> Send:
@@ -119,6 +132,32 @@ async def authenticate(server: Server, text: str | None, address: str, *, admin:
     return caller
 
 
+async def signed_in(server: Server, cookie: str) -> Caller:
+    """Find out who is signed in.
+
+    Raises:
+        Unauthorized: nobody, any more.
+        Unavailable: the store cannot be asked.
+
+    """
+    digest = hashlib.sha256(b"cookie:" + cookie.encode("utf-8", "replace")).digest()
+    if (caller := server.believed.get(digest)) is None:
+        find = partial(of_cookie, cookie=cookie, settings=server.settings)
+        caller = await server.control.run(find)
+        server.believed.put(digest, caller)
+    return caller
+
+
+def of_cookie(session: Session, cookie: str, settings: Settings) -> Caller:
+    """Look up the key that a browser signed in with.
+
+    Raises:
+        Unauthorized: the session or the key is closed.
+
+    """
+    return holder(session, key_of(session, cookie), settings)
+
+
 async def reader(server: Server, text: str | None) -> Callable[[Session], Caller]:
     """Say how to look up a key or a token; what cannot be one is refused without a query.
 
@@ -140,7 +179,11 @@ def of_key(session: Session, text: str | None, settings: Settings) -> Caller:
         Unauthorized: none was sent, or it does not open.
 
     """
-    key = keys.authenticate(session, text, clock.now(session))
+    return holder(session, keys.authenticate(session, text, clock.now(session)), settings)
+
+
+def holder(session: Session, key: ApiKey, settings: Settings) -> Caller:
+    """Describe who holds an open key."""
     held = bounds(session, key, settings)
     caller = Caller(key.id, frozenset(key.scopes), project=key.project_id, bounds=held)
     return replace(caller, used=used(session, caller.home)) if counts(held) else caller

@@ -4,6 +4,7 @@ Leaves out images and audio: the model is text in, text out, and says so with a 
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from app.api.answering.checks import budget_for, check_fields, constraint_for, s
 from app.api.answering.generation import COUNTS, GenerationFields
 from app.api.answering.said_before import Conversation
 from app.api.answering.sessions import continued, session_of
+from app.api.answering.trial_routing import WANTED, wanted_version
 from app.api.door.auth import require
 from app.api.door.callers import Caller
 from app.api.http.fields import JsonObject, only
@@ -28,7 +30,7 @@ from app.api.openai.tools import Legacy, ToolChoice, Tools, constraint_of, marks
 from app.api.openai.whole import chat_completion, gather
 from app.api.server import Server, ServerDep
 from app.chat.tools import Toolbox
-from app.errors import BadRequest
+from app.errors import BadRequest, Forbidden
 from training.placement import Placement
 
 router = APIRouter()
@@ -77,6 +79,8 @@ async def chat_completions(
 ) -> Response:
     """Answer a conversation."""
     ask = await chat_ask(server, body, caller, session_of(server, caller, request.headers, body))
+    if WANTED in request.headers:
+        ask = replace(ask, version=version_of(request, server, caller))
     answers = submitted(Answers(server, ask))
     readers = [reader_of(server, body.box) for _ in range(ask.choices)]
     if body.stream:
@@ -84,6 +88,18 @@ async def chat_completions(
     choices = await gather(answers, request.receive)
     shown = partial(chat_completion, answers, choices, body.model, server.names, readers)
     return await json_apart(shown, server.render) if ask.logprobs else JSONResponse(shown())
+
+
+def version_of(request: Request, server: Server, caller: Caller) -> int | None:
+    """Read which version an admin wants to be answered by.
+
+    Raises:
+        Forbidden: the caller is no admin: a trial's draw is not for users to undo.
+
+    """
+    if not caller.may("admin"):
+        raise Forbidden(f"{WANTED} needs an admin key.", param=WANTED)
+    return wanted_version(request.headers.get(WANTED), server.engine.version, server.trial)
 
 
 async def chat_ask(server: Server, body: ChatBody, caller: Caller, session: str | None) -> Ask:

@@ -25,5 +25,9 @@ def test_head_opens_no_door_and_makes_no_route(live: Live) -> None:
 def test_the_front_door_names_pages_that_are_there(live: Live) -> None:
     page = httpx.get(live.url).json()
     assert page["service"] == "lepo"
-    for name in ("documentation", "dashboard", "ready"):
+    for name in ("documentation", "ready"):
         assert httpx.get(live.url + page[name]).status_code == 200, name
+    read = {"Accept": "text/html,*/*;q=0.8"}
+    for path in ("/", page["console"]):
+        console = httpx.get(live.url + path, headers=read, follow_redirects=True)
+        assert (console.status_code, console.url.path) == (200, "/console/sign-in"), path

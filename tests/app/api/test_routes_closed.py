@@ -15,8 +15,10 @@ from app.api.door.auth import OPEN
 from tests.app.api.live import Live
 from tests.app.api.test_refusals import error_of
 
-IN_BROWSERS = {"/", "/health", "/ready", "/version", "/metrics", "/openapi.json", "/docs", "/dashboard"}
+IN_BROWSERS = {"/", "/health", "/ready", "/version", "/metrics", "/openapi.json", "/docs"}
 IN_BROWSERS |= {"/docs/start.js", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css"}
+IN_BROWSERS |= {"/console/sign-in", "/console/static/console.css", "/console/static/console.js"}
+IN_BROWSERS |= {"/console/static/htmx.min.js", "/console/static/playground.js"}
 OF_TOKENS = {("POST", "/v1/interactions/{}/grades"), ("DELETE", "/v1/interactions/{}/grades")}
 FEWEST = 25  # routes that there are at least: a walk that finds none proves nothing
 

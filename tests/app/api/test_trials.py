@@ -282,3 +282,20 @@ def test_shadow_answers_never_take_a_slot_somebody_waits_for(serve: Serve) -> No
             found = live.chat(grader=NE, seed=index, n=2, max_tokens=12, ignore_eos=True)
             assert found.status_code == 200
         assert {row.finish_reason for row in stored(live)} <= {"stop", "length"}
+
+
+def test_an_admin_may_ask_either_version_and_nobody_else_may(serve: Serve) -> None:
+    """To see them side by side: past the draw of a trial, and so not for users."""
+    with serve(canary_share=0.9) as live:
+        version = new_checkpoint(live)
+        put(live, version, "canary")
+        ready(live, version)
+        admin, body = live.http("admin"), {"model": "lepo", "messages": [{"role": "user", "content": "2"}]}
+        for wanted in (0, version):
+            asked = admin.post("/v1/chat/completions", json=body, headers={"X-Policy-Version": str(wanted)})
+            assert asked.json()["choices"][0]["policy_version"] == wanted
+        absent = admin.post("/v1/chat/completions", json=body, headers={"X-Policy-Version": "7"})
+        assert (absent.status_code, absent.json()["error"]["code"]) == (409, "not_resident")
+        assert admin.post("/v1/chat/completions", json=body, headers={"X-Policy-Version": "x"}).status_code == 400
+        asked = live.http().post("/v1/chat/completions", json=body, headers={"X-Policy-Version": "0"})
+        assert asked.status_code == 403

@@ -83,6 +83,8 @@ def test_the_first_start_made_an_admin_key_that_opens(stack: Stack) -> None:
     welcome = stack.welcome()
     assert stack.base_url in welcome
     assert stack.admin_key in welcome
+    assert "#link=" not in welcome, "a log keeps what it is told"
+    assert "#link=" in stack.welcome(link=True)
 
 
 def test_commands_find_the_stack_of_their_directory(stack: Stack, var_dir: Path) -> None:

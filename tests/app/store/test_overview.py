@@ -1,4 +1,4 @@
-"""The overview's figures, as the dashboard and the demo show them."""
+"""The overview's figures, as the console and the demo show them."""
 
 from app.store.connect import Store
 from app.store.evaluations import record_evaluation
