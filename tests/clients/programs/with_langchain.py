@@ -1,6 +1,8 @@
 """langchain-openai: chat models and text models."""
 
 import asyncio
+from collections.abc import Coroutine
+from functools import cache
 from typing import Any, Literal
 
 from tests.clients.programs.place import MODEL, QUESTION, Boat, Place
@@ -14,6 +16,16 @@ def chat_model(place: Place, tokens: int = SHORT, **more: Any) -> Any:
 
     asked = {"base_url": place.v1, "api_key": place.key, "max_retries": 0, "seed": 1, **more}
     return ChatOpenAI(model=MODEL, max_completion_tokens=tokens, **asked)
+
+
+@cache
+def runner() -> asyncio.Runner:
+    """Give the one event loop of the program: the library keeps its connections for the loop that was first."""
+    return asyncio.Runner()
+
+
+def awaited(what: Coroutine[Any, Any, Any]) -> Any:
+    return runner().run(what)
 
 
 def tool() -> Any:
@@ -37,7 +49,7 @@ def chat(place: Place) -> None:
     model = chat_model(place)
     whole = model.invoke(QUESTION)
     assert whole.content
-    assert asyncio.run(chat_model(place).ainvoke(QUESTION)).content == whole.content
+    assert awaited(chat_model(place).ainvoke(QUESTION)).content == whole.content
     assert len(model.batch([QUESTION, "1 + 1"])) == 2
     place.grade(whole.response_metadata["id"])
 
@@ -51,7 +63,7 @@ def stream(place: Place) -> None:
     async def gathered() -> Any:
         return joined([chunk async for chunk in chat_model(place).astream(QUESTION)])
 
-    assert asyncio.run(gathered()).content == whole.content
+    assert awaited(gathered()).content == whole.content
 
 
 def loop(model: Any) -> None:
@@ -83,7 +95,7 @@ def structured(place: Place, method: str) -> None:
     async def found() -> Any:
         return await chat_model(place, ROOMY).with_structured_output(Boat, method=method).ainvoke(QUESTION)
 
-    assert isinstance(asyncio.run(found()), Boat)
+    assert isinstance(awaited(found()), Boat)
 
 
 def beside_tools(place: Place) -> None:
