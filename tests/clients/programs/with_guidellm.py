@@ -10,7 +10,7 @@ PACKAGE = "guidellm"
 REQUESTS, ANSWER = 6, 8  # tokens of an answer
 
 
-def benchmark(place: Place, route: str, profile: str = "kind=concurrent,streams=2") -> None:
+def benchmark(place: Place, route: str) -> None:
     from guidellm.cli import cli
 
     report = Path(place.scratch) / "report.json"
@@ -19,7 +19,7 @@ def benchmark(place: Place, route: str, profile: str = "kind=concurrent,streams=
         "--backend": backend,
         "--tokenizer": f"kind=huggingface_auto,model={place.model_dir}",
         "--data": f"kind=synthetic_text,prompt_tokens=24,output_tokens={ANSWER}",
-        "--profile": profile,
+        "--profile": "kind=concurrent,streams=2",
         "--constraint": f"kind=max_requests,count={REQUESTS}",
         "--output": f"kind=json,path={report}",
     }
@@ -36,7 +36,4 @@ DOINGS = {
     "chat: two streams, every answer of the length asked for": partial(benchmark, route="/v1/chat/completions"),
     "completions: likewise": partial(benchmark, route="/v1/completions"),
     "Responses: likewise": partial(benchmark, route="/v1/responses"),
-    "chat: as many at once as there are": partial(
-        benchmark, route="/v1/chat/completions", profile="kind=throughput,max_concurrency=4"
-    ),
 }

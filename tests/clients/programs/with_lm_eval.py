@@ -5,6 +5,7 @@ Everything is local: a handful of documents, the model's directory, no hub.
 
 import json
 import os
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -37,18 +38,19 @@ def task(place: Place, name: str, kind: dict[str, Any], metric: str) -> dict[str
         "test_split": "test",
         "doc_to_text": "{{question}}\nAnswer: ",
         "target_delimiter": "",
-        "metric_list": [{"metric": metric, "aggregation": "mean", "higher_is_better": True}],
-        **kind,
+        "metric_list": [{"metric": metric}],
+        **deepcopy(kind),  # a run writes its settings into it
     }
 
 
 def found(kind: str, arguments: dict[str, Any], tasks: list[dict[str, Any]], **more: Any) -> list[Any]:
     """Run it, and give what was answered to every request."""
     import lm_eval
+    from lm_eval.tasks import TaskManager
 
-    run = lm_eval.simple_evaluate(
-        model=kind, model_args=arguments, tasks=tasks, log_samples=True, bootstrap_iters=0, **more
-    )
+    none = TaskManager(include_defaults=False)  # of its thousands of tasks
+    settings = {"log_samples": True, "bootstrap_iters": 0, "task_manager": none, **more}
+    run = lm_eval.simple_evaluate(model=kind, model_args=arguments, tasks=tasks, **settings)
     assert set(run["results"]) == {each["task"] for each in tasks}
     return [answer for samples in run["samples"].values() for sample in samples for answer in flat(sample["resps"])]
 
