@@ -55,7 +55,7 @@ def schema_of(tool: Mapping[str, Any], dialect: ToolDialect) -> dict[str, Any]:
     """Write the JSON schema of a call of one tool."""
     function = tool["function"]
     arguments = {"type": "object", **closed(function["parameters"])}
-    shared = {name: arguments.pop(name) for name in SHARED if name in arguments}
+    shared: dict[str, Any] = {name: arguments.pop(name) for name in SHARED if name in arguments}
     key = "parameters" if dialect.name == "llama3" else "arguments"
     return {
         **SPACING,

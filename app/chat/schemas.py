@@ -50,18 +50,21 @@ def schemas_in(schema: Any) -> Iterator[Mapping[str, Any]]:
             yield from schemas_in(one)
 
 
-def with_objects_closed(schema: Any) -> Any:
+def with_objects_closed(schema: Mapping[str, Any]) -> dict[str, Any]:
     """Rewrite a schema, and those within it."""
-    if not isinstance(schema, Mapping):
-        return schema
     made: dict[str, Any] = {}
     for key, value in schema.items():
         if key in BY_NAME and isinstance(value, Mapping):
-            made[key] = {name: with_objects_closed(one) for name, one in value.items()}
+            made[key] = {name: rewritten(one) for name, one in value.items()}
         elif key in IN_LISTS and isinstance(value, list):
-            made[key] = [with_objects_closed(one) for one in value]
+            made[key] = [rewritten(one) for one in value]
         else:
-            made[key] = with_objects_closed(value) if key in ALONE else value
+            made[key] = rewritten(value) if key in ALONE else value
     if isinstance(made.get("properties"), dict) and not {"additionalProperties", "patternProperties"} & made.keys():
         made["additionalProperties"] = False
     return made
+
+
+def rewritten(value: Any) -> Any:
+    """Rewrite what stands where a schema may: `true` and `false` are schemas too."""
+    return with_objects_closed(value) if isinstance(value, Mapping) else value

@@ -13,8 +13,8 @@ def in_mode(place: Place, name: str, limit: str = "max_tokens") -> None:
     import instructor
     from openai import AsyncOpenAI, OpenAI
 
-    mode, address = instructor.Mode[name], {"base_url": place.v1, "api_key": place.key, "max_retries": 0}
-    asked = {**WANTED, limit: 300}
+    address: dict[str, Any] = {"base_url": place.v1, "api_key": place.key, "max_retries": 0}
+    mode, asked = instructor.Mode[name], {**WANTED, limit: 300}
     with OpenAI(**address) as stock:
         assert isinstance(instructor.from_openai(stock, mode=mode).create(**asked), Boat)
 

@@ -14,7 +14,7 @@ from tests.clients.programs.place import MODEL, Place
 
 PACKAGE = "lm_eval"
 LONGEST = 512  # tokens
-DOCUMENTS = [
+DOCUMENTS: list[dict[str, Any]] = [
     {"question": "What is 2 + 3", "choices": ["5", "6 ", "47 "], "gold": 0},
     {"question": "What is 4 + 3", "choices": ["5", "7", "a "], "gold": 1},
     {"question": "Work out 40 - 7", "choices": ["33 ", "6 ", "47 ", "40 - 7"], "gold": 0},
@@ -70,7 +70,7 @@ def own(place: Place) -> tuple[list[Any], list[Any], list[Any]]:
     """What lm-eval's Hugging Face backend says: of choices, of whole texts, and written greedily."""
     arguments = {"pretrained": place.model_dir, "device": "cpu", "dtype": "float32", "max_length": LONGEST}
     answers = found("hf", arguments, tasks_of(place))
-    choices = sum(len(document["choices"]) for document in DOCUMENTS)  # type: ignore[arg-type]
+    choices = sum(len(document["choices"]) for document in DOCUMENTS)
     return answers[:choices], answers[choices:-3], answers[-3:]
 
 
