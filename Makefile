@@ -4,10 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 REAL := $(VENV)/.installed-real
+CLIENTS_VENV := .venv-clients
+CLIENTS := $(CLIENTS_VENV)/.installed
 TEST_PROCESSES ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install test check serve demo demo-real bench docs clean
+.PHONY: help install test check clients serve demo demo-real bench docs clean
 
 help:  ## Show these lines
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -28,9 +30,21 @@ check: $(STAMP)  ## Lint, types and import directions
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: check  ## Everything that must hold: check, then all tests
+test: check $(CLIENTS)  ## Everything that must hold: check, then all tests
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile -m 'not slow and not alone'
 	$(BIN)/python -m pytest -m 'alone and not slow'
+
+# Over the project's environment, whose packages are found where the clients pin no other version of them.
+$(CLIENTS): tests/clients/requirements.txt $(STAMP)
+	rm -rf $(CLIENTS_VENV)
+	$(BIN)/python -m venv $(CLIENTS_VENV)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+	  "$$($(CLIENTS_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beneath.pth"
+	$(CLIENTS_VENV)/bin/pip install --quiet --no-deps -r tests/clients/requirements.txt
+	@touch $(CLIENTS)
+
+clients: $(CLIENTS)  ## Other people's clients, unmodified, against the service; writes docs/clients.md
+	$(BIN)/python -m pytest tests/clients --clients-table docs/clients.md
 
 serve: $(STAMP)  ## The whole stack, kept running; prints its URL, keys and a first curl
 	$(BIN)/lepo up
@@ -56,4 +70,4 @@ docs: $(STAMP)  ## The documentation as a site, in site/; any warning is an erro
 	@echo "Look at it: $(BIN)/python -m http.server --directory site 8080"
 
 clean:  ## Remove the environment and everything the stack wrote
-	rm -rf $(VENV) var site
+	rm -rf $(VENV) $(CLIENTS_VENV) var site

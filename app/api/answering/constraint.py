@@ -14,7 +14,6 @@ from app.engine.constraint import Constraint
 from app.engine.grammar import Grammars, InvalidConstraint
 from app.errors import BadRequest, Unavailable
 
-ANY_OBJECT: Final = Constraint("json_schema", '{"type": "object"}')  # any JSON object
 COMPILE_S: Final = 10.0  # seconds after which a request stops waiting for its grammar
 
 

@@ -4,19 +4,20 @@ Leaves out compiling (`app.api.answering.constraint`) and what tool calls look l
 """
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.api.answering.constraint import (
-    ANY_OBJECT,
     constraint_for_choices,
     constraint_for_json_schema,
     constraint_for_lark,
     constraint_for_regex,
 )
 from app.api.http.fields import JsonObject, Strict, Text, storable_json
+from app.chat.schemas import closed
 from app.engine.constraint import Constraint
 
 MOST_CHOICES: Final = 1024
@@ -80,6 +81,13 @@ class ResponseFormat(Strict):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
 
+    @property
+    def form(self) -> Mapping[str, Any] | None:
+        """The JSON schema that the text keeps to; None: any text."""
+        if self.json_schema is not None:
+            return closed(self.json_schema.schema_)
+        return {"type": "object"} if self.type == "json_object" else None
+
     @model_validator(mode="after")
     def complete(self) -> "ResponseFormat":
         """Require the schema where it is wanted, and only there."""
@@ -122,11 +130,10 @@ def constraint_of(format_: ResponseFormat | None, outputs: StructuredOutputs | N
     """Give what the two fields ask for, and the field to name when it cannot be served; None: any text."""
     if outputs is not None:
         return outputs.constraint()
-    if format_ is None or format_.type == "text":
+    if format_ is None or format_.form is None:
         return None
-    if format_.json_schema is None:
-        return ANY_OBJECT, "response_format"
-    return constraint_for_json_schema(format_.json_schema.schema_), "response_format.json_schema.schema"
+    param = "response_format" if format_.json_schema is None else "response_format.json_schema.schema"
+    return constraint_for_json_schema(format_.form), param
 
 
 def instead(way: str) -> AfterValidator:

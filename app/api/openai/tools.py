@@ -128,24 +128,28 @@ def toolbox(functions: Sequence[Function], choice: Any, *, parallel: bool | None
 
 
 async def constraint_of(server: Server, fields: GenerationFields, box: Toolbox) -> Constraint | None:
-    """Give what an answer must be where a call is required, compiled; None: it is free.
+    """Give what an answer must be as far as calls are concerned, compiled; None: they ask for nothing.
+
+    A call that is required leaves no words for `response_format` to form. Where the model is free to call, it calls or
+    its words have that form.
 
     Raises:
         BadRequest: this server reads no calls, another field asks for another form, or a schema cannot be followed.
         Unavailable: too many wait for theirs.
 
     """
-    if box.choice != "required":
+    dialect, required = server.prompts.template.dialect, box.choice == "required"
+    words = None if required or fields.response_format is None else fields.response_format.form
+    if not required and (words is None or not box.names or dialect is None or fields.structured_outputs is not None):
         return None
-    if fields.structured_outputs is not None or (fields.response_format and fields.response_format.type != "text"):
-        words = "tool_choice requires a call, so the answer can have no other form; send one of the two."
-        raise BadRequest(words, param="tool_choice")
-    dialect = server.prompts.template.dialect
+    if fields.structured_outputs is not None:
+        told = "tool_choice requires a call, so the answer can have no other form; send one of the two."
+        raise BadRequest(told, param="tool_choice")
     if dialect is None:
-        words = "This server reads no tool calls (LEPO_TOOL_PARSER=none); tool_choice may be none or auto."
-        raise BadRequest(words, param="tool_choice")
-    grammar = grammar_of_calls(box, dialect, server.prompts.template.mark_tokens())
-    return await checked(server, fields, constraint_for_lark(grammar), "tool_choice")
+        told = "This server reads no tool calls (LEPO_TOOL_PARSER=none); tool_choice may be none or auto."
+        raise BadRequest(told, param="tool_choice")
+    grammar = grammar_of_calls(box, dialect, server.prompts.template.mark_tokens(), words)
+    return await checked(server, fields, constraint_for_lark(grammar), "tool_choice" if required else "response_format")
 
 
 def reader_of(server: Server, box: Toolbox) -> CallReader | None:

@@ -4,24 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from openai import OpenAI
-from transformers import AutoModelForCausalLM
 
-from tests.app.api.live import CONTEXT, ROOMY, Live, served, tiny
-from training.demo_model.tokenizer import build_tokenizer
+from tests.app.api.live import CONTEXT, ROOMY, Live, served, write_model
 
 
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Qwen2 with the demo's tokenizer and chat template, in the Hugging Face layout."""
-    directory = tmp_path_factory.mktemp("model")
-    tokenizer = build_tokenizer(CONTEXT)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(5)
-        AutoModelForCausalLM.from_config(tiny(512)).save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    return directory
+    """A random model, in the Hugging Face layout."""
+    return write_model(tmp_path_factory.mktemp("model"), CONTEXT)
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +32,7 @@ def client(live: Live) -> Iterator[OpenAI]:
 @pytest.fixture(scope="session")
 def roomy_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with room for tools: its tokens are single letters."""
-    directory = tmp_path_factory.mktemp("roomy")
-    config = tiny(512)
-    config.max_position_embeddings = ROOMY
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(5)
-        AutoModelForCausalLM.from_config(config).save_pretrained(directory)
-    build_tokenizer(ROOMY).save_pretrained(directory)
-    return directory
+    return write_model(tmp_path_factory.mktemp("roomy"), ROOMY)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import torch
-from transformers import PreTrainedConfig, Qwen2Config
+from transformers import AutoModelForCausalLM, PreTrainedConfig, Qwen2Config
 
 from app.api.draining import DrainingServer
 from app.api.factory import create_app
@@ -30,6 +30,7 @@ from app.store.keys import create_key
 from app.store.policy_life import serving
 from app.telemetry.tracing import telemetry_of
 from tests.patience import PATIENCE_S
+from training.demo_model.tokenizer import build_tokenizer
 from training.models.checkpoint import publish
 from training.models.policy import fingerprint, load_policy
 from training.placement import declare_placement
@@ -55,6 +56,17 @@ def tiny(vocabulary: int) -> PreTrainedConfig:
     )
     declare_placement(config, "answer")
     return config
+
+
+def write_model(directory: Path, positions: int) -> Path:
+    """Write a random Qwen2 with the demo's tokenizer and chat template, in the Hugging Face layout."""
+    config = tiny(512)
+    config.max_position_embeddings = positions
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        AutoModelForCausalLM.from_config(config).save_pretrained(directory)
+    build_tokenizer(positions).save_pretrained(directory)
+    return directory
 
 
 @dataclass

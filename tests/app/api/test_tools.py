@@ -172,6 +172,60 @@ def test_several_calls_may_be_required(roomy_client: OpenAI) -> None:
     assert max(counts) > 1
 
 
+OPEN_TURN = {
+    "type": "function",
+    "function": {
+        "name": "turn",
+        "parameters": {"properties": {"way": {"enum": ["north", "south"]}}, "required": ["way"]},
+    },
+}
+FORMAT: Any = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "sum",
+        "schema": {"type": "object", "properties": {"sum": {"enum": [5, 6]}}, "required": ["sum"]},
+    },
+}
+
+
+def test_arguments_that_no_schema_names_are_not_made_up(roomy_client: OpenAI) -> None:
+    """Clients leave `additionalProperties` out (instructor) or strip it (litellm): these names are all there are."""
+    asked: dict[str, Any] = {"model": "lepo", "messages": ASK, "tools": [OPEN_TURN], "tool_choice": "required"}
+    for choice in roomy_client.chat.completions.create(
+        **asked, n=8, max_tokens=200, parallel_tool_calls=False, seed=3
+    ).choices:
+        (call,) = shown(choice)[1]
+        assert json.loads(call["arguments"]).keys() == {"way"}
+
+
+def test_a_required_call_leaves_nothing_for_a_format_to_form(roomy_client: OpenAI) -> None:
+    """instructor sends both."""
+    asked: dict[str, Any] = {"model": "lepo", "messages": ASK, "tools": [OPEN_TURN], "tool_choice": "required"}
+    choice = roomy_client.chat.completions.create(
+        **asked, response_format=FORMAT, max_tokens=200, parallel_tool_calls=False
+    ).choices[0]
+    content, calls, finish = shown(choice)
+    assert (content, [call["name"] for call in calls], finish) == ("", ["turn"], "tool_calls")
+
+
+def test_beside_a_format_tools_may_still_be_called(roomy: Live, roomy_client: OpenAI) -> None:
+    """An agent with tools and an output type sends both at every turn: it calls, or says the last word in that form."""
+    asked: dict[str, Any] = {"model": "lepo", "messages": ASK, "tools": [OPEN_TURN], "response_format": FORMAT}
+    asked["parallel_tool_calls"] = False
+    choices = roomy_client.chat.completions.create(**asked, n=24, max_tokens=200, seed=1).choices
+    calling = [choice for choice in choices if choice.message.tool_calls]
+    speaking = [choice for choice in choices if not choice.message.tool_calls]
+    assert calling
+    assert speaking
+    for choice in calling:
+        assert choice.message.content is None
+        assert {call["name"] for call in shown(choice)[1]} == {"turn"}
+    for choice in speaking:
+        assert json.loads(choice.message.content or "")["sum"] in {5, 6}
+    no_calls = roomy_client.chat.completions.create(**asked, tool_choice="none", n=8, max_tokens=200).choices
+    assert all(json.loads(choice.message.content or "")["sum"] in {5, 6} for choice in no_calls)
+
+
 def test_a_loop_of_tools_goes_round(roomy: Live, roomy_client: OpenAI) -> None:
     first = roomy_client.chat.completions.create(**forced(TWICE)).choices[0].message
     results = [
@@ -198,7 +252,10 @@ CALLED = {"id": "call_1", "type": "function", "function": {"name": "add", "argum
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tool_choice": "sometimes", "tools": [ADD]}, "tool_choice"),
         ({"tool_choice": {"type": "function", "function": {"name": "sub"}}, "tools": [ADD]}, "tool_choice"),
-        ({"tool_choice": "required", "tools": [ADD], "response_format": {"type": "json_object"}}, "tool_choice"),
+        (
+            {"tool_choice": "required", "tools": [ADD], "extra_body": {"structured_outputs": {"regex": "a"}}},
+            "tool_choice",
+        ),
         ({"tools": [ADD, ADD]}, "tools"),
         ({"tools": [ADD] * 129}, "tools"),
         ({"tools": [{"type": "custom", "custom": {}}]}, "tools[0].type"),
