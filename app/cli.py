@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "projects": ("app.commands.projects:command", "Create, list and limit projects."),
     "policy": ("app.commands.policy:command", "See, promote, roll back, freeze and pin policies."),
     "settings": ("app.commands.settings:command", "List every setting, what it does, and its value now."),
+    "openapi": ("app.commands.openapi:command", "Write the description of the API, as JSON."),
     "health": ("app.commands.health:command", "Ask whether a part of the stack is well; for health checks."),
     "make-demo-model": ("app.commands.make_demo_model:command", "Make the demo's or the bench's small model anew."),
 }

@@ -12,8 +12,9 @@ out) yields another text, and then its rendering is what is asked. Leaves out nu
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Final
+from typing import Annotated, Any, Final
 
+from fastapi import Depends, Header
 from sqlalchemy.orm import Session
 from torch import Tensor
 
@@ -28,6 +29,22 @@ from training.codec import decode
 SESSION_HEADER: Final = "x-session-id"
 SESSION_FIELD: Final = "session"  # of `metadata`
 LONGEST_NAME: Final = 256  # characters
+HEADER_FORM: Final = {"maxLength": LONGEST_NAME}
+
+
+async def name_of_session(
+    x_session_id: Annotated[
+        str | None, Header(description="Another way to say `session_id`.", json_schema_extra=HEADER_FORM)
+    ] = None,
+) -> None:
+    """Describe the header, which `session_of` reads."""
+
+
+SESSION_REFUSED: Final[dict[int | str, dict[str, Any]]] = {
+    404: {"description": "There is no session of this id."},
+    409: {"description": "The session is being removed."},
+}
+IN_SESSION: Final = Depends(name_of_session)  # among the `dependencies` of a route that answers
 
 
 def session_of(headers: Mapping[str, str], fields: GenerationFields) -> str | None:

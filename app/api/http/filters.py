@@ -6,8 +6,8 @@ from uuid import UUID
 
 from fastapi import Depends, Query
 
-from app.errors import BadRequest
-from app.identifiers import read
+from app.api.http.fields import Text
+from app.api.http.pages import after_id, cursor
 from app.store.interactions import Filters
 
 Version = Annotated[int | None, Query(ge=0, lt=2**63)]
@@ -18,9 +18,9 @@ def wanted(
     until: datetime | None = None,
     graded: bool | None = None,
     policy_version: Version = None,
-    user: str | None = None,
-    completion_id: str | None = None,
-    key: str | None = None,
+    user: Text | None = None,
+    completion_id: Text | None = None,
+    key: Text | None = None,
     learned_by: Version = None,
 ) -> Filters:
     """Read the conditions; a time without a zone is UTC.
@@ -44,17 +44,14 @@ def in_utc(at: datetime | None) -> datetime | None:
     return at.replace(tzinfo=UTC) if at is not None and at.tzinfo is None else at
 
 
-def place(after: str | None = None) -> UUID | None:
+def place(after: Annotated[str | None, after_id("int")] = None) -> UUID | None:
     """Read where to go on: the id of the last answer there was.
 
     Raises:
         BadRequest: that is no id of an answer.
 
     """
-    try:
-        return None if after is None else read("int", after)
-    except ValueError as error:
-        raise BadRequest(f"after: {error}.", param="after") from error
+    return cursor("int", after)
 
 
 Wanted = Annotated[Filters, Depends(wanted)]
