@@ -121,8 +121,9 @@ def document(app: FastAPI, routers: Sequence[APIRouter], models: Sequence[type[B
                     operation = found["paths"][route.path_format][method.lower()]
                     complete(operation, route, method)
     parts = found["components"]
+    unnamed: list[type[BaseModel]] = [Error, *models]
     _, named = models_json_schema(
-        [(model, "serialization") for model in (Error, *models)], ref_template="#/components/schemas/{model}"
+        [(model, "serialization") for model in unnamed], ref_template="#/components/schemas/{model}"
     )
     unused = {"HTTPValidationError", "ValidationError"}
     schemas = {**parts["schemas"], **named["$defs"]}

@@ -31,7 +31,9 @@ from app.store.tables import Checkpoint, Swap, Transition
 router = APIRouter(prefix="/v1/admin", tags=["admin"])
 
 Reason = Annotated[Text, Field(min_length=1, max_length=500)]
-ID_OR_VERSION: Final = Query(description=AFTER, json_schema_extra={"pattern": "^(ckpt_[0-9a-f]{32}|[0-9]{1,18})$"})
+OF_POLICY: Final = ("get_policy", "get_lineage", "promote", "discard")
+FORM: Final = {"pattern": "^(ckpt_[0-9a-f]{32}|[0-9]{1,18})$"}
+ID_OR_VERSION: Final = Query(description=AFTER, json_schema_extra=dict(FORM))
 UNKNOWN: Final[dict[str, Any]] = {"description": "There is no such policy."}
 MayRule = Annotated[Caller, Depends(require("admin"))]
 

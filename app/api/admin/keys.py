@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from app.api.admin import shapes
 from app.api.door.auth import require
 from app.api.door.callers import Caller
-from app.api.http.fields import Strict, Text, example
+from app.api.http.fields import COUNTED, Strict, Text, example
 from app.api.http.pages import NO_PLACE, After, Limit, behind, page
 from app.api.http.shapes import links
 from app.api.server import ServerDep
@@ -37,9 +37,11 @@ class KeyLimitsBody(Strict):
 
     model_config = example(requests_per_minute=600)
 
-    requests_per_minute: int | None = Field(None, ge=0, lt=2**63)
-    tokens_per_minute: int | None = Field(None, ge=0, lt=2**63)
-    max_choices: int | None = Field(None, ge=0, lt=2**31, description="Largest `n`, times the number of prompts.")
+    requests_per_minute: Annotated[int, Field(ge=0, lt=2**63), COUNTED] | None = None
+    tokens_per_minute: Annotated[int, Field(ge=0, lt=2**63), COUNTED] | None = None
+    max_choices: Annotated[int, Field(ge=0, lt=2**31), COUNTED] | None = Field(
+        None, description="Largest `n`, times the number of prompts."
+    )
 
 
 class KeyBody(KeyLimitsBody):
@@ -49,7 +51,9 @@ class KeyBody(KeyLimitsBody):
 
     name: Annotated[Text, Field(min_length=1, max_length=200)]
     scopes: list[Literal["infer", "grade", "admin"]] = Field(min_length=1, max_length=3)
-    expires_in: int | None = Field(None, ge=1, le=LONGEST_S, description="Seconds; left out: never.")
+    expires_in: Annotated[int, Field(ge=1, le=LONGEST_S), COUNTED] | None = Field(
+        None, description="Seconds; left out: never."
+    )
     project: Annotated[Text, Field(max_length=200)] | None = Field(
         None,
         description="Whose key it is. Left out: the caller's own project; made by a key of the service, an admin key "

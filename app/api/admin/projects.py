@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from app.api.admin import shapes
 from app.api.door.auth import require
 from app.api.door.callers import Caller
-from app.api.http.fields import Strict, Text, example
+from app.api.http.fields import COUNTED, Strict, Text, example
 from app.api.http.pages import NO_PLACE, After, Limit, behind, page
 from app.api.http.shapes import links
 from app.api.server import ServerDep
@@ -27,7 +27,7 @@ router = APIRouter(prefix="/v1/admin/projects", tags=["admin"])
 MayRule = Annotated[Caller, Depends(require("admin"))]
 MayRuleOne = Annotated[Caller, Depends(require("admin", projects=True))]
 
-Most = Annotated[int, Field(ge=0, lt=2**63)]
+Most = Annotated[int, Field(ge=0, lt=2**63), COUNTED]
 
 
 class ProjectLimitsBody(Strict):

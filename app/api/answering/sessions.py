@@ -29,12 +29,11 @@ from training.codec import decode
 SESSION_HEADER: Final = "x-session-id"
 SESSION_FIELD: Final = "session"  # of `metadata`
 LONGEST_NAME: Final = 256  # characters
-HEADER_FORM: Final = {"maxLength": LONGEST_NAME}
 
 
 async def name_of_session(
     x_session_id: Annotated[
-        str | None, Header(description="Another way to say `session_id`.", json_schema_extra=HEADER_FORM)
+        str | None, Header(description="Another way to say `session_id`.", max_length=LONGEST_NAME)
     ] = None,
 ) -> None:
     """Describe the header, which `session_of` reads."""

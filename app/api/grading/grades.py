@@ -16,7 +16,7 @@ from app.api.door.answer_ids import UNFINISHED, find
 from app.api.door.auth import require
 from app.api.door.callers import Caller
 from app.api.grading import shapes
-from app.api.http.fields import Strict, Text, example
+from app.api.http.fields import COUNTED, Strict, Text, example
 from app.api.http.once import REPEATABLE, Outcome, once
 from app.api.http.pages import Limit, after_id, cursor, page
 from app.api.http.paths import Choice
@@ -64,7 +64,9 @@ class GradeBody(Strict):
     grader: GraderName = GraderName()
     comment: Text | None = Field(None, description="At most LEPO_MAX_GRADE_TEXT characters, as the correction.")
     correction: Text | None = Field(None, description="What the answer should have been.")
-    choice: int | None = Field(None, ge=0, description="Which choice, when the path names a response of several.")
+    choice: Annotated[int, Field(ge=0), COUNTED] | None = Field(
+        None, description="Which choice, when the path names a response of several."
+    )
 
 
 @router.post(

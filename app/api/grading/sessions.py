@@ -19,7 +19,7 @@ from app.api.door.callers import Caller
 from app.api.door.session_ids import gradable_session, own_session
 from app.api.grading import shapes
 from app.api.grading.grades import GraderId, GraderName, Kind, entry_of, grade_json, require_short
-from app.api.http.fields import Strict, Text, example
+from app.api.http.fields import COUNTED, Strict, Text, example
 from app.api.http.once import REPEATABLE, Outcome, once
 from app.api.http.pages import AFTER, Limit, after_id, cursor, page
 from app.api.http.shapes import links
@@ -49,7 +49,9 @@ class SessionGradeBody(Strict):
     discount: float | None = Field(
         None, gt=0, lt=1, description="With `discounted`: the credit that is left one turn earlier."
     )
-    choice: int | None = Field(None, ge=0, description="Which answer of the last turn, where that has several.")
+    choice: Annotated[int, Field(ge=0), COUNTED] | None = Field(
+        None, description="Which answer of the last turn, where that has several."
+    )
     grader: GraderName = GraderName()
     comment: Text | None = Field(None, description="At most LEPO_MAX_GRADE_TEXT characters.")
 

@@ -17,7 +17,7 @@ from app.api.door.callers import Caller
 from app.api.door.grading_tokens import LONGEST_S, GradingToken, make_token
 from app.api.grading import shapes
 from app.api.grading.grades import reach
-from app.api.http.fields import Strict, Text, example
+from app.api.http.fields import COUNTED, Strict, Text, example
 from app.api.http.paths import Choice, known
 from app.api.server import ServerDep
 from app.identifiers import show
@@ -34,11 +34,11 @@ class TokenBody(Strict):
 
     model_config = example(expires_in=600, grades=2)
 
-    expires_in: int = Field(3600, ge=1, le=LONGEST_S, description="Seconds.")
-    grades: int | None = Field(
-        None, ge=1, le=1000, description="Entries it may write, retractions too; left out: LEPO_TOKEN_GRADES."
+    expires_in: Annotated[int, Field(ge=1, le=LONGEST_S), COUNTED] = Field(3600, description="Seconds.")
+    grades: Annotated[int, Field(ge=1, le=1000), COUNTED] | None = Field(
+        None, description="Entries it may write, retractions too; left out: LEPO_TOKEN_GRADES."
     )
-    choice: int | None = Field(None, ge=0)
+    choice: Annotated[int, Field(ge=0), COUNTED] | None = None
 
 
 @router.post("", response_model=shapes.GradingToken, status_code=201, responses={409: UNFINISHED})

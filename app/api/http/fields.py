@@ -7,11 +7,27 @@ before anything is computed. Leaves out the schemas themselves (one file per rou
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+)
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 MAX_DEPTH = 32
 LARGEST = 2**63 - 1
+
+
+def counted(value: Any) -> Any:
+    """Take a whole number that was written with a point: in JSON 5.0 is one."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+COUNTED: Final = BeforeValidator(counted)  # behind the bounds: Annotated[int, Field(ge=0), COUNTED]
 
 
 class Strict(BaseModel):

@@ -1,10 +1,13 @@
 """Which answers a listing or an export shows, as query parameters. Leaves out what they select (`app.store`)."""
 
+import re
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any, Final
 from uuid import UUID
 
 from fastapi import Depends, Query
+from pydantic import BeforeValidator, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from app.api.http.fields import Text
 from app.api.http.pages import after_id, cursor
@@ -12,10 +15,28 @@ from app.store.interactions import Filters
 
 Version = Annotated[int | None, Query(ge=0, lt=2**63)]
 
+WRITTEN: Final = re.compile(r"[0-9]{4}-")
+DATES: Final = {"anyOf": [{"type": "string", "format": "date-time"}, {"type": "string", "format": "date"}]}
+
+
+def dated(text: Any) -> Any:
+    """Let a time through that is written as a date; a number of seconds could be of any unit.
+
+    Raises:
+        PydanticCustomError: it is not.
+
+    """
+    if isinstance(text, str) and not WRITTEN.match(text):
+        raise PydanticCustomError("invalid_value", "must be a time in ISO 8601, such as 2026-01-31T12:00:00Z")
+    return text
+
+
+Moment = Annotated[datetime, BeforeValidator(dated), WithJsonSchema(DATES)]
+
 
 def wanted(
-    since: datetime | None = None,
-    until: datetime | None = None,
+    since: Moment | None = None,
+    until: Moment | None = None,
     graded: bool | None = None,
     policy_version: Version = None,
     user: Text | None = None,

@@ -62,18 +62,19 @@ def stream_of(model: type[BaseModel], *, named: bool = False) -> dict[str, Any]:
 
     Args:
         model: of `data`.
-        named: whether each event has a name too.
+        named: whether each event has a name, and the last one says how it ended; else an error takes the place of what
+            cannot come, and the last `data` is `[DONE]`.
 
     """
-    data = {
-        "type": "string",
-        "contentMediaType": "application/json",
-        "contentSchema": {"$ref": f"#/components/schemas/{model.__name__}"},
-    }
+    said = {"$ref": f"#/components/schemas/{model.__name__}"}
+    error = {"$ref": "#/components/schemas/Error"}
+    data: dict[str, Any] = {"type": "string", "contentMediaType": "application/json", "contentSchema": said}
+    if not named:
+        data = {"anyOf": [{"const": "[DONE]"}, {**data, "contentSchema": {"anyOf": [said, error]}}]}
     item: dict[str, Any] = {"type": "object", "required": ["data"], "properties": {"data": data}}
     if named:
         item["required"] = ["event", "data"]
-        item["properties"]["event"] = {"type": "string"}
+        item["properties"]["event"] = {"type": "string", "description": "Its `type`."}
     return {"content": {"text/event-stream": {"itemSchema": item}}}
 
 

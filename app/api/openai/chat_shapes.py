@@ -113,7 +113,6 @@ class ChatChunkChoice(Stored):
     logprobs: ChatLogprobs | None
     finish_reason: Finish | None
     token_ids: list[int] | None = None
-    prompt_token_ids: list[int] | None = None
 
 
 class ChatCompletionChunk(Shape):
@@ -125,3 +124,4 @@ class ChatCompletionChunk(Shape):
     model: str
     choices: list[ChatChunkChoice]
     usage: Usage | None = None
+    prompt_token_ids: list[int] | None = Field(None, description="With `return_token_ids`: in the first chunk.")

@@ -16,7 +16,15 @@ CONFIG = Path(__file__).with_name("schemathesis.toml")
 def open_house(module_database_url: str, model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """A server with patience for wrong keys, of which this sends many."""
     var = tmp_path_factory.mktemp("var")
-    with served(module_database_url, model_dir, var, bad_keys_per_minute=10**9, latent_length=1) as server:
+    with served(
+        module_database_url,
+        model_dir,
+        var,
+        bad_keys_per_minute=10**9,
+        latent_length=1,
+        max_length=96,
+        database_timeout=60,
+    ) as server:
         yield server
 
 
