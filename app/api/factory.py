@@ -66,6 +66,7 @@ def create_app(parts: Parts) -> FastAPI:
     app: FastAPI = FastAPI(
         lifespan=lifespan,
         docs_url=None,  # `app.api.console.docs`
+        openapi_url=None,  # the same
         redoc_url=None,
         redirect_slashes=False,  # a redirect would not be in OpenAI's shape, and clients drop the body on it
         middleware=[

@@ -33,7 +33,8 @@ LONGEST_NAME: Final = 256  # characters
 
 async def name_of_session(
     x_session_id: Annotated[
-        str | None, Header(description="Another way to say `session_id`.", max_length=LONGEST_NAME)
+        str | None,
+        Header(description="Another way to say `session_id`.", json_schema_extra={"maxLength": LONGEST_NAME}),
     ] = None,
 ) -> None:
     """Describe the header, which `session_of` reads."""
@@ -58,7 +59,8 @@ def session_of(headers: Mapping[str, str], fields: GenerationFields) -> str | No
         raise BadRequest("session_id and conversation name different sessions; send one of them.", param="conversation")
     named = fields.session_id or conversation
     named = named or headers.get(SESSION_HEADER) or (fields.metadata or {}).get(SESSION_FIELD) or None
-    if named is not None and (len(named) > LONGEST_NAME or "\x00" in named):
+    given = [one for one in (named, headers.get(SESSION_HEADER)) if one is not None]  # one that is not looked at too
+    if any(len(one) > LONGEST_NAME or "\x00" in one for one in given):
         raise BadRequest(f"A session's name has {LONGEST_NAME} characters at most.", param="session_id")
     return named
 
