@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,12 @@ MINUTES = 60
 @pytest.fixture(scope="module")
 def open_house(module_database_url: str, model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """A server of short answers, with patience for wrong keys, of which this sends many."""
-    patient = {"bad_keys_per_minute": 10**9, "database_timeout": 60, "latent_length": 1, "max_length": 96}
+    patient: dict[str, Any] = {
+        "bad_keys_per_minute": 10**9,
+        "database_timeout": 60,
+        "latent_length": 1,
+        "max_length": 96,
+    }
     with served(module_database_url, model_dir, tmp_path_factory.mktemp("var"), **patient) as server:
         yield server
 

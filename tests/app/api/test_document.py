@@ -128,21 +128,25 @@ def post(client: httpx.Client, path: str, status: int = 200, **body: Any) -> Any
 
 def test_answers_are_sent_as_described(held: dict[str, httpx.Client]) -> None:
     both = held["both"]
-    for more in (
+    kinds: tuple[dict[str, Any], ...] = (
         {},
         {"n": 2, "logprobs": True, "top_logprobs": 2, "return_token_ids": True},
         {"session_id": "of-the-document", "max_completion_tokens": 5},
         {"store": False, "latent": {"length": 0}},
-    ):
+    )
+    for more in kinds:
         post(both, "/v1/chat/completions", **ASKED, **more)
-        streamed = {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
+        streamed: dict[str, Any] = {
+            "stream": True,
+            "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+        }
         assert "[DONE]" in post(both, "/v1/chat/completions", **ASKED, **more, **streamed)
-    plain = {"model": "lepo", "prompt": ["1+1", "2"], "max_tokens": 4}
-    for more in ({}, {"echo": True, "logprobs": 2, "return_token_ids": True}):
+    plain: dict[str, Any] = {"model": "lepo", "prompt": ["1+1", "2"], "max_tokens": 4}
+    for more in (*kinds[:1], {"echo": True, "logprobs": 2, "return_token_ids": True}):
         post(both, "/v1/completions", **plain, **more)
         post(both, "/v1/completions", **plain, **more, stream=True)
     post(both, "/v1/completions", **plain | {"max_tokens": 0}, echo=True, logprobs=1)
-    asked = {"model": "lepo", "input": "2 + 3", "max_output_tokens": 8}
+    asked: dict[str, Any] = {"model": "lepo", "input": "2 + 3", "max_output_tokens": 8}
     post(both, "/v1/responses", **asked)
     assert "response.output_text.delta" in post(both, "/v1/responses", **asked, stream=True)
     post(both, "/v1/responses", 400, **asked, background=True)
