@@ -54,7 +54,7 @@ def test_edge_cases_of_what_operators_do(open_house: Live) -> None:
 
 
 @pytest.mark.timeout(10 * MINUTES)
-@pytest.mark.parametrize("key", [None, "infer", "grade"])
+@pytest.mark.parametrize("key", [None, "infer", pytest.param("grade", marks=pytest.mark.slow)])
 def test_keys_that_open_little(open_house: Live, key: str | None) -> None:
     require_no_failures(open_house, key, "--phases", "fuzzing", "--max-examples", "1")
 
