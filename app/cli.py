@@ -36,6 +36,7 @@ COMMANDS: Final = {
     "reference": ("app.commands.reference:command", "Print a page of reference that the code writes itself."),
     "completion": ("app.commands.completion:command", "Print a shell's completion of this command."),
     "settings": ("app.commands.settings:command", "List every setting, what it does, and its value now."),
+    "openapi": ("app.commands.openapi:command", "Write the description of the API, as JSON."),
     "health": ("app.commands.health:command", "Ask whether a part of the stack is well; for health checks."),
     "make-demo-model": ("app.commands.make_demo_model:command", "Make the demo's or the bench's small model anew."),
 }

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
@@ -16,14 +17,20 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
 from app.api.admin import audit, checkpoints, erasure, export, jobs, keys, learning, projects, trials
+from app.api.admin.shapes import ExportedAnswer
 from app.api.console import docs, health, interactions, overview
 from app.api.console.pages.all import console_routers
+from app.api.document import document
 from app.api.door.auth import Door
 from app.api.grading import graders, grades, sessions, tokens
 from app.api.http import errors
 from app.api.http.heads import Heads
 from app.api.http.limits import Limits
+from app.api.http.methods import Methods
 from app.api.openai import chat, completions, models, responses, tokenize
+from app.api.openai.chat_shapes import ChatCompletionChunk
+from app.api.openai.completion_shapes import TextCompletionChunk
+from app.api.openai.responses_shapes import ResponseStreamEvent
 from app.api.policy.bell import listen
 from app.api.policy.watch import PolicyWatch
 from app.api.server import Parts, Server
@@ -39,6 +46,8 @@ ROUTERS = (
     *(health.router, *console_routers()),
 )
 
+# models of what streams hold, which no response names
+STREAMED = (ChatCompletionChunk, TextCompletionChunk, ResponseStreamEvent, ExportedAnswer)
 
 EXPOSED = (
     *("x-request-id", "retry-after", "x-served-by"),
@@ -56,10 +65,9 @@ def create_app(parts: Parts) -> FastAPI:
             yield
 
     app: FastAPI = FastAPI(
-        title="lepo",
-        summary="Stochastic latent reasoning, OpenAI-compatible, learning from grades.",
         lifespan=lifespan,
         docs_url=None,  # `app.api.console.docs`
+        openapi_url=None,  # the same
         redoc_url=None,
         redirect_slashes=False,  # a redirect would not be in OpenAI's shape, and clients drop the body on it
         middleware=[
@@ -76,11 +84,24 @@ def create_app(parts: Parts) -> FastAPI:
             Middleware(Heads),
         ],
     )
+    with_routes(app)
+    parts.telemetry.follow_app(app)
+    parts.telemetry.follow_stores(parts.traffic, parts.control)
+    return app
+
+
+def with_routes(app: FastAPI) -> FastAPI:
+    """Give an application its routes, what it answers when something is wrong, and its document."""
     errors.install(app)
     for router in ROUTERS:
         app.include_router(router)
-    parts.telemetry.follow_app(app)
-    parts.telemetry.follow_stores(parts.traffic, parts.control)
+    app.state.methods = Methods(route for router in ROUTERS for route in router.routes)
+
+    def described() -> dict[str, Any]:
+        app.openapi_schema = app.openapi_schema or document(app, ROUTERS, STREAMED)
+        return app.openapi_schema
+
+    app.openapi = described  # type: ignore[method-assign]  # as FastAPI's own documentation says to
     return app
 
 

@@ -2,12 +2,13 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends
 from starlette.responses import JSONResponse, Response
 
+from app.api.admin.shapes import AuditEntries
 from app.api.door.auth import require
 from app.api.door.callers import Caller
-from app.api.http.paths import known
+from app.api.http.pages import Limit, after_id, cursor, page
 from app.api.server import ServerDep
 from app.identifiers import show
 from app.store.audit import list_audit
@@ -16,30 +17,22 @@ from app.store.tenants import AuditEntry
 router = APIRouter(prefix="/v1/admin/audit", tags=["admin"])
 
 
-@router.get("", response_model=None)
+@router.get("", response_model=AuditEntries)
 async def get_audit(
     server: ServerDep,
     caller: Annotated[Caller, Depends(require("admin", projects=True))],
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    after: str | None = None,
+    limit: Limit = 100,
+    after: Annotated[str | None, after_id("audit")] = None,
 ) -> Response:
-    """List what operators did, the newest first; continue with `next_after` as `after`.
+    """List what operators did, the newest first.
 
     An admin key of a project sees what that project's keys did.
     """
-    begin = None if after is None else known("audit", after)
+    begin = cursor("audit", after)
     found = await server.control.run(
         lambda session: list_audit(session, project=caller.project, limit=limit + 1, after=begin)
     )
-    shown, more = found[:limit], len(found) > limit
-    return JSONResponse(
-        {
-            "object": "list",
-            "data": [entry_json(row) for row in shown],
-            "has_more": more,
-            "next_after": show("audit", shown[-1].id) if more else None,
-        }
-    )
+    return JSONResponse(page(found, limit, entry_json, lambda row: show("audit", row.id)))
 
 
 def entry_json(row: AuditEntry) -> dict[str, Any]:

@@ -5,18 +5,21 @@ A move changes a row; every server sees what serves within a second and swaps by
 freezing and pinning (`app.api.admin.learning`).
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import Field
 from sqlalchemy.orm import Session
 from starlette.responses import JSONResponse, Response
 
+from app.api.admin import policy_shapes as shapes
 from app.api.admin.moves import Moved, checkpoint_json, moved, resolve
 from app.api.door.auth import require
 from app.api.door.callers import Caller
-from app.api.http.fields import Strict, Text
-from app.api.http.paths import known
+from app.api.http.fields import Strict, Text, example
+from app.api.http.once import REPEATABLE
+from app.api.http.pages import AFTER, NO_PLACE, Limit, after_id, cursor, page
+from app.api.http.shapes import links
 from app.api.server import ServerDep
 from app.identifiers import show
 from app.store import lineage, policy_life
@@ -28,11 +31,17 @@ from app.store.tables import Checkpoint, Swap, Transition
 router = APIRouter(prefix="/v1/admin", tags=["admin"])
 
 Reason = Annotated[Text, Field(min_length=1, max_length=500)]
+OF_POLICY: Final = ("get_policy", "get_lineage", "promote", "discard")
+FORM: Final = {"pattern": "^(ckpt_[0-9a-f]{32}|[0-9]{1,18})$"}
+ID_OR_VERSION: Final = Query(description=AFTER, json_schema_extra=dict(FORM))
+UNKNOWN: Final[dict[str, Any]] = {"description": "There is no such policy."}
 MayRule = Annotated[Caller, Depends(require("admin"))]
 
 
 class PromoteBody(Strict):
     """Why a checkpoint is to be served."""
+
+    model_config = example(reason="better on our own questions")
 
     reason: Reason = "promoted by an operator"
     expect: str | None = Field(None, description="Id or version of what must be serving; another one is a 409.")
@@ -41,11 +50,15 @@ class PromoteBody(Strict):
 class DiscardBody(Strict):
     """Why a policy that waits for a decision is not wanted."""
 
+    model_config = example(reason="worse on our own questions")
+
     reason: Reason = "discarded by an operator"
 
 
 class RollbackBody(Strict):
     """Where to go back to, and why."""
+
+    model_config = example(reason="answers are too short")
 
     to: str | None = Field(
         None, description="Id or version of one that served; left out: the last before the serving one's promotion."
@@ -53,25 +66,33 @@ class RollbackBody(Strict):
     reason: Reason = "rolled back by an operator"
 
 
-@router.get("/checkpoints", response_model=None)
-async def get_list(
+@router.get(
+    "/checkpoints",
+    response_model=shapes.Checkpoints,
+    responses={
+        404: NO_PLACE,
+        200: links("get_policy", "get_lineage", "promote", "discard", checkpoint_id="/data/0/id"),
+    },
+)
+async def list_policies(
     server: ServerDep,
     _caller: MayRule,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    before_version: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
+    limit: Limit = 100,
+    after: Annotated[str | None, ID_OR_VERSION] = None,
     state: State | None = None,
 ) -> Response:
-    """List checkpoints, the newest first."""
+    """List checkpoints, the newest first; `after` takes an id or a version."""
 
     def listing(session: Session) -> dict[str, Any]:
-        rows = list_checkpoints(session, limit=limit, before_version=before_version, state=state)
-        return {"object": "list", "data": [checkpoint_json(row) for row in rows]}
+        before = None if after is None else get_checkpoint(session, resolve(session, after)).version
+        rows = list_checkpoints(session, limit=limit + 1, before_version=before, state=state)
+        return page(rows, limit, checkpoint_json, lambda row: show("ckpt", row.id))
 
     return JSONResponse(await server.control.run(listing))
 
 
-@router.get("/checkpoints/{checkpoint_id}", response_model=None)
-async def get_one(checkpoint_id: str, server: ServerDep, _caller: MayRule) -> Response:
+@router.get("/checkpoints/{checkpoint_id}", response_model=shapes.CheckpointRead)
+async def get_policy(checkpoint_id: Text, server: ServerDep, _caller: MayRule) -> Response:
     """Read one checkpoint by id or version, with its history."""
 
     def one(session: Session) -> dict[str, Any]:
@@ -82,8 +103,8 @@ async def get_one(checkpoint_id: str, server: ServerDep, _caller: MayRule) -> Re
     return JSONResponse(await server.control.run(one))
 
 
-@router.get("/checkpoints/{checkpoint_id}/lineage", response_model=None)
-async def get_lineage(checkpoint_id: str, server: ServerDep, _caller: MayRule) -> Response:
+@router.get("/checkpoints/{checkpoint_id}/lineage", response_model=shapes.Lineage)
+async def get_lineage(checkpoint_id: Text, server: ServerDep, _caller: MayRule) -> Response:
     """Say what a policy contains: its ancestors, and the answers and grades that went into them.
 
     The answers themselves: `GET /v1/interactions?learned_by=<version>`.
@@ -96,9 +117,9 @@ async def get_lineage(checkpoint_id: str, server: ServerDep, _caller: MayRule) -
     return JSONResponse(await server.control.run(found))
 
 
-@router.post("/checkpoints/{checkpoint_id}/promote", response_model=None)
+@router.post("/checkpoints/{checkpoint_id}/promote", response_model=shapes.PolicyMoved, dependencies=[REPEATABLE])
 async def promote(
-    checkpoint_id: str, request: Request, server: ServerDep, caller: MayRule, body: PromoteBody | None = None
+    checkpoint_id: Text, request: Request, server: ServerDep, caller: MayRule, body: PromoteBody | None = None
 ) -> Response:
     """Serve a checkpoint."""
     wanted = body or PromoteBody()
@@ -111,9 +132,9 @@ async def promote(
     return await moved(server, request, caller, move)
 
 
-@router.post("/checkpoints/{checkpoint_id}/discard", response_model=None)
+@router.post("/checkpoints/{checkpoint_id}/discard", response_model=shapes.PolicyMoved, dependencies=[REPEATABLE])
 async def discard(
-    checkpoint_id: str, request: Request, server: ServerDep, caller: MayRule, body: DiscardBody | None = None
+    checkpoint_id: Text, request: Request, server: ServerDep, caller: MayRule, body: DiscardBody | None = None
 ) -> Response:
     """Turn down a policy that is held, in shadow or in canary; the answers it was made from are given back."""
     wanted = body or DiscardBody()
@@ -124,7 +145,12 @@ async def discard(
     return await moved(server, request, caller, move)
 
 
-@router.post("/rollback", response_model=None)
+@router.post(
+    "/rollback",
+    response_model=shapes.PolicyMoved,
+    dependencies=[REPEATABLE],
+    responses={404: UNKNOWN},
+)
 async def rollback(request: Request, server: ServerDep, caller: MayRule, body: RollbackBody | None = None) -> Response:
     """Serve an earlier checkpoint again, and freeze learning until it is thawed."""
     wanted = body or RollbackBody()
@@ -136,26 +162,28 @@ async def rollback(request: Request, server: ServerDep, caller: MayRule, body: R
     return await moved(server, request, caller, move)
 
 
-@router.get("/transitions", response_model=None)
-async def get_history(
-    server: ServerDep,
-    _caller: MayRule,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    after: str | None = None,
+@router.get("/transitions", response_model=shapes.Moves, responses={404: NO_PLACE})
+async def list_moves(
+    server: ServerDep, _caller: MayRule, limit: Limit = 100, after: Annotated[str | None, after_id("move")] = None
 ) -> Response:
-    """List every move of every policy, the newest first; continue with the last one's id as `after`."""
-    begin = None if after is None else known("move", after)
-    data = await server.control.run(
-        lambda session: [transition_json(row) for row in policy_life.history(session, limit=limit, before=begin)]
-    )
-    return JSONResponse({"object": "list", "data": data, "has_more": len(data) == limit})
+    """List every move of every policy, the newest first."""
+    begin = cursor("move", after)
+
+    def listing(session: Session) -> dict[str, Any]:
+        rows = policy_life.history(session, limit=limit + 1, before=begin)
+        return page(rows, limit, transition_json, lambda row: show("move", row.id))
+
+    return JSONResponse(await server.control.run(listing))
 
 
-@router.get("/swaps", response_model=None)
-async def get_swaps(server: ServerDep, _caller: MayRule, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> Response:
+@router.get("/swaps", response_model=shapes.Swaps)
+async def get_swaps(
+    server: ServerDep, _caller: MayRule, limit: Limit = 100, after: Annotated[str | None, after_id("swap")] = None
+) -> Response:
     """List every attempt of a server to take new weights, the newest first."""
-    data = await server.control.run(lambda session: [swap_json(row) for row in list_swaps(session, limit=limit)])
-    return JSONResponse({"object": "list", "data": data})
+    begin = cursor("swap", after)
+    rows = await server.control.run(lambda session: list_swaps(session, limit=limit + 1, before=begin))
+    return JSONResponse(page(rows, limit, swap_json, lambda row: show("swap", row.id)))
 
 
 def lineage_json(row: Checkpoint, ancestors: list[lineage.Ancestor], contents: lineage.Contents) -> dict[str, Any]:

@@ -12,10 +12,13 @@ from fastapi import APIRouter, Depends
 from sqlalchemy.orm import Session
 from starlette.responses import JSONResponse, Response
 
+from app.api.admin.shapes import Erasure as Removed
 from app.api.door.answer_ids import find, reaches
 from app.api.door.auth import require
 from app.api.door.callers import Caller
 from app.api.door.session_ids import known_as, own_session
+from app.api.http.fields import Text
+from app.api.http.paths import Choice
 from app.api.http.transactions import Transactions
 from app.api.server import Server, ServerDep
 from app.errors import NotFound
@@ -32,8 +35,8 @@ MayInfer = Annotated[Caller, Depends(require("infer"))]
 MayRule = Annotated[Caller, Depends(require("admin", projects=True))]
 
 
-@router.delete("/v1/users/{user:path}/data", response_model=None)
-async def delete_user(user: str, server: ServerDep, caller: MayRule, key: str | None = None) -> Response:
+@router.delete("/v1/users/{user:path}/data", response_model=Removed)
+async def delete_user(user: Text, server: ServerDep, caller: MayRule, key: Text | None = None) -> Response:
     """Remove every answer to requests that named this `user`, with all that was stored of it; repeat until `finished`.
 
     `key` narrows it to what that key asked; an admin key of a project removes what that project asked.
@@ -42,17 +45,17 @@ async def delete_user(user: str, server: ServerDep, caller: MayRule, key: str | 
     return JSONResponse(await erase(server.control, subject, caller))
 
 
-@router.delete("/v1/interactions/{interaction_id}", response_model=None)
+@router.delete("/v1/interactions/{interaction_id}", response_model=Removed)
 async def delete_interaction(
-    interaction_id: str, server: ServerDep, caller: MayInfer, choice: int | None = None
+    interaction_id: Text, server: ServerDep, caller: MayInfer, choice: Choice = None
 ) -> Response:
     """Remove one answer, with all that was stored of it."""
     subject = await server.traffic.run(lambda session: named(session, server, interaction_id, choice, caller))
     return JSONResponse(await erase(server.traffic, subject, caller))
 
 
-@router.delete("/v1/sessions/{session_id}", response_model=None)
-async def delete_session(session_id: str, server: ServerDep, caller: MayInfer) -> Response:
+@router.delete("/v1/sessions/{session_id}", response_model=Removed)
+async def delete_session(session_id: Text, server: ServerDep, caller: MayInfer) -> Response:
     """Remove a session, every answer of its turns, and all that was stored of them; repeat until `finished`."""
     known = known_as(server.redactor, caller, session_id)
     subject = await server.traffic.run(lambda session: named_session(session, known, caller))

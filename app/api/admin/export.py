@@ -8,12 +8,13 @@ records (`app.store.export`).
 import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Depends
 from starlette.responses import Response, StreamingResponse
 
+from app.api.admin.shapes import ExportedAnswer
 from app.api.door.auth import require
 from app.api.door.callers import Caller
 from app.api.http.filters import Place, Wanted
@@ -23,10 +24,19 @@ from app.store.base import Json
 from app.store.export import page
 from app.store.interactions import Filters
 
+LINE: Final = {"$ref": f"#/components/schemas/{ExportedAnswer.__name__}"}
+LINES: Final[dict[str, Any]] = {"content": {"application/x-ndjson": {"itemSchema": LINE}}}
+
 router = APIRouter(prefix="/v1/admin", tags=["data"])
 
 
-@router.get("/export", response_model=None)
+class Lines(StreamingResponse):
+    """JSON objects, one a line."""
+
+    media_type = "application/x-ndjson"
+
+
+@router.get("/export", response_model=None, response_class=Lines, responses={200: LINES})
 async def export(
     server: ServerDep,
     caller: Annotated[Caller, Depends(require("admin", projects=True))],
@@ -38,7 +48,7 @@ async def export(
     filters = replace(filters, project_id=caller.project)
     first = await read_page(server, filters, after, rollouts=rollouts)  # so that what is wrong is still a status
     body = lines(server, filters, first, rollouts=rollouts)
-    return StreamingResponse(body, media_type="application/x-ndjson")
+    return Lines(body)
 
 
 async def lines(server: Server, filters: Filters, found: list[Json], *, rollouts: bool) -> AsyncIterator[bytes]:

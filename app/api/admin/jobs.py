@@ -10,11 +10,14 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 from starlette.responses import JSONResponse, Response
 
+from app.api.admin import shapes
 from app.api.door.auth import require
 from app.api.door.callers import Caller
-from app.api.http.fields import JsonObject, Strict
-from app.api.http.once import Outcome, once
+from app.api.http.fields import JsonObject, Strict, Text, example
+from app.api.http.once import REPEATABLE, Outcome, once
+from app.api.http.pages import AFTER, Limit, after_id, cursor, page
 from app.api.http.paths import known
+from app.api.http.shapes import links
 from app.api.server import ServerDep
 from app.errors import BadRequest
 from app.identifiers import show
@@ -33,10 +36,18 @@ MayRule = Annotated[Caller, Depends(require("admin"))]
 class JobBody(Strict):
     """An update to be made."""
 
+    model_config = example(config={})
+
     config: JsonObject = {}  # noqa: RUF012  pydantic copies defaults; settings that differ from the service's
 
 
-@router.post("", response_model=None, status_code=201)
+@router.post(
+    "",
+    response_model=shapes.Job,
+    status_code=201,
+    dependencies=[REPEATABLE],
+    responses={201: links("get_job", "get_events", "cancel_job", job_id="/id")},
+)
 async def post_job(body: JobBody, request: Request, server: ServerDep, caller: MayRule) -> Response:
     """Ask for an update."""
     check_config(server.settings, body.config)
@@ -49,52 +60,54 @@ async def post_job(body: JobBody, request: Request, server: ServerDep, caller: M
     return await once(server.control, request, caller, work)
 
 
-@router.get("", response_model=None)
-async def list_all(
+@router.get(
+    "", response_model=shapes.Jobs, responses={200: links("get_job", "get_events", "cancel_job", job_id="/data/0/id")}
+)
+async def list_jobs(
     server: ServerDep,
     _caller: MayRule,
     status: Literal["queued", "running", "succeeded", "failed", "cancelled"] | None = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
-    after: str | None = None,
+    limit: Limit = 50,
+    after: Annotated[str | None, after_id("job")] = None,
 ) -> Response:
-    """List jobs, the newest first; continue with the last one's id as `after`."""
-    begin = None if after is None else known("job", after)
-    found = await server.control.run(
-        lambda session: [job_json(job) for job in jobs.list_jobs(session, status=status, limit=limit, after=begin)]
-    )
-    return JSONResponse({"object": "list", "data": found, "has_more": len(found) == limit})
+    """List jobs, the newest first."""
+    begin = cursor("job", after)
+
+    def listing(session: Session) -> dict[str, Any]:
+        found = jobs.list_jobs(session, status=status, limit=limit + 1, after=begin)
+        return page(found, limit, job_json, lambda job: show("job", job.id))
+
+    return JSONResponse(await server.control.run(listing))
 
 
-@router.get("/{job_id}", response_model=None)
-async def get_one(job_id: str, server: ServerDep, _caller: MayRule) -> Response:
+@router.get("/{job_id}", response_model=shapes.Job)
+async def get_job(job_id: Text, server: ServerDep, _caller: MayRule) -> Response:
     """Read one job."""
     key = known("job", job_id)
     return JSONResponse(await server.control.run(lambda session: job_json(jobs.get_job(session, key))))
 
 
-@router.get("/{job_id}/events", response_model=None)
+@router.get("/{job_id}/events", response_model=shapes.JobEvents)
 async def get_events(
-    job_id: str,
+    job_id: Text,
     server: ServerDep,
     _caller: MayRule,
-    after: Annotated[int, Query(ge=0, lt=2**63)] = 0,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: Annotated[int, Query(ge=0, lt=2**63, description=AFTER)] = 0,
+    limit: Limit = 100,
 ) -> Response:
-    """Read a job's diary in order; continue with `next_after` as `after`."""
+    """Read a job's diary in order; to follow it, ask again with the last event's id as `after`."""
     key = known("job", job_id)
 
     def diary(session: Session) -> dict[str, Any]:
         jobs.get_job(session, key)
-        events = list_events(session, key, after=after, limit=limit)
-        last = events[-1].id if events else after
-        shown = [event_json(event) for event in events]
-        return {"object": "list", "data": shown, "next_after": last, "has_more": len(events) == limit}
+        events = list_events(session, key, after=after, limit=limit + 1)
+        return page(events, limit, event_json, lambda event: str(event.id))
 
     return JSONResponse(await server.control.run(diary))
 
 
-@router.post("/{job_id}/cancel", response_model=None)
-async def cancel(job_id: str, request: Request, server: ServerDep, caller: MayRule) -> Response:
+@router.post("/{job_id}/cancel", response_model=shapes.Job, dependencies=[REPEATABLE])
+async def cancel_job(job_id: Text, request: Request, server: ServerDep, caller: MayRule) -> Response:
     """Cancel a job: at once while it waits, at its next heartbeat while it runs."""
     key = known("job", job_id)
 

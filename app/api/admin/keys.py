@@ -13,9 +13,12 @@ from pydantic import Field
 from sqlalchemy.orm import Session
 from starlette.responses import JSONResponse, Response
 
+from app.api.admin import shapes
 from app.api.door.auth import require
 from app.api.door.callers import Caller
-from app.api.http.fields import Strict, Text
+from app.api.http.fields import COUNTED, Strict, Text, example
+from app.api.http.pages import NO_PLACE, After, Limit, behind, page
+from app.api.http.shapes import links
 from app.api.server import ServerDep
 from app.errors import NotFound
 from app.store import keys, trust
@@ -29,20 +32,28 @@ LONGEST_S = 10 * 365 * 24 * 3600
 LIMITS = ("requests_per_minute", "tokens_per_minute", "max_choices")
 
 
-class LimitsBody(Strict):
+class KeyLimitsBody(Strict):
     """Limits of a key to be changed: 0 is no bound, null what the settings say; what is left out stays."""
 
-    requests_per_minute: int | None = Field(None, ge=0, lt=2**63)
-    tokens_per_minute: int | None = Field(None, ge=0, lt=2**63)
-    max_choices: int | None = Field(None, ge=0, lt=2**31, description="Largest `n`, times the number of prompts.")
+    model_config = example(requests_per_minute=600)
+
+    requests_per_minute: Annotated[int, Field(ge=0, lt=2**63), COUNTED] | None = None
+    tokens_per_minute: Annotated[int, Field(ge=0, lt=2**63), COUNTED] | None = None
+    max_choices: Annotated[int, Field(ge=0, lt=2**31), COUNTED] | None = Field(
+        None, description="Largest `n`, times the number of prompts."
+    )
 
 
-class KeyBody(LimitsBody):
+class KeyBody(KeyLimitsBody):
     """A key to be made."""
+
+    model_config = example(name="shop", scopes=["infer", "grade"])
 
     name: Annotated[Text, Field(min_length=1, max_length=200)]
     scopes: list[Literal["infer", "grade", "admin"]] = Field(min_length=1, max_length=3)
-    expires_in: int | None = Field(None, ge=1, le=LONGEST_S, description="Seconds; left out: never.")
+    expires_in: Annotated[int, Field(ge=1, le=LONGEST_S), COUNTED] | None = Field(
+        None, description="Seconds; left out: never."
+    )
     project: Annotated[Text, Field(max_length=200)] | None = Field(
         None,
         description="Whose key it is. Left out: the caller's own project; made by a key of the service, an admin key "
@@ -53,11 +64,21 @@ class KeyBody(LimitsBody):
 class TrustBody(Strict):
     """What a key's grades are to count for."""
 
+    model_config = example(trust="trusted", reason="our own graders")
+
     trust: trust.Trust
     reason: Annotated[Text, Field(min_length=1, max_length=500)] = "by an operator"
 
 
-@router.post("", response_model=None, status_code=201)
+@router.post(
+    "",
+    response_model=shapes.KeyMade,
+    status_code=201,
+    responses={
+        404: {"description": "There is no such project."},
+        201: links("patch_key", "post_trust", "revoke_key", key_id="/id"),
+    },
+)
 async def post_key(body: KeyBody, request: Request, server: ServerDep, caller: MayRule) -> Response:
     """Make a key; its text is in this answer and nowhere else."""
     now = datetime.now(UTC).timestamp()
@@ -77,15 +98,19 @@ async def post_key(body: KeyBody, request: Request, server: ServerDep, caller: M
     return JSONResponse({**key_json(row), "key": text}, 201)
 
 
-@router.get("", response_model=None)
-async def list_all(server: ServerDep, caller: MayRule) -> Response:
+@router.get("", response_model=shapes.Keys, responses={404: NO_PLACE})
+async def list_keys(server: ServerDep, caller: MayRule, limit: Limit = 100, after: After = None) -> Response:
     """List keys, the oldest first; never their texts."""
-    data = await server.control.run(lambda session: [key_json(row) for row in keys.list_keys(session, caller.project)])
-    return JSONResponse({"object": "list", "data": data})
+
+    def listing(session: Session) -> dict[str, Any]:
+        found = behind(keys.list_keys(session, caller.project), after, lambda row: row.id)
+        return page(found, limit, key_json, lambda row: row.id)
+
+    return JSONResponse(await server.control.run(listing))
 
 
-@router.patch("/{key_id}", response_model=None)
-async def patch_key(key_id: str, body: LimitsBody, server: ServerDep, caller: MayRule) -> Response:
+@router.patch("/{key_id}", response_model=shapes.Key)
+async def patch_key(key_id: Text, body: KeyLimitsBody, server: ServerDep, caller: MayRule) -> Response:
     """Change a key's limits; here at once, on other replicas within seconds."""
 
     def change(session: Session) -> dict[str, Any]:
@@ -99,16 +124,16 @@ async def patch_key(key_id: str, body: LimitsBody, server: ServerDep, caller: Ma
     return JSONResponse(shown)
 
 
-@router.delete("/{key_id}", response_model=None)
-async def revoke(key_id: str, server: ServerDep, caller: MayRule) -> Response:
+@router.delete("/{key_id}", response_model=shapes.Key)
+async def revoke_key(key_id: Text, server: ServerDep, caller: MayRule) -> Response:
     """Close a key for good; here at once, on other replicas within seconds."""
     shown = await server.control.run(lambda session: key_json(keys.revoke(session, key_id, caller.project)))
     server.believed.forget()
     return JSONResponse(shown)
 
 
-@router.post("/{key_id}/trust", response_model=None)
-async def post_trust(key_id: str, body: TrustBody, server: ServerDep, caller: MayRule) -> Response:
+@router.post("/{key_id}/trust", response_model=shapes.Key)
+async def post_trust(key_id: Text, body: TrustBody, server: ServerDep, caller: MayRule) -> Response:
     """Trust a key, put it in quarantine (its grades are kept and count for nothing), or make it ordinary again."""
 
     def change(session: Session) -> dict[str, Any]:
@@ -117,12 +142,13 @@ async def post_trust(key_id: str, body: TrustBody, server: ServerDep, caller: Ma
     return JSONResponse(await server.control.run(change))
 
 
-@router.get("/agreement", response_model=None)
-async def get_agreement(server: ServerDep, caller: MayRule) -> Response:
+@router.get("/agreement", response_model=shapes.Agreements, responses={404: NO_PLACE})
+async def get_agreement(server: ServerDep, caller: MayRule, limit: Limit = 100, after: After = None) -> Response:
     """Say how far each key's newest grades agree with those by trusted keys, those first that disagree most."""
     low, high = server.settings.reward_low, server.settings.reward_high
     found = await server.control.run(lambda session: trust.agreement(session, low, high, caller.project))
-    return JSONResponse({"object": "list", "data": [asdict(one) for one in found]})
+    rest = behind(found, after, lambda one: one.key_id)
+    return JSONResponse(page(rest, limit, asdict, lambda one: one.key_id))
 
 
 def limit(row: ApiKey, limits: dict[str, Any]) -> None:

@@ -12,10 +12,11 @@ from pydantic import Field
 from sqlalchemy.orm import Session
 from starlette.responses import JSONResponse, Response
 
+from app.api.admin import shapes
 from app.api.door.auth import require
 from app.api.door.callers import Caller
-from app.api.http.fields import Strict, Text
-from app.api.http.once import once
+from app.api.http.fields import Strict, Text, example
+from app.api.http.once import REPEATABLE, once
 from app.api.server import ServerDep
 from app.settings import Settings
 from app.store import jobs, learnable, learning
@@ -28,37 +29,39 @@ MayRule = Annotated[Caller, Depends(require("admin"))]
 class Why(Strict):
     """Why a state is changed."""
 
+    model_config = example(reason="grades look odd today")
+
     reason: Annotated[Text, Field(min_length=1, max_length=500)] = "by an operator"
 
 
-@router.get("", response_model=None)
+@router.get("", response_model=shapes.Learning)
 async def get_learning(server: ServerDep, _caller: MayRule) -> Response:
     """Say whether an update runs or could begin, and if not, why not."""
     return JSONResponse(await server.control.run(lambda session: learning_json(session, server.settings)))
 
 
-@router.post("/freeze", response_model=None)
+@router.post("/freeze", response_model=shapes.LearningChanged, dependencies=[REPEATABLE])
 async def freeze(request: Request, server: ServerDep, caller: MayRule, body: Why | None = None) -> Response:
     """Begin no update until thawed; one that runs is ended, and what it claimed is given back."""
     why = (body or Why()).reason
     return await changed(server, request, caller, lambda session: learning.freeze(session, caller.key_id, why))
 
 
-@router.post("/thaw", response_model=None)
+@router.post("/thaw", response_model=shapes.LearningChanged, dependencies=[REPEATABLE])
 async def thaw(request: Request, server: ServerDep, caller: MayRule, body: Why | None = None) -> Response:
     """Learn again."""
     why = (body or Why()).reason
     return await changed(server, request, caller, lambda session: learning.thaw(session, caller.key_id, why))
 
 
-@router.post("/pin", response_model=None)
+@router.post("/pin", response_model=shapes.LearningChanged, dependencies=[REPEATABLE])
 async def pin(request: Request, server: ServerDep, caller: MayRule, body: Why | None = None) -> Response:
     """Keep what serves: nothing is promoted or learned until it is unpinned."""
     why = (body or Why()).reason
     return await changed(server, request, caller, lambda session: learning.pin(session, caller.key_id, why))
 
 
-@router.post("/unpin", response_model=None)
+@router.post("/unpin", response_model=shapes.LearningChanged, dependencies=[REPEATABLE])
 async def unpin(request: Request, server: ServerDep, caller: MayRule, body: Why | None = None) -> Response:
     """Let what serves change again."""
     why = (body or Why()).reason

@@ -11,9 +11,12 @@ from pydantic import Field
 from sqlalchemy.orm import Session
 from starlette.responses import JSONResponse, Response
 
+from app.api.admin import shapes
 from app.api.door.auth import require
 from app.api.door.callers import Caller
-from app.api.http.fields import Strict
+from app.api.http.fields import COUNTED, Strict, Text, example
+from app.api.http.pages import NO_PLACE, After, Limit, behind, page
+from app.api.http.shapes import links
 from app.api.server import ServerDep
 from app.errors import NotFound
 from app.store import projects
@@ -24,11 +27,13 @@ router = APIRouter(prefix="/v1/admin/projects", tags=["admin"])
 MayRule = Annotated[Caller, Depends(require("admin"))]
 MayRuleOne = Annotated[Caller, Depends(require("admin", projects=True))]
 
-Most = Annotated[int, Field(ge=0, lt=2**63)]
+Most = Annotated[int, Field(ge=0, lt=2**63), COUNTED]
 
 
-class LimitsBody(Strict):
+class ProjectLimitsBody(Strict):
     """Limits to be changed: 0 is no bound, null what the settings say; what is left out stays."""
+
+    model_config = example(stored_bytes=10_000_000_000)
 
     requests_per_minute: Most | None = None
     tokens_per_minute: Most | None = None
@@ -38,13 +43,20 @@ class LimitsBody(Strict):
     )
 
 
-class ProjectBody(LimitsBody):
+class ProjectBody(ProjectLimitsBody):
     """A project to be made."""
+
+    model_config = example(id="shop")
 
     id: Annotated[str, Field(pattern=f"^{projects.NAME.pattern}$")]
 
 
-@router.post("", response_model=None, status_code=201)
+@router.post(
+    "",
+    response_model=shapes.Project,
+    status_code=201,
+    responses={201: links("get_project", "patch_project", project_id="/id"), 409: {"description": "It exists."}},
+)
 async def post_project(body: ProjectBody, request: Request, server: ServerDep, _caller: MayRule) -> Response:
     """Make a project; keys are made for it by naming it."""
     request.state.audit_target = body.id
@@ -56,17 +68,19 @@ async def post_project(body: ProjectBody, request: Request, server: ServerDep, _
     return JSONResponse(await server.control.run(make), 201)
 
 
-@router.get("", response_model=None)
-async def list_all(server: ServerDep, caller: MayRuleOne) -> Response:
+@router.get("", response_model=shapes.Projects, responses={404: NO_PLACE})
+async def list_projects(server: ServerDep, caller: MayRuleOne, limit: Limit = 100, after: After = None) -> Response:
     """List the projects this key may see, by name, with what each uses."""
-    data = await server.control.run(
-        lambda session: [project_json(session, row) for row in projects.list_projects(session, caller.project)]
-    )
-    return JSONResponse({"object": "list", "data": data})
+
+    def listing(session: Session) -> dict[str, Any]:
+        found = behind(projects.list_projects(session, caller.project), after, lambda row: row.id)
+        return page(found, limit, lambda row: project_json(session, row), lambda row: row.id)
+
+    return JSONResponse(await server.control.run(listing))
 
 
-@router.get("/{project_id}", response_model=None)
-async def get_one(project_id: str, server: ServerDep, caller: MayRuleOne) -> Response:
+@router.get("/{project_id}", response_model=shapes.Project)
+async def get_project(project_id: Text, server: ServerDep, caller: MayRuleOne) -> Response:
     """Read one project."""
     if not caller.sees(project_id):
         raise NotFound(f"There is no project {project_id[:80]}; see: lepo projects list")
@@ -75,8 +89,8 @@ async def get_one(project_id: str, server: ServerDep, caller: MayRuleOne) -> Res
     )
 
 
-@router.patch("/{project_id}", response_model=None)
-async def patch_one(project_id: str, body: LimitsBody, server: ServerDep, _caller: MayRule) -> Response:
+@router.patch("/{project_id}", response_model=shapes.Project)
+async def patch_project(project_id: Text, body: ProjectLimitsBody, server: ServerDep, _caller: MayRule) -> Response:
     """Change limits; here at once, on other replicas within seconds."""
     limits = body.model_dump(exclude_unset=True)
 

@@ -11,10 +11,13 @@ from pydantic import Field
 from sqlalchemy.orm import Session
 from starlette.responses import JSONResponse, Response
 
+from app.api.admin import policy_shapes as shapes
 from app.api.admin.moves import Moved, moved, resolve
 from app.api.door.auth import require
 from app.api.door.callers import Caller
-from app.api.http.fields import Strict, Text
+from app.api.http.fields import Strict, Text, example
+from app.api.http.once import REPEATABLE
+from app.api.http.pages import NO_PLACE, After, Limit, behind, page
 from app.api.server import ServerDep
 from app.identifiers import show
 from app.settings import Settings
@@ -29,20 +32,23 @@ MayRule = Annotated[Caller, Depends(require("admin"))]
 class TrialBody(Strict):
     """Which trial a policy is to have, and why."""
 
+    model_config = example(stage="canary")
+
     stage: Literal["shadow", "canary"]
     reason: Annotated[Text, Field(min_length=1, max_length=500)] = "put on trial by an operator"
 
 
-@router.get("/trials", response_model=None)
-async def get_trials(server: ServerDep, _caller: MayRule) -> Response:
+@router.get("/trials", response_model=shapes.Trials, responses={404: NO_PLACE})
+async def get_trials(server: ServerDep, _caller: MayRule, limit: Limit = 100, after: After = None) -> Response:
     """List the trials that are under way, with what the grades show by now."""
-    data = await server.control.run(lambda session: trials_json(session, server.settings))
-    return JSONResponse({"object": "list", "data": data})
+    found = await server.control.run(lambda session: trials_json(session, server.settings))
+    rest = behind(found, after, lambda one: str(one["checkpoint_id"]))
+    return JSONResponse(page(rest, limit, dict, lambda one: str(one["checkpoint_id"])))
 
 
-@router.post("/checkpoints/{checkpoint_id}/trial", response_model=None)
+@router.post("/checkpoints/{checkpoint_id}/trial", response_model=shapes.PolicyMoved, dependencies=[REPEATABLE])
 async def begin_trial(
-    checkpoint_id: str, request: Request, server: ServerDep, caller: MayRule, body: TrialBody
+    checkpoint_id: Text, request: Request, server: ServerDep, caller: MayRule, body: TrialBody
 ) -> Response:
     """Put a policy that waits for a decision into shadow or canary."""
 

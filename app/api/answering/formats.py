@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.api.answering.constraint import (
@@ -23,6 +23,7 @@ from app.engine.constraint import Constraint
 MOST_CHOICES: Final = 1024
 MOST_NODES: Final = 4096  # values of a schema: what it means may grow with their square
 
+SCHEMA_OR_TEXT: Final = WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "string"}, {"type": "null"}]})
 CHECKED = ConfigDict(serialize_by_alias=True)  # `schema` and `json` are names that pydantic has taken
 
 
@@ -101,7 +102,9 @@ class StructuredOutputs(Strict):
 
     model_config = CHECKED
 
-    json_: Annotated[Any, AfterValidator(parsed_schema)] = Field(None, alias="json", description="A JSON Schema.")
+    json_: Annotated[Any, AfterValidator(parsed_schema), SCHEMA_OR_TEXT] = Field(
+        None, alias="json", description="A JSON Schema."
+    )
     regex: Annotated[Text, Field(min_length=1)] | None = Field(None, description="In Rust's dialect.")
     choice: Annotated[list[Text], Field(min_length=1, max_length=MOST_CHOICES)] | None = None
     grammar: Annotated[Text, Field(min_length=1)] | None = Field(None, description="In llguidance's Lark.")
@@ -136,6 +139,9 @@ def constraint_of(format_: ResponseFormat | None, outputs: StructuredOutputs | N
     return constraint_for_json_schema(format_.form), param
 
 
+NULL: Final = WithJsonSchema({"type": "null"})
+
+
 def instead(way: str) -> AfterValidator:
     """Refuse a field of older vLLM servers by saying what has taken its place."""
 
@@ -153,7 +159,7 @@ class FormatFields(BaseModel):
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
 
-    guided_json: Annotated[Any, instead("structured_outputs.json")] = None
-    guided_regex: Annotated[Any, instead("structured_outputs.regex")] = None
-    guided_choice: Annotated[Any, instead("structured_outputs.choice")] = None
-    guided_grammar: Annotated[Any, instead("structured_outputs.grammar")] = None
+    guided_json: Annotated[Any, instead("structured_outputs.json"), NULL] = None
+    guided_regex: Annotated[Any, instead("structured_outputs.regex"), NULL] = None
+    guided_choice: Annotated[Any, instead("structured_outputs.choice"), NULL] = None
+    guided_grammar: Annotated[Any, instead("structured_outputs.grammar"), NULL] = None

@@ -9,11 +9,11 @@ import secrets
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from app.api.answering.formats import FormatFields
-from app.api.http.fields import Ignored, JsonObject, Strict, Text, only
+from app.api.http.fields import NO_NUL, Ignored, JsonObject, Strict, Text, only
 from app.engine.request import Penalties
 from app.errors import BadRequest
 from app.settings import Settings
@@ -28,6 +28,24 @@ MAX_METADATA = 16
 SEEDS = 2**63
 COUNTS = 2**31  # counts beyond it are nobody's wish, and longer ones cannot even be written into an error
 SessionName = Annotated[Text, Field(min_length=1, max_length=256)]
+# what the checks below ask, as the document says it
+ONE_STOP = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_LENGTH, **NO_NUL}
+STOPS = {"type": "array", "maxItems": MAX_STOPS, "items": ONE_STOP}
+STOP = {"anyOf": [STOPS, ONE_STOP, {"type": "null"}]}
+BIASES = {
+    "type": "object",
+    "maxProperties": MAX_BIASES,
+    "propertyNames": {"pattern": "^[0-9]{1,9}$"},
+    "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+}
+BIAS = {"anyOf": [BIASES, {"type": "null"}]}
+ENTRIES = {
+    "type": "object",
+    "maxProperties": MAX_METADATA,
+    "propertyNames": {"maxLength": 64, **NO_NUL},
+    "additionalProperties": {"type": "string", "maxLength": 512, **NO_NUL},
+}
+METADATA = {"anyOf": [ENTRIES, {"type": "null"}]}
 TOO_LONG = "context_length_exceeded"
 
 
@@ -108,7 +126,7 @@ class GenerationFields(FormatFields, Strict):
     model: Text
     n: int | None = Field(None, ge=1, lt=COUNTS)
     seed: int | None = Field(None, ge=-SEEDS, lt=SEEDS)
-    stop: Annotated[list[Text] | Text | None, AfterValidator(check_stop)] = None
+    stop: Annotated[list[Text] | Text | None, AfterValidator(check_stop), WithJsonSchema(STOP)] = None
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=-1, lt=COUNTS, description="0 and -1: as many as LEPO_MAX_TOP_K allows.")
@@ -117,7 +135,7 @@ class GenerationFields(FormatFields, Strict):
         None, ge=-2, le=2, description="An answer with penalties is not learned from."
     )
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    repetition_penalty: float | None = Field(None, gt=0, le=10, description="Of the prompt's tokens too.")
+    repetition_penalty: float | None = Field(None, ge=0.01, le=10, description="Of the prompt's tokens too.")
     max_tokens: int | None = Field(None, ge=0, lt=COUNTS, description="Answer tokens, latent steps not counted.")
     max_completion_tokens: int | None = Field(
         None, ge=1, lt=COUNTS, description="Latent steps and answer tokens together; goes before max_tokens."
@@ -125,21 +143,21 @@ class GenerationFields(FormatFields, Strict):
     min_tokens: int | None = Field(None, ge=0, lt=COUNTS)
     ignore_eos: bool | None = None
     stop_token_ids: list[int] | None = Field(None, max_length=MAX_STOP_IDS)
-    logit_bias: Annotated[dict[str, float] | None, AfterValidator(check_bias)] = None
+    logit_bias: Annotated[dict[str, float] | None, AfterValidator(check_bias), WithJsonSchema(BIAS)] = None
     latent: LatentFields | None = None
     grader: JsonObject | None = Field(None, description="A grader to run on each answer; see /v1/graders/validate.")
     priority: int | None = Field(None, ge=-100, le=100, description="Smaller goes first; below 0 for admin keys.")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: Annotated[Text, Field(max_length=256)] | None = None
-    metadata: Annotated[dict[Text, Text] | None, AfterValidator(check_metadata)] = None
+    metadata: Annotated[dict[Text, Text] | None, AfterValidator(check_metadata), WithJsonSchema(METADATA)] = None
     session_id: SessionName | None = Field(None, description="Joins turns; also `conversation`, or X-Session-Id.")
     conversation: SessionName | ConversationName | None = Field(None, description="Another name of `session_id`.")
     return_token_ids: bool | None = Field(None, description="Show `prompt_token_ids` and each choice's `token_ids`.")
 
-    use_beam_search: Annotated[Any, AfterValidator(only(False))] = None
-    skip_special_tokens: Annotated[Any, AfterValidator(only(True))] = None
-    include_stop_str_in_output: Annotated[Any, AfterValidator(only(False))] = None
+    use_beam_search: Annotated[Any, only(False)] = None
+    skip_special_tokens: Annotated[Any, only(True)] = None
+    include_stop_str_in_output: Annotated[Any, only(False)] = None
 
     store: bool | None = Field(
         None, description="False: the answer is not recorded, so it has no id, and nothing is learned from it."

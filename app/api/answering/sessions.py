@@ -12,8 +12,9 @@ out) yields another text, and then its rendering is what is asked. Leaves out nu
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Final
+from typing import Annotated, Any, Final
 
+from fastapi import Depends, Header
 from sqlalchemy.orm import Session
 from torch import Tensor
 
@@ -34,6 +35,22 @@ SESSION_FIELD: Final = "session"  # of `metadata`
 LONGEST_NAME: Final = 256  # characters
 
 
+async def name_of_session(
+    x_session_id: Annotated[
+        str | None,
+        Header(description="Another way to say `session_id`.", json_schema_extra={"maxLength": LONGEST_NAME}),
+    ] = None,
+) -> None:
+    """Describe the header, which `session_of` reads."""
+
+
+SESSION_REFUSED: Final[dict[int | str, dict[str, Any]]] = {
+    404: {"description": "There is no session of this id."},
+    409: {"description": "The session is being removed."},
+}
+IN_SESSION: Final = Depends(name_of_session)  # among the `dependencies` of a route that answers
+
+
 def session_of(server: Server, caller: Caller, headers: Mapping[str, str], fields: GenerationFields) -> str | None:
     """Name the session a request is a turn of, as it is stored; None: it is of none.
 
@@ -47,7 +64,8 @@ def session_of(server: Server, caller: Caller, headers: Mapping[str, str], field
         raise BadRequest("session_id and conversation name different sessions; send one of them.", param="conversation")
     named = fields.session_id or conversation
     named = named or headers.get(SESSION_HEADER) or (fields.metadata or {}).get(SESSION_FIELD) or None
-    if named is not None and (len(named) > LONGEST_NAME or "\x00" in named):
+    given = [one for one in (named, headers.get(SESSION_HEADER)) if one is not None]  # one that is not looked at too
+    if any(len(one) > LONGEST_NAME or "\x00" in one for one in given):
         raise BadRequest(f"A session's name has {LONGEST_NAME} characters at most.", param="session_id")
     return None if named is None else known_as(server.redactor, caller, named)
 

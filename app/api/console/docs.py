@@ -1,15 +1,15 @@
-"""`GET /docs`: the description of every route, to read and to try out, without a network.
+"""`GET /docs` and `/openapi.json`: the description of every route, to read and to try out, without a network.
 
 The page and its script are ours, Swagger UI's two files lie beside them (`swagger/`, with their licence). A strict
 policy lets nothing else load and no script stand in the page; a key that is typed in stays in the page's memory. Leaves
-out the description itself (`/openapi.json`).
+out what the description says (`app.api.document`).
 """
 
 from importlib.resources import files
 from typing import Final
 
-from fastapi import APIRouter
-from starlette.responses import HTMLResponse, Response
+from fastapi import APIRouter, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from app.errors import NotFound
 
@@ -36,6 +36,12 @@ DAY_S: Final = 24 * 3600
 def docs() -> Response:
     """Give the page."""
     return HTMLResponse(asset("docs.html"), headers=SAFE)
+
+
+@router.get("/openapi.json", include_in_schema=False)
+def description(request: Request) -> Response:
+    """Give the description; it is written at the first look, on a thread, for that takes a while."""
+    return JSONResponse(request.app.openapi())
 
 
 @router.get("/docs/{name}", include_in_schema=False)

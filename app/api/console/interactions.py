@@ -7,14 +7,19 @@ grading (`app.api.grading.grades`).
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends
 from sqlalchemy.orm import Session
 from starlette.responses import JSONResponse, Response
 
-from app.api.door.answer_ids import find
+from app.api.console import shapes
+from app.api.door.answer_ids import UNFINISHED, find
 from app.api.door.auth import require
 from app.api.door.callers import Caller
+from app.api.http.fields import Text
 from app.api.http.filters import Place, Wanted
+from app.api.http.pages import Limit
+from app.api.http.paths import Choice
+from app.api.http.shapes import OF_ANSWER, links
 from app.api.server import ServerDep
 from app.errors import Forbidden
 from app.identifiers import show
@@ -30,16 +35,20 @@ router = APIRouter(tags=["interactions"])
 MayInfer = Annotated[Caller, Depends(require("infer"))]
 
 
-@router.get("/v1/interactions", response_model=None)
+@router.get(
+    "/v1/interactions",
+    response_model=shapes.Interactions,
+    responses={200: links(*OF_ANSWER, interaction_id="/data/0/id")},
+)
 async def get_interactions(
     server: ServerDep,
     caller: MayInfer,
     wanted: Wanted,
     after: Place,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+    limit: Limit = 50,
     shadow: bool = False,
 ) -> Response:
-    """List answers, the newest first; continue with `next_after` as `after`.
+    """List answers, the newest first.
 
     `shadow` shows those that nobody saw, which a policy on trial gave to live prompts.
     """
@@ -58,12 +67,12 @@ async def get_interactions(
     return JSONResponse(await server.traffic.run(listing))
 
 
-@router.get("/v1/interactions/{interaction_id}", response_model=None)
+@router.get("/v1/interactions/{interaction_id}", response_model=shapes.InteractionRead, responses={409: UNFINISHED})
 async def get_interaction(
-    interaction_id: str,
+    interaction_id: Text,
     server: ServerDep,
     caller: MayInfer,
-    choice: int | None = None,
+    choice: Choice = None,
     include: Literal["rollout"] | None = None,
 ) -> Response:
     """Read one answer; `include=rollout` adds its trace, for admin keys."""

@@ -4,6 +4,7 @@ An answer that the caller may not reach is answered for exactly as one that does
 """
 
 from collections.abc import Mapping
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import select
@@ -15,6 +16,8 @@ from app.identifiers import read
 from app.store.interactions import choices, get_interaction
 from app.store.projects import project_of
 from app.store.tables import Interaction
+
+UNFINISHED: Final[dict[str, Any]] = {"description": "It is not finished yet."}  # a 409 of routes that `find`
 
 
 def find(

@@ -6,8 +6,8 @@ particular to browsers, which come with a cookie (`app.api.door.browsers`).
 """
 
 import hashlib
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -221,9 +221,34 @@ def counts(held: Bounds) -> bool:
     return bool(held.stored_bytes or held.grading_seconds)
 
 
-def require(
-    scope: keys.Scope, *, tokens: bool = False, projects: bool = False
-) -> Callable[[Request], Awaitable[Caller]]:
+@dataclass(frozen=True, slots=True)
+class Required:
+    """A dependency that lets only callers with a scope through; `app.api.document` shows what it asks."""
+
+    scope: keys.Scope
+    tokens: bool  # whether a grading token will do
+    projects: bool  # with the scope admin: whether an admin key of one project will do
+
+    async def __call__(self, request: Request) -> Caller:
+        """Give the caller.
+
+        Raises:
+            Forbidden: the key or token is good and may not do this.
+
+        """
+        caller: Caller = request.state.caller
+        if not caller.may(self.scope):
+            words = f"This key may not do this: it needs the scope {self.scope!r}. Make one with: lepo keys create"
+            raise Forbidden(words)
+        if caller.only is not None and not self.tokens:
+            raise Forbidden("A grading token grades its one answer and does nothing else; use a key.")
+        if self.scope == "admin" and not self.projects and not caller.rules:
+            words = f"This key administers the project {caller.home}; this needs an admin key of the service."
+            raise Forbidden(words, code="service_key_needed")
+        return caller
+
+
+def require(scope: keys.Scope, *, tokens: bool = False, projects: bool = False) -> Required:
     """Make a dependency that lets only callers with a scope through.
 
     Args:
@@ -232,20 +257,5 @@ def require(
         projects: with the scope admin, whether an admin key of one project will do; such a route shows and changes
             what is that project's (`Caller.sees`) and nothing else.
 
-    Raises (the dependency):
-        Forbidden: the key or token is good and may not do this.
-
     """
-
-    async def check(request: Request) -> Caller:
-        caller: Caller = request.state.caller
-        if not caller.may(scope):
-            raise Forbidden(f"This key may not do this: it needs the scope {scope!r}. Make one with: lepo keys create")
-        if caller.only is not None and not tokens:
-            raise Forbidden("A grading token grades its one answer and does nothing else; use a key.")
-        if scope == "admin" and not projects and not caller.rules:
-            words = f"This key administers the project {caller.home}; this needs an admin key of the service."
-            raise Forbidden(words, code="service_key_needed")
-        return caller
-
-    return check
+    return Required(scope, tokens, projects)

@@ -10,11 +10,13 @@ import anyio
 import anyio.to_thread
 from fastapi import APIRouter, Depends
 from pydantic import Field
+from starlette.responses import JSONResponse, Response
 
 from app.api.answering.checks import check_grader
 from app.api.door.auth import require
 from app.api.door.callers import Caller
-from app.api.http.fields import JsonObject, Strict, Text
+from app.api.grading import shapes
+from app.api.http.fields import JsonObject, Strict, Text, example
 from app.api.server import Server, ServerDep
 from app.errors import BadRequest
 from app.store.projects import spend_grading
@@ -32,17 +34,21 @@ MayGrade = Annotated[Caller, Depends(require("grade"))]
 class ValidateBody(Strict):
     """A grader's spec."""
 
+    model_config = example(grader={"type": "math", "reference": "54"})
+
     grader: JsonObject
 
 
 class RunBody(ValidateBody):
     """A grader's spec and an answer to try it on."""
 
+    model_config = example(grader={"type": "math", "reference": "54"}, answer="It is 54.")
+
     answer: Annotated[Text, Field(max_length=100_000)]
 
 
-@router.post("/validate")
-async def validate(body: ValidateBody, server: ServerDep, caller: MayGrade) -> dict[str, Any]:
+@router.post("/validate", response_model=shapes.GraderValid)
+async def validate_grader(body: ValidateBody, server: ServerDep, caller: MayGrade) -> Response:
     """Check a spec; what is wrong with it comes as a 400 that names the field.
 
     It is tried on an answer too: whether a reference can be read, or a dataset is known, is only seen then.
@@ -52,14 +58,15 @@ async def validate(body: ValidateBody, server: ServerDep, caller: MayGrade) -> d
     verdict = await tried(server, caller, grader, PLAINEST)
     if isinstance(verdict, Failed):
         raise BadRequest(f"{verdict.reason}.", param="grader", code="invalid_grader")
-    return {"valid": True, "grader": {"kind": grader.kind, "id": grader.name, "version": grader.version}}
+    named = {"kind": grader.kind, "id": grader.name, "version": grader.version}
+    return JSONResponse({"valid": True, "grader": named})
 
 
-@router.post("/run")
-async def run(body: RunBody, server: ServerDep, caller: MayGrade) -> dict[str, Any]:
+@router.post("/run", response_model=shapes.Verdict)
+async def run_grader(body: RunBody, server: ServerDep, caller: MayGrade) -> Response:
     """Run a grader on an answer and show its verdict."""
     check_grader(body.grader)
-    return verdict_json(await tried(server, caller, parse_grader(body.grader), body.answer))
+    return JSONResponse(verdict_json(await tried(server, caller, parse_grader(body.grader), body.answer)))
 
 
 async def tried(server: Server, caller: Caller, grader: Grader, answer: str) -> Verdict:

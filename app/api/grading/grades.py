@@ -7,19 +7,23 @@ another's grade, and kinds of this server's own graders cannot be claimed. Leave
 
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 from sqlalchemy.orm import Session
 from starlette.responses import JSONResponse, Response
 
-from app.api.door.answer_ids import find
+from app.api.door.answer_ids import UNFINISHED, find
 from app.api.door.auth import require
 from app.api.door.callers import Caller
-from app.api.http.fields import Strict, Text
-from app.api.http.once import Outcome, once
+from app.api.grading import shapes
+from app.api.http.fields import COUNTED, Strict, Text, example
+from app.api.http.once import REPEATABLE, Outcome, once
+from app.api.http.pages import Limit, after_id, cursor, page
+from app.api.http.paths import Choice
+from app.api.http.shapes import links
 from app.api.server import Server, ServerDep
 from app.errors import BadRequest, TooLarge
-from app.identifiers import read, show
+from app.identifiers import show
 from app.settings import Settings
 from app.store import lent
 from app.store.episodes import KIND as EPISODE
@@ -52,18 +56,28 @@ class GraderName(Strict):
 class GradeBody(Strict):
     """One grade."""
 
+    model_config = example(value=1, comment="right")
+
     value: Annotated[float, Field(ge=0, le=1)] | bool | None = Field(
         None, description="0 is wrong, 1 is right; true is 1, false 0. May be left out where there is a correction."
     )
     grader: GraderName = GraderName()
     comment: Text | None = Field(None, description="At most LEPO_MAX_GRADE_TEXT characters, as the correction.")
     correction: Text | None = Field(None, description="What the answer should have been.")
-    choice: int | None = Field(None, ge=0, description="Which choice, when the path names a response of several.")
+    choice: Annotated[int, Field(ge=0), COUNTED] | None = Field(
+        None, description="Which choice, when the path names a response of several."
+    )
 
 
-@router.post("/v1/interactions/{interaction_id}/grades", response_model=None, status_code=201)
+@router.post(
+    "/v1/interactions/{interaction_id}/grades",
+    response_model=shapes.GradeMade,
+    status_code=201,
+    dependencies=[REPEATABLE],
+    responses={201: links("list_grades", "retract_grade", interaction_id="/interaction_id")},
+)
 async def post_grade(
-    interaction_id: str, body: GradeBody, request: Request, server: ServerDep, caller: MayGradeThis
+    interaction_id: Text, body: GradeBody, request: Request, server: ServerDep, caller: MayGradeThis
 ) -> Response:
     """Grade an answer, however late; a later grade by the same grader supersedes the earlier one."""
     if body.value is None and not body.correction:
@@ -89,15 +103,15 @@ async def post_grade(
     return response
 
 
-@router.delete("/v1/interactions/{interaction_id}/grades", response_model=None)
-async def take_back(
-    interaction_id: str,
+@router.delete("/v1/interactions/{interaction_id}/grades", response_model=shapes.GradeMade, dependencies=[REPEATABLE])
+async def retract_grade(
+    interaction_id: Text,
     request: Request,
     server: ServerDep,
     caller: MayGradeThis,
     kind: Kind = "client",
     id: GraderId | None = None,  # noqa: A002  the query's name
-    choice: int | None = None,
+    choice: Choice = None,
 ) -> Response:
     """Take a grade back: an entry is appended that says so."""
     entry = entry_of(GraderName(kind=kind, id=id), caller, state="retracted")
@@ -114,35 +128,23 @@ async def take_back(
     return response
 
 
-@router.get("/v1/interactions/{interaction_id}/grades", response_model=None)
+@router.get("/v1/interactions/{interaction_id}/grades", response_model=shapes.Grades, responses={409: UNFINISHED})
 async def list_grades(
-    interaction_id: str,
+    interaction_id: Text,
     server: ServerDep,
     caller: MayGrade,
-    choice: int | None = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    after: str | None = None,
+    choice: Choice = None,
+    limit: Limit = 100,
+    after: Annotated[str | None, after_id("grade")] = None,
 ) -> Response:
-    """Read the entries on an answer in the order of writing, superseded ones too, and what they come to.
-
-    Continue with `next_after` as `after`.
-    """
-    try:
-        begin = None if after is None else read("grade", after)
-    except ValueError as error:
-        raise BadRequest(f"after: {error}.", param="after") from error
+    """Read the entries on an answer in the order of writing, superseded ones too, and what they come to."""
+    begin = cursor("grade", after)
 
     def listing(session: Session) -> dict[str, Any]:
         target = reach(session, server, interaction_id, choice, caller)
         found = ledger(session, target.id, limit=limit + 1, after=begin)
-        more = len(found) > limit
-        return {
-            "object": "list",
-            "data": [grade_json(grade) for grade in found[:limit]],
-            "has_more": more,
-            "next_after": show("grade", found[limit - 1].id) if more else None,
-            "reward": reward_json(session, target),
-        }
+        shown = page(found, limit, grade_json, lambda grade: show("grade", grade.id))
+        return {**shown, "reward": reward_json(session, target)}
 
     return JSONResponse(await server.traffic.run(listing))
 

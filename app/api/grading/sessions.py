@@ -17,12 +17,15 @@ from starlette.responses import JSONResponse, Response
 from app.api.door.auth import require
 from app.api.door.callers import Caller
 from app.api.door.session_ids import gradable_session, known_as, own_session
+from app.api.grading import shapes
 from app.api.grading.grades import GraderId, GraderName, Kind, entry_of, grade_json, require_short
-from app.api.http.fields import Strict, Text
-from app.api.http.once import Outcome, once
+from app.api.http.fields import COUNTED, Strict, Text, example
+from app.api.http.once import REPEATABLE, Outcome, once
+from app.api.http.pages import AFTER, Limit, after_id, cursor, page
+from app.api.http.shapes import links
 from app.api.server import ServerDep
 from app.errors import BadRequest
-from app.identifiers import read, show
+from app.identifiers import show
 from app.store import episodes, sessions
 from app.store.episodes import Credit, Rule
 from app.store.grades import Reward, rewards
@@ -31,6 +34,7 @@ from app.store.tables import Grade, Interaction
 
 router = APIRouter(tags=["sessions"])
 
+OF_SESSION = ("get_session", "post_session_grade", "retract_session_grade", "delete_session")
 MayInfer = Annotated[Caller, Depends(require("infer"))]
 MayGrade = Annotated[Caller, Depends(require("grade"))]
 
@@ -38,30 +42,33 @@ MayGrade = Annotated[Caller, Depends(require("grade"))]
 class SessionGradeBody(Strict):
     """One grade of a whole session."""
 
+    model_config = example(value=0.5, credit="all_turns")
+
     value: Annotated[float, Field(ge=0, le=1)] | bool = Field(description="0 is wrong, 1 is right; true is 1, false 0.")
     credit: Rule | None = Field(None, description="Which turns share it; left out: as this session's last grade.")
     discount: float | None = Field(
         None, gt=0, lt=1, description="With `discounted`: the credit that is left one turn earlier."
     )
-    choice: int | None = Field(None, ge=0, description="Which answer of the last turn, where that has several.")
+    choice: Annotated[int, Field(ge=0), COUNTED] | None = Field(
+        None, description="Which answer of the last turn, where that has several."
+    )
     grader: GraderName = GraderName()
     comment: Text | None = Field(None, description="At most LEPO_MAX_GRADE_TEXT characters.")
 
 
-@router.get("/v1/sessions", response_model=None)
+@router.get(
+    "/v1/sessions", response_model=shapes.Sessions, responses={200: links(*OF_SESSION, session_id="/data/0/id")}
+)
 async def list_sessions(
     server: ServerDep,
     caller: MayInfer,
-    name: str | None = None,
-    key: str | None = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
-    after: str | None = None,
+    name: Text | None = None,
+    key: Text | None = None,
+    limit: Limit = 50,
+    after: Annotated[str | None, after_id("sess")] = None,
 ) -> Response:
-    """List sessions, the newest first; continue with `next_after` as `after`. `key` is for admin keys."""
-    try:
-        begin = None if after is None else read("sess", after)
-    except ValueError as error:
-        raise BadRequest(f"after: {error}.", param="after") from error
+    """List sessions, the newest first. `key` is for admin keys."""
+    begin = cursor("sess", after)
     whose = key if caller.may("admin") else caller.key_id
     called = None if name is None else known_as(server.redactor, caller, name)
 
@@ -69,28 +76,22 @@ async def list_sessions(
         found = sessions.page(
             session, key_id=whose, project_id=caller.project, name=called, limit=limit + 1, after=begin
         )
-        more = len(found) > limit
-        return {
-            "object": "list",
-            "data": [session_json(row) for row in found[:limit]],
-            "has_more": more,
-            "next_after": show("sess", found[limit - 1].id) if more else None,
-        }
+        return page(found, limit, session_json, lambda row: show("sess", row.id))
 
     return JSONResponse(await server.traffic.run(listing))
 
 
-@router.get("/v1/sessions/{session_id}", response_model=None)
+@router.get("/v1/sessions/{session_id}", response_model=shapes.SessionRead)
 async def get_session(
-    session_id: str,
+    session_id: Text,
     server: ServerDep,
     caller: MayInfer,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    after: Annotated[int, Query(ge=0, lt=2**31)] = 0,
+    limit: Limit = 100,
+    after: Annotated[int, Query(ge=0, lt=2**31, description=AFTER)] = 0,
 ) -> Response:
     """Read a session: its turns with their answers and grades, and the grades of the whole.
 
-    The path takes its id, or your name for it. Continue with `next_after` as `after`: the last turn's number.
+    The path takes its id, or your name for it. A page holds turns; `after` is the last one's number.
     """
 
     def one(session: Session) -> dict[str, Any]:
@@ -103,16 +104,21 @@ async def get_session(
             **session_json(row),
             "data": turns_json(found, ledgers, worth),
             "has_more": more,
-            "next_after": after + limit if more else None,
+            "next_after": str(after + limit) if more else None,
             "grades": [session_grade_json(session, grade) for grade in episodes.ledger(session, row.id)],
         }
 
     return JSONResponse(await server.traffic.run(one))
 
 
-@router.post("/v1/sessions/{session_id}/grades", response_model=None, status_code=201)
+@router.post(
+    "/v1/sessions/{session_id}/grades",
+    response_model=shapes.SessionGrade,
+    status_code=201,
+    dependencies=[REPEATABLE],
+)
 async def post_session_grade(
-    session_id: str, body: SessionGradeBody, request: Request, server: ServerDep, caller: MayGrade
+    session_id: Text, body: SessionGradeBody, request: Request, server: ServerDep, caller: MayGrade
 ) -> Response:
     """Grade a whole session; a later grade by the same grader supersedes the earlier one, turn by turn."""
     credit = credit_of(body)
@@ -131,9 +137,9 @@ async def post_session_grade(
     return await once(server.traffic, request, caller, work)
 
 
-@router.delete("/v1/sessions/{session_id}/grades", response_model=None)
-async def take_session_grade_back(
-    session_id: str,
+@router.delete("/v1/sessions/{session_id}/grades", response_model=shapes.SessionGrade, dependencies=[REPEATABLE])
+async def retract_session_grade(
+    session_id: Text,
     request: Request,
     server: ServerDep,
     caller: MayGrade,

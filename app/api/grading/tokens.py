@@ -11,12 +11,14 @@ from pydantic import Field
 from sqlalchemy.orm import Session
 from starlette.responses import JSONResponse, Response
 
+from app.api.door.answer_ids import UNFINISHED
 from app.api.door.auth import require
 from app.api.door.callers import Caller
 from app.api.door.grading_tokens import LONGEST_S, GradingToken, make_token
+from app.api.grading import shapes
 from app.api.grading.grades import reach
-from app.api.http.fields import Strict
-from app.api.http.paths import known
+from app.api.http.fields import COUNTED, Strict, Text, example
+from app.api.http.paths import Choice, known
 from app.api.server import ServerDep
 from app.identifiers import show
 from app.store import lent
@@ -30,15 +32,17 @@ MayGrade = Annotated[Caller, Depends(require("grade"))]
 class TokenBody(Strict):
     """What a grading token shall be."""
 
-    expires_in: int = Field(3600, ge=1, le=LONGEST_S, description="Seconds.")
-    grades: int | None = Field(
-        None, ge=1, le=1000, description="Entries it may write, retractions too; left out: LEPO_TOKEN_GRADES."
+    model_config = example(expires_in=600, grades=2)
+
+    expires_in: Annotated[int, Field(ge=1, le=LONGEST_S), COUNTED] = Field(3600, description="Seconds.")
+    grades: Annotated[int, Field(ge=1, le=1000), COUNTED] | None = Field(
+        None, description="Entries it may write, retractions too; left out: LEPO_TOKEN_GRADES."
     )
-    choice: int | None = Field(None, ge=0)
+    choice: Annotated[int, Field(ge=0), COUNTED] | None = None
 
 
-@router.post("", response_model=None, status_code=201)
-async def post_grading_token(interaction_id: str, body: TokenBody, server: ServerDep, caller: MayGrade) -> Response:
+@router.post("", response_model=shapes.GradingToken, status_code=201, responses={409: UNFINISHED})
+async def post_grading_token(interaction_id: Text, body: TokenBody, server: ServerDep, caller: MayGrade) -> Response:
     """Make a short-lived token with which a browser can grade this one answer a few times."""
     secret = await server.grading_secret()
     grades = body.grades or server.settings.token_grades
@@ -59,13 +63,13 @@ async def post_grading_token(interaction_id: str, body: TokenBody, server: Serve
     return JSONResponse(shown, 201)
 
 
-@router.delete("", response_model=None)
-async def take_back(
-    interaction_id: str,
+@router.delete("", response_model=shapes.TokensClosed, responses={409: UNFINISHED})
+async def revoke_grading_tokens(
+    interaction_id: Text,
     server: ServerDep,
     caller: MayGrade,
-    choice: int | None = None,
-    id: str | None = None,  # noqa: A002  the query's name
+    choice: Choice = None,
+    id: Text | None = None,  # noqa: A002  the query's name
 ) -> Response:
     """Close the open tokens of this answer that this key made (an admin key: all), or the one with this `id`."""
     one = None if id is None else known("token", id)

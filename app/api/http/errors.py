@@ -140,6 +140,8 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     shown.status = error.status_code  # type: ignore[misc]  # starlette's own statuses are not in the tree
     response = error_response(shown)
     response.headers.update(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        response.headers["Allow"] = request.app.state.methods.of(request.url.path) or response.headers["Allow"]
     return response
 
 

@@ -4,20 +4,41 @@ Postgres keeps neither U+0000 nor half of a surrogate pair, and JSON can carry b
 before anything is computed. Leaves out the schemas themselves (one file per route).
 """
 
-from collections.abc import Callable
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+)
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 MAX_DEPTH = 32
 LARGEST = 2**63 - 1
+
+
+def counted(value: Any) -> Any:
+    """Take a whole number that was written with a point: in JSON 5.0 is one."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+COUNTED: Final = BeforeValidator(counted)  # behind the bounds: Annotated[int, Field(ge=0), COUNTED]
 
 
 class Strict(BaseModel):
     """A request body: unknown fields, coerced types and non-finite numbers are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True, protected_namespaces=())
+
+
+def example(**fields: Any) -> ConfigDict:
+    """Show what a body may look like."""
+    return ConfigDict(json_schema_extra={"examples": [fields]})
 
 
 def storable(text: str) -> str:
@@ -64,21 +85,37 @@ def storable_json(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-def only(*neutral: Any) -> Callable[[Any], Any]:
-    """Accept a field only at values that change nothing, because this server does not implement it."""
+@dataclass(frozen=True, slots=True)
+class Only:
+    """Accepts a field only at values that change nothing, because this server does not implement it."""
 
-    def check(value: Any) -> Any:
-        if value is None or any(value == allowed and type(value) is type(allowed) for allowed in neutral):
+    neutral: tuple[Any, ...]  # beside null
+
+    def __call__(self, value: Any) -> Any:
+        """Let a value through, or say what to do instead."""
+        if value is None or any(value == allowed and type(value) is type(allowed) for allowed in self.neutral):
             return value
-        shown = ", ".join(map(repr, neutral))
+        shown = ", ".join(map(repr, self.neutral))
         raise PydanticCustomError(
             "unsupported_parameter",
             "is not supported by this server; leave it out" + (f" or at {shown}" if shown else ""),
         )
 
-    return check
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Check what the field's type lets through."""
+        return core_schema.no_info_after_validator_function(self, handler(source))
+
+    def __get_pydantic_json_schema__(self, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Describe it."""
+        return {"enum": [None, *self.neutral], "description": "Not served; taken where it changes nothing."}
 
 
-Text = Annotated[str, AfterValidator(storable)]
+def only(*neutral: Any) -> Only:
+    """Accept a field only at values that change nothing, because this server does not implement it."""
+    return Only(neutral)
+
+
+NO_NUL: Final = {"pattern": r"^[^\u0000]*$"}
+Text = Annotated[str, AfterValidator(storable), Field(json_schema_extra=dict(NO_NUL))]
 Ignored = Annotated[Any, Field(exclude=True)]  # taken, never looked at, kept nowhere: it may be anything
 JsonObject = Annotated[dict[str, Any], AfterValidator(storable_json)]

@@ -7,9 +7,9 @@ one that comes while the row is held elsewhere gets 409. Leaves out the rules th
 
 import hashlib
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, Final
 
-from fastapi import Request
+from fastapi import Depends, Header, Request
 from sqlalchemy.orm import Session
 from starlette.responses import JSONResponse
 
@@ -19,6 +19,17 @@ from app.errors import BadRequest
 from app.store.idempotency import LONGEST_KEY, Begun, begin, finish
 
 Outcome = tuple[int, dict[str, Any]]  # status and body
+KEY_WORDS: Final = "Names one request: sent again under it, it is not done again and gets the first answer."
+KEY_FORM: Final = {"minLength": 1, "maxLength": LONGEST_KEY}
+
+
+async def key_of_request(
+    idempotency_key: Annotated[str | None, Header(description=KEY_WORDS, json_schema_extra=KEY_FORM)] = None,
+) -> None:
+    """Describe the header of a route that does its work by `once`, which reads it."""
+
+
+REPEATABLE: Final = Depends(key_of_request)  # among the `dependencies` of such a route
 
 
 async def once(

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
 from app.api.answering.answers import Answers
@@ -17,13 +17,15 @@ from app.api.answering.ask import APART, Ask, Prompt
 from app.api.answering.checks import budget_for, check_fields, constraint_for, submitted
 from app.api.answering.generation import COUNTS, GenerationFields
 from app.api.answering.said_before import Conversation
-from app.api.answering.sessions import continued, session_of
+from app.api.answering.sessions import IN_SESSION, SESSION_REFUSED, continued, session_of
 from app.api.answering.trial_routing import WANTED, wanted_version
 from app.api.door.auth import require
 from app.api.door.callers import Caller
-from app.api.http.fields import JsonObject, only
+from app.api.http.fields import JsonObject, example, only
 from app.api.http.rendering import json_apart
+from app.api.http.shapes import OF_ANSWER, links, stream_of
 from app.api.openai.chat_chunks import ChatChunks
+from app.api.openai.chat_shapes import ChatCompletion, ChatCompletionChunk
 from app.api.openai.messages import Message, for_template
 from app.api.openai.stream import AnswerStream
 from app.api.openai.tools import Legacy, ToolChoice, Tools, constraint_of, marks_of, reader_of, toolbox
@@ -39,6 +41,10 @@ router = APIRouter()
 class ChatBody(GenerationFields):
     """The body of a chat request."""
 
+    model_config = example(
+        model="lepo", messages=[{"role": "user", "content": "Work out 47 + 6 - 8 + 9."}], max_tokens=64
+    )
+
     messages: list[Message] = Field([], description="At least one, unless the prompt is given as `prompt_token_ids`.")
     prompt_token_ids: list[int] | None = Field(
         None, min_length=1, description="The whole prompt as token ids, in the place of the rendered messages."
@@ -50,21 +56,21 @@ class ChatBody(GenerationFields):
     chat_template_kwargs: JsonObject | None = Field(None, description="Variables that the model's chat template reads.")
     add_generation_prompt: bool | None = Field(None, description="False: leave out the opening of the answer.")
     continue_final_message: bool | None = Field(None, description="Go on with the last message, the assistant's.")
-    add_special_tokens: Annotated[Any, AfterValidator(only(False))] = None  # the template writes them
-    echo: Annotated[Any, AfterValidator(only(False))] = None
-    chat_template: Annotated[Any, AfterValidator(only())] = None
+    add_special_tokens: Annotated[Any, only(False)] = None  # the template writes them
+    echo: Annotated[Any, only(False)] = None
+    chat_template: Annotated[Any, only()] = None
 
     tools: Tools | None = None
     tool_choice: ToolChoice = None
     parallel_tool_calls: bool | None = Field(None, description="False: an answer holds one call at most.")
     functions: Legacy = None
     function_call: Legacy = None
-    modalities: Annotated[Any, AfterValidator(only(["text"]))] = None
-    audio: Annotated[Any, AfterValidator(only())] = None
-    prediction: Annotated[Any, AfterValidator(only())] = None
-    reasoning_effort: Annotated[Any, AfterValidator(only())] = None
-    verbosity: Annotated[Any, AfterValidator(only("medium"))] = None
-    web_search_options: Annotated[Any, AfterValidator(only())] = None
+    modalities: Annotated[Any, only(["text"])] = None
+    audio: Annotated[Any, only()] = None
+    prediction: Annotated[Any, only()] = None
+    reasoning_effort: Annotated[Any, only()] = None
+    verbosity: Annotated[Any, only("medium")] = None
+    web_search_options: Annotated[Any, only()] = None
 
     @property
     def box(self) -> Toolbox:
@@ -73,7 +79,16 @@ class ChatBody(GenerationFields):
         return toolbox(functions, self.tool_choice, parallel=self.parallel_tool_calls)
 
 
-@router.post("/v1/chat/completions", response_model=None, tags=["inference"])
+@router.post(
+    "/v1/chat/completions",
+    response_model=ChatCompletion,
+    responses={
+        200: {**stream_of(ChatCompletionChunk), **links(*OF_ANSWER, interaction_id="/choices/0/interaction_id")},
+        **SESSION_REFUSED,
+    },
+    dependencies=[IN_SESSION],
+    tags=["inference"],
+)
 async def chat_completions(
     body: ChatBody, request: Request, server: ServerDep, caller: Annotated[Caller, Depends(require("infer"))]
 ) -> Response:

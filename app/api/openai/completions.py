@@ -17,13 +17,15 @@ from app.api.answering.ask import APART, Ask, Prompt
 from app.api.answering.checks import budget_for, check_fields, constraint_for, submitted
 from app.api.answering.generation import GenerationFields
 from app.api.answering.prompts import PromptReader
-from app.api.answering.sessions import continued, session_of
+from app.api.answering.sessions import IN_SESSION, SESSION_REFUSED, continued, session_of
 from app.api.door.auth import require
 from app.api.door.callers import Caller
 from app.api.http.disconnect import watched
-from app.api.http.fields import only, storable
+from app.api.http.fields import NO_NUL, example, only, storable
 from app.api.http.rendering import json_apart
+from app.api.http.shapes import OF_ANSWER, links, stream_of
 from app.api.openai.completion_chunks import CompletionChunks
+from app.api.openai.completion_shapes import TextCompletion, TextCompletionChunk
 from app.api.openai.echo import Echo
 from app.api.openai.stream import AnswerStream
 from app.api.openai.whole import gather, text_completion
@@ -34,13 +36,14 @@ from app.errors import BadRequest, Cancelled, Unavailable
 router = APIRouter()
 
 MOST_LOGPROBS = 20
-IDS = {"type": "array", "items": {"type": "integer"}}
+IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+STORABLE = {"type": "string", **NO_NUL}
 PROMPT_SCHEMA = {
     "anyOf": [
-        {"type": "string"},
-        {"type": "array", "items": {"type": "string"}},
+        STORABLE,
+        {"type": "array", "items": STORABLE, "minItems": 1},
         IDS,
-        {"type": "array", "items": IDS},
+        {"type": "array", "items": IDS, "minItems": 1},
     ]
 }
 
@@ -72,13 +75,15 @@ def is_ids(value: Any) -> bool:
 class CompletionBody(GenerationFields):
     """The body of a plain completion request."""
 
+    model_config = example(model="lepo", prompt="47 + 6 - 8 + 9 =", max_tokens=16)
+
     prompt: Annotated[Any, AfterValidator(check_prompt), WithJsonSchema(PROMPT_SCHEMA)]
     echo: bool | None = None
     add_special_tokens: bool | None = Field(None, description="False: read a text without the tokens put around one.")
     logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
 
     best_of: int | None = Field(None, ge=1, description="Must equal n.")
-    suffix: Annotated[Any, AfterValidator(only(""))] = None
+    suffix: Annotated[Any, only("")] = None
 
     @property
     def prompts(self) -> list[Any]:
@@ -87,7 +92,16 @@ class CompletionBody(GenerationFields):
         return list(self.prompt) if several else [self.prompt]
 
 
-@router.post("/v1/completions", response_model=None, tags=["inference"])
+@router.post(
+    "/v1/completions",
+    response_model=TextCompletion,
+    responses={
+        200: {**stream_of(TextCompletionChunk), **links(*OF_ANSWER, interaction_id="/choices/0/interaction_id")},
+        **SESSION_REFUSED,
+    },
+    dependencies=[IN_SESSION],
+    tags=["inference"],
+)
 async def completions(
     body: CompletionBody, request: Request, server: ServerDep, caller: Annotated[Caller, Depends(require("infer"))]
 ) -> Response:

@@ -66,7 +66,7 @@ class Message(Loose):
     name: Text | None = None
     tool_calls: Annotated[list[ToolCall], Field(max_length=MOST_CALLS)] | None = None
     tool_call_id: Annotated[Text, Field(max_length=256)] | None = None
-    function_call: Annotated[Any, AfterValidator(only())] = None
+    function_call: Annotated[Any, only()] = None
 
     @property
     def text(self) -> str:

@@ -3,27 +3,30 @@
 from typing import Any
 
 from fastapi import APIRouter, Depends
+from starlette.responses import JSONResponse, Response
 
 from app.api.door.auth import require
+from app.api.http.fields import Text
+from app.api.openai import shapes
 from app.api.server import Server, ServerDep
 from app.errors import NotFound
 
 router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[Depends(require("infer"))])
 
 
-@router.get("")
-async def list_models(server: ServerDep) -> dict[str, Any]:
+@router.get("", response_model=shapes.Models)
+async def list_models(server: ServerDep) -> Response:
     """List the models."""
-    return {"object": "list", "data": [model_json(server)]}
+    return JSONResponse({"object": "list", "data": [model_json(server)]})
 
 
-@router.get("/{model:path}")
-async def get_model(model: str, server: ServerDep) -> dict[str, Any]:
+@router.get("/{model:path}", response_model=shapes.Model)
+async def get_model(model: Text, server: ServerDep) -> Response:
     """Read one model."""
     if model != server.settings.served_name:
         words = f"There is no model {model!r} here; this server serves {server.settings.served_name!r}."
         raise NotFound(words, param="model", code="model_not_found")
-    return model_json(server)
+    return JSONResponse(model_json(server))
 
 
 def model_json(server: Server) -> dict[str, Any]:

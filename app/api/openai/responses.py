@@ -15,11 +15,13 @@ from app.api.answering.answers import Answers
 from app.api.answering.ask import APART, Ask, Prompt
 from app.api.answering.checks import budget_for, check_fields, constraint_for, submitted
 from app.api.answering.said_before import Conversation
-from app.api.answering.sessions import continued, session_of
+from app.api.answering.sessions import IN_SESSION, SESSION_REFUSED, continued, session_of
 from app.api.door.auth import require
 from app.api.door.callers import Caller
+from app.api.http.shapes import OF_ANSWER, links, stream_of
 from app.api.openai.responses_body import ResponseBody
 from app.api.openai.responses_events import ResponseEvents
+from app.api.openai.responses_shapes import ResponseAnswer, ResponseStreamEvent
 from app.api.openai.stream import AnswerStream
 from app.api.openai.tools import constraint_of, marks_of, reader_of
 from app.api.openai.whole import gather
@@ -36,7 +38,16 @@ IN_CHAT = {  # fields of the chat API that an error may name -> fields here
 SAID_AS_MESSAGES = {"input", "instructions", "tools", "text", "max_output_tokens"}
 
 
-@router.post("/v1/responses", response_model=None, tags=["inference"])
+@router.post(
+    "/v1/responses",
+    response_model=ResponseAnswer,
+    responses={
+        200: {**stream_of(ResponseStreamEvent, named=True), **links(*OF_ANSWER, interaction_id="/interaction_id")},
+        **SESSION_REFUSED,
+    },
+    dependencies=[IN_SESSION],
+    tags=["inference"],
+)
 async def responses(
     body: ResponseBody, request: Request, server: ServerDep, caller: Annotated[Caller, Depends(require("infer"))]
 ) -> Response:

@@ -6,12 +6,12 @@ not served are accepted at values that change nothing, as the clients' defaults 
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from app.api.answering.formats import CHECKED, JsonSchema, ResponseFormat, bounded_schema
+from app.api.answering.formats import CHECKED, NULL, JsonSchema, ResponseFormat, bounded_schema
 from app.api.answering.generation import COUNTS, GenerationFields
-from app.api.http.fields import JsonObject, Strict, Text, only
+from app.api.http.fields import JsonObject, Strict, Text, example, only
 from app.api.openai.responses_items import Item, functions_of, messages_of
 from app.api.openai.tools import ToolChoice, toolbox
 from app.chat.tools import Toolbox
@@ -22,6 +22,10 @@ HERE_NEVER: Final = (  # what clients ask to be included, and no answer of this 
     *("web_search_call.action.sources", "code_interpreter_call.outputs", "message.input_image.image_url"),
     "computer_call_output.output.image_url",
 )
+INCLUDE: Final = {"anyOf": [{"type": "array", "items": {"enum": list(HERE_NEVER)}}, {"type": "null"}]}
+REASONING: Final = {
+    "anyOf": [{"type": "object", "additionalProperties": {"enum": [None, "medium", "auto"]}}, {"type": "null"}]
+}
 CHAT_FIELDS: Final = {"max_tokens": "max_output_tokens", "max_completion_tokens": "max_output_tokens"}
 
 
@@ -98,11 +102,13 @@ class TextFields(Strict):
     """`text`."""
 
     format: TextFormat | None = None
-    verbosity: Annotated[Any, AfterValidator(only("medium"))] = None
+    verbosity: Annotated[Any, only("medium")] = None
 
 
 class ResponseBody(GenerationFields):
     """The body of a request for a response."""
+
+    model_config = example(model="lepo", input="Work out 47 + 6 - 8 + 9.", max_output_tokens=64)
 
     input: list[Item] | Text
     instructions: Text | None = None
@@ -112,15 +118,15 @@ class ResponseBody(GenerationFields):
     parallel_tool_calls: bool | None = Field(None, description="False: an answer holds one call at most.")
     text: TextFields | None = None
 
-    previous_response_id: Annotated[Any, AfterValidator(stateless)] = None
-    conversation: Annotated[Any, AfterValidator(stateless)] = None
-    background: Annotated[Any, AfterValidator(only(False))] = None
-    reasoning: Annotated[dict[str, Any] | None, AfterValidator(check_reasoning)] = None
-    include: Annotated[list[str] | None, AfterValidator(check_include)] = None
-    truncation: Annotated[Any, AfterValidator(only("disabled"))] = None
-    top_logprobs: Annotated[Any, AfterValidator(only(0))] = None
-    max_tool_calls: Annotated[Any, AfterValidator(only())] = None
-    prompt: Annotated[Any, AfterValidator(only())] = None
+    previous_response_id: Annotated[Any, AfterValidator(stateless), NULL] = None
+    conversation: Annotated[Any, AfterValidator(stateless), NULL] = None
+    background: Annotated[Any, only(False)] = None
+    reasoning: Annotated[dict[str, Any] | None, AfterValidator(check_reasoning), WithJsonSchema(REASONING)] = None
+    include: Annotated[list[str] | None, AfterValidator(check_include), WithJsonSchema(INCLUDE)] = None
+    truncation: Annotated[Any, only("disabled")] = None
+    top_logprobs: Annotated[Any, only(0)] = None
+    max_tool_calls: Annotated[Any, only()] = None
+    prompt: Annotated[Any, only()] = None
 
     @property
     def messages(self) -> list[dict[str, Any]]:

@@ -1,13 +1,15 @@
 """`/tokenize`, `/detokenize`, `/tokenizer_info`: what the model sees of a text, in the shapes vLLM's clients know."""
 
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends
 from pydantic import Field
+from starlette.responses import JSONResponse, Response
 
 from app.api.door.auth import require
-from app.api.http.fields import Strict, Text
+from app.api.http.fields import Strict, Text, example
+from app.api.openai import shapes
 from app.api.openai.messages import Message, for_template
 from app.api.server import ServerDep
 from app.errors import BadRequest
@@ -17,6 +19,8 @@ router = APIRouter(tags=["tokens"], dependencies=[Depends(require("infer"))])
 
 class TokenizeBody(Strict):
     """A plain prompt, or messages."""
+
+    model_config = example(prompt="47 + 6")
 
     model: Text | None = None
     prompt: Text | None = None
@@ -29,12 +33,14 @@ class TokenizeBody(Strict):
 class DetokenizeBody(Strict):
     """Token ids."""
 
+    model_config = example(tokens=[4, 7])
+
     model: Text | None = None
     tokens: Annotated[list[int], Field(min_length=1)]
 
 
-@router.post("/tokenize")
-async def tokenize(body: TokenizeBody, server: ServerDep) -> dict[str, Any]:
+@router.post("/tokenize", response_model=shapes.Tokens)
+async def tokenize(body: TokenizeBody, server: ServerDep) -> Response:
     """Turn a prompt into token ids."""
     reader = server.prompts
     if (body.prompt is None) == (body.messages is None):
@@ -45,21 +51,22 @@ async def tokenize(body: TokenizeBody, server: ServerDep) -> dict[str, Any]:
     else:
         ids = await reader.apart(partial(reader.encode, body.prompt or "", special=body.add_special_tokens))
     names = [server.names[token] for token in ids] if body.return_token_strs else None
-    return {"tokens": ids, "count": len(ids), "max_model_len": server.engine.max_length, "token_strs": names}
+    longest = server.engine.max_length
+    return JSONResponse({"tokens": ids, "count": len(ids), "max_model_len": longest, "token_strs": names})
 
 
-@router.post("/detokenize")
-async def detokenize(body: DetokenizeBody, server: ServerDep) -> dict[str, Any]:
+@router.post("/detokenize", response_model=shapes.PromptOfTokens)
+async def detokenize(body: DetokenizeBody, server: ServerDep) -> Response:
     """Turn token ids into text."""
     prompt = await server.prompts.apart(partial(server.prompts.tokens, body.tokens, "tokens"))
-    return {"prompt": prompt.text}
+    return JSONResponse({"prompt": prompt.text})
 
 
-@router.get("/tokenizer_info")
-async def tokenizer_info(server: ServerDep) -> dict[str, Any]:
+@router.get("/tokenizer_info", response_model=shapes.Tokenizer)
+async def tokenizer_info(server: ServerDep) -> Response:
     """Describe the tokenizer."""
     tokenizer = server.prompts.tokenizer
-    return {
+    shown = {
         "tokenizer_class": type(tokenizer).__name__,
         "vocab_size": server.prompts.vocabulary,
         "model_max_length": server.settings.max_length,
@@ -68,3 +75,4 @@ async def tokenizer_info(server: ServerDep) -> dict[str, Any]:
         "pad_token": tokenizer.pad_token,
         "chat_template": tokenizer.chat_template,
     }
+    return JSONResponse(shown)

@@ -90,13 +90,19 @@ def legacy(value: Any) -> Any:
     )
 
 
-Tools = Annotated[list[Tool], AfterValidator(check_tools)]
+NAMED = {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}}
+FUNCTION = {"type": {"const": "function"}}
+CHOSEN = (  # one function, as the two APIs name it
+    {"type": "object", "required": ["type", "function"], "properties": {**FUNCTION, "function": NAMED}},
+    {**NAMED, "required": ["type", "name"], "properties": {**FUNCTION, "name": {"type": "string"}, "function": False}},
+)
+Tools = Annotated[list[Tool], AfterValidator(check_tools), Field(json_schema_extra={"maxItems": MOST_TOOLS})]
 ToolChoice = Annotated[
     Any,
     AfterValidator(check_choice),
-    WithJsonSchema({"anyOf": [{"enum": ["none", "auto", "required"]}, {"type": "object"}, {"type": "null"}]}),
+    WithJsonSchema({"anyOf": [{"enum": [None, "none", "auto", "required"]}, *CHOSEN]}),
 ]
-Legacy = Annotated[Any, AfterValidator(legacy)]
+Legacy = Annotated[Any, AfterValidator(legacy), WithJsonSchema({"enum": [None, [], "none", "auto"]})]
 
 
 def toolbox(functions: Sequence[Function], choice: Any, *, parallel: bool | None) -> Toolbox:

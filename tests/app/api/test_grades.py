@@ -161,7 +161,7 @@ def test_a_bad_grade_is_told_what_is_wrong(live: Live, body: dict[str, Any], par
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
 
 
-@pytest.mark.parametrize("target", ["int_" + "0" * 32, "int_x", "chatcmpl-" + "0" * 32, "nothing", "a%00b"])
+@pytest.mark.parametrize("target", ["int_" + "0" * 32, "int_x", "chatcmpl-" + "0" * 32, "nothing"])
 def test_an_answer_that_is_not_there_cannot_be_graded(live: Live, target: str) -> None:
     assert grade(live, target, value=1).status_code == 404
 

@@ -115,7 +115,7 @@ def test_turns_are_numbered_by_commit_and_parallel_choices_are_one(live: Live) -
     assert [turn["turn"] for turn in shown["data"]] == list(range(1, 13))
     assert sum(len(turn["answers"]) for turn in shown["data"]) == 18
     page = live.http().get("/v1/sessions/crowd", params={"limit": 5, "after": 5}).json()
-    assert ([turn["turn"] for turn in page["data"]], page["next_after"]) == ([6, 7, 8, 9, 10], 10)
+    assert ([turn["turn"] for turn in page["data"]], page["next_after"]) == ([6, 7, 8, 9, 10], "10")
     with live.store.session() as session:
         ids = [read("int", answer["interaction_id"]) for turn in shown["data"] for answer in turn["answers"]]
         rows = [get_interaction(session, one) for one in ids]

@@ -9,6 +9,7 @@ from openai import BadRequestError, OpenAI
 
 from app.identifiers import read
 from app.store.interactions import get_interaction, rollout
+from tests.app.api.contract import require_described
 from tests.app.api.live import ROOMY, Live, served
 from training.codec import decode
 
@@ -309,3 +310,17 @@ def test_the_parser_is_a_setting(database_url: str, roomy_dir: Path, tmp_path: P
         if not called:
             with pytest.raises(BadRequestError, match="LEPO_TOOL_PARSER"):
                 client.chat.completions.create(**forced(text, tool_choice="required", extra_body={}))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_calls_are_sent_as_the_document_says(roomy: Live, stream: bool) -> None:
+    said = {"latent": {"length": 0}, "structured_outputs": {"choice": [TWICE]}, "model": "lepo", "stream": stream}
+    flat = [{"type": "function", **one["function"]} for one in (ADD, TURN)]
+    for path, asked in (
+        ("/v1/chat/completions", {"messages": ASK, "tools": [ADD, TURN], "max_tokens": 400}),
+        ("/v1/responses", {"input": "2+3", "tools": flat, "max_output_tokens": 400}),
+    ):
+        response = roomy.http().post(path, json={**said, **asked})
+        assert response.status_code == 200, response.text
+        assert "add" in response.text.split('"arguments"')[0].rsplit("name", 1)[-1], "a call was read"
+        require_described(response)
