@@ -20,8 +20,12 @@ def runner(store: Store, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
 
 
 def test_a_link_signs_in_with_the_oldest_open_admin_key(store: Store, runner: CliRunner) -> None:
+    made = []
+    for name in ("closed", "kept", "later"):
+        with store.session() as session:  # keys of one transaction are equally old
+            made.append(create_key(session, name, ["admin"])[0].id)
+    closed, kept, _ = made
     with store.session() as session:
-        closed, kept, _ = (create_key(session, name, ["admin"])[0].id for name in ("closed", "kept", "later"))
         revoke(session, closed)
     done = runner.invoke(build(), ["console", "link", "--url", "https://lepo.example.org/"])
     assert done.exit_code == 0, done.output

@@ -72,7 +72,7 @@ def test_no_log_of_a_session_holds_a_secret_that_was_made_in_it(
     for name in ("sqlalchemy.engine", "uvicorn", "httpx", "httpcore", "lepo"):
         caplog.set_level(logging.DEBUG, logger=name)
     monkeypatch.setenv("LEPO_DATABASE_URL", str(live.settings.database_url))
-    secrets = [CliRunner().invoke(keys_command, ["create", "shell"]).stdout.strip()]
+    secrets = [CliRunner().invoke(keys_command, ["create", "shell", "--direct"]).stdout.strip()]
     for scopes in (["infer"], ["infer", "grade"], ["admin"]):
         made = live.http("admin").post("/v1/admin/keys", json={"name": "made", "scopes": scopes})
         secrets.append(made.json()["key"])

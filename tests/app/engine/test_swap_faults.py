@@ -74,7 +74,7 @@ def refusing(monkeypatch: pytest.MonkeyPatch, where: str, times: int = 1) -> Non
     """Let one of a swap's steps find too little memory, the first times that it is taken."""
     owner, name = {
         "reading": (stage, "prove_weights"),
-        "a second lane": (Lanes, "twin"),
+        "a second lane": (Lanes, "copy_of_policy"),
         "copying": (stage, "pour"),
         "the canary": (stage, "canary"),
         "the lane's proof": (Lane, "prove"),

@@ -7,11 +7,8 @@ from threading import Barrier, Thread
 from uuid import UUID
 
 import pytest
-from click.testing import CliRunner
 from sqlalchemy import text
 
-from app.commands.keys import command as keys_command
-from app.commands.projects import command as projects_command
 from app.errors import BadRequest, Conflict, Forbidden, NotFound
 from app.settings import Settings
 from app.store import audit, grades, lent, projects
@@ -212,31 +209,6 @@ def test_what_operators_did_and_expired_tokens_go_in_time(store: Store, answers:
     assert swept["audit"] == 2
     with store.session() as session:
         assert session.scalar(text("SELECT count(*) FROM grading_tokens")) == 0
-
-
-def test_the_command_line_makes_projects_and_their_keys_and_writes_it_down(
-    store: Store, database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LEPO_DATABASE_URL", database_url)
-    run = CliRunner().invoke
-    assert run(projects_command, ["create", "team-a", "--requests-per-minute", "60"]).exit_code == 0
-    made = run(keys_command, ["create", "phone", "--project", "team-a"]).output.strip()
-    assert run(projects_command, ["limit", "team-a", "--stored-bytes", "1000000"]).exit_code == 0
-    listed = run(projects_command, ["list"]).output
-    assert "team-a" in listed
-    assert "requests_per_minute 60, stored_bytes 1e+06" in listed
-    public = made.split("-")[1]
-    assert f"{public:<12} team-a" in run(keys_command, ["list"]).output
-    run(keys_command, ["revoke", public])
-    with store.session() as session:
-        entries = audit.list_audit(session)
-    assert [(one.action, one.target) for one in reversed(entries)] == [
-        ("projects create", "team-a"),
-        ("keys create", public),
-        ("projects limit", "team-a"),
-        ("keys revoke", public),
-    ]
-    assert {one.actor.partition(":")[0] for one in entries} == {"login"}
 
 
 def test_a_database_of_the_release_before_comes_here_and_goes_back(
