@@ -49,7 +49,7 @@ LINES: Final[Json] = {
     "requestBody": {
         "required": True,
         "description": "A prompt (or messages) with a grader a line, as UTF-8.",
-        "content": {"application/x-ndjson": {"itemSchema": LINE}},
+        "content": {"application/x-ndjson": {"itemSchema": LINE}, "text/plain": {"schema": {"type": "string"}}},
     }
 }
 
