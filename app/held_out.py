@@ -1,17 +1,18 @@
-"""The held-out prompts, looked at before anything depends on them: there, readable, and with graders.
+"""The held-out prompts of the settings, looked at before anything depends on them: there, readable, and with graders.
 
 They are a JSONL file, or problems of the package reasoning-gym: of the validation split unless the source says which.
 
 Server and worker ask this when they start, so that a wrong path is a word to the operator and not a failed update an
-hour later. Leaves out what the prompts are to a model, and the exam (`worker.heldout`, `worker.exam`).
+hour later. Leaves out what a line is (`app.held_out_lines`), sets that are uploaded, which go before these
+(`app.store.held_out`), and the asking (`worker.gate`).
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from app.errors import BadRequest
+from app.held_out_lines import Entry, read_entries
 from app.settings import Settings
 
 if TYPE_CHECKING:
@@ -53,40 +54,14 @@ def gym_problems(heldout: Path, size: int) -> "tuple[Problem, ...] | None":
     return make_problems(first_of(parse_source(str(heldout), Split.VALIDATION), size))
 
 
-def entries(path: Path, size: int) -> Iterator[dict[str, Any]]:
-    """Read the first `size` entries.
+def entries(path: Path, size: int) -> Iterator[Entry]:
+    """Read the first `size` entries of a file.
 
     Raises:
         ValueError: a line is no prompt (or messages) with a grader; the message names file and line.
         OSError: the file cannot be read.
 
     """
-    found = 0
     with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if found == size:
-                return
-            if line.strip():
-                yield entry(line, f"{path}:{number}")
-                found += 1
-
-
-def entry(line: str, where: str) -> dict[str, Any]:
-    """Read one line.
-
-    Raises:
-        ValueError: it is no prompt (or messages) with a grader.
-
-    """
-    from training.graders.parse import parse_grader
-
-    try:
-        found = json.loads(line)
-        parse_grader(found["grader"])
-        said = found.get("messages") or found["prompt"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{where} is not a prompt (or messages) with a grader: {error!r}") from error
-    if not said:
-        raise ValueError(f"{where} asks nothing")
-    assert isinstance(found, dict)
-    return found
+        for _, entry in read_entries(lines, f"{path}:", size):
+            yield entry

@@ -328,8 +328,8 @@ class Settings(BaseSettings):
     # Gate and stops
     heldout: Path | None = Field(
         None,
-        description="JSONL of prompts with graders, or `reasoning_gym:NAME[:key=value,...]`; never trained on. Unset: "
-        "the gate sees nothing.",
+        description="JSONL of prompts with graders, or `reasoning_gym:NAME[:key=value,...]`; never trained on. An "
+        "uploaded set that is active (`lepo data held-out`) goes before it. Neither: the gate sees nothing.",
     )
     heldout_size: int = Field(200, ge=1, description="Held-out prompts that are read.")
     heldout_sealed: float = Field(

@@ -28,6 +28,7 @@ from transformers import PreTrainedTokenizerBase
 from app.chat.recorded import recorded
 from app.chat.template import ChatTemplate
 from app.engine.request import Finished, Request
+from app.held_out_lines import texts_of
 from app.settings import Settings
 from app.store import lineage
 from app.store.claims import Claimed
@@ -37,7 +38,7 @@ from training.memory.footprint import MOST_POSITIONS
 from training.models.head import take_apart
 from training.models.policy import Policy
 from training.rollout import Rollout
-from worker.gate.evaluation_set import Question, texts_of
+from worker.gate.evaluation_set import Question
 from worker.resample import MOST_SEED, answered
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
-from app.api.admin import audit, checkpoints, erasure, export, jobs, keys, learning, projects, trials
+from app.api.admin import audit, checkpoints, erasure, export, held_out, jobs, keys, learning, projects, trials
 from app.api.admin.shapes import ExportedAnswer
 from app.api.console import docs, health, interactions, overview
 from app.api.console.pages.all import console_routers
@@ -42,7 +42,7 @@ ROUTERS = (
     *(chat.router, completions.router, responses.router, models.router, tokenize.router),
     *(interactions.router, grades.router, tokens.router, projects.router, audit.router, docs.router),
     *(graders.router, jobs.router, checkpoints.router, trials.router, learning.router, keys.router),
-    *(overview.router, erasure.router, export.router, sessions.router),
+    *(overview.router, erasure.router, export.router, sessions.router, held_out.router),
     *(health.router, *console_routers()),
 )
 

@@ -25,7 +25,8 @@ class Call(Generic[T]):
     method: str
     path: str
     read: Callable[[Any], T]  # from the answer's JSON
-    body: Mapping[str, Any] | None = None
+    body: Mapping[str, Any] | None = None  # sent as JSON
+    text: str | None = None  # sent as it is, in place of JSON
     params: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
 

@@ -1,4 +1,4 @@
-"""What operators ask, as calls: keys, projects, moves of a policy, the switches of learning, erasure.
+"""What operators ask, as calls: keys, projects, moves of a policy, the switches of learning, held-out sets, erasure.
 
 Send them with a client of either kind:
 
@@ -9,11 +9,12 @@ Leaves out what the clients have as methods (`app.client.calls`).
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from app.client import operator_shapes, shapes
 from app.client.calls import Call, as_it_is, given_of, listed, once, part
-from app.client.operator_shapes import Erasure, Key, Learning, NewKey, Project
+from app.client.operator_shapes import Erasure, HeldOutSet, Key, Learning, NewKey, Project
 from app.client.shapes import Move, Policy
 
 Trust = Literal["ordinary", "trusted", "quarantined"]
@@ -124,6 +125,28 @@ def create_project(name: str, limits: Mapping[str, float]) -> Call[Project]:
 def limit_project(name: str, limits: Mapping[str, float]) -> Call[Project]:
     """Change a project's limits: those that are named."""
     return Call("PATCH", f"/v1/admin/projects/{part(name)}", operator_shapes.read_project, limits)
+
+
+def upload_held_out(lines: str, *, activate: bool = True) -> Call[HeldOutSet]:
+    """Keep held-out prompts, JSONL, under the next version; the gate asks them from the next update on."""
+    call = once("POST", "/v1/admin/held-out", operator_shapes.read_held_out)
+    headers = {**call.headers, "Content-Type": "application/x-ndjson"}
+    return replace(call, text=lines, headers=headers, params={"activate": activate})
+
+
+def held_out_sets() -> Call[list[HeldOutSet]]:
+    """List held-out sets that were uploaded, the newest first."""
+    return Call("GET", "/v1/admin/held-out", listed(operator_shapes.read_held_out), params={"limit": 1000})
+
+
+def held_out(version: int) -> Call[HeldOutSet]:
+    """Read a held-out set; `raw` has its `lines`."""
+    return Call("GET", f"/v1/admin/held-out/{version}", operator_shapes.read_held_out)
+
+
+def activate_held_out(version: int) -> Call[Facts]:
+    """Have the gate ask a version from the next update on; 0: what the service's settings name."""
+    return once("POST", f"/v1/admin/held-out/{version}/activate", as_it_is)
 
 
 def entries(answer_id: str) -> Call[Facts]:

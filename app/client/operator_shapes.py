@@ -53,6 +53,19 @@ class Learning:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldOutSet:
+    """Held-out prompts that were uploaded."""
+
+    version: int  # from 1
+    digest: str  # SHA-256 of the lines, hexadecimal
+    prompts: int
+    active: bool  # the gate asks this one
+    created_by: str  # a key's id
+    created_at: datetime
+    raw: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Erasure:
     """A removal of somebody's data."""
 
@@ -89,6 +102,12 @@ def read_learning(body: Mapping[str, Any]) -> Learning:
         changed=body.get("changed", False),
         raw=body,
     )
+
+
+def read_held_out(body: Mapping[str, Any]) -> HeldOutSet:
+    """Read a held-out set."""
+    plain = {name: body[name] for name in ("version", "digest", "prompts", "active", "created_by")}
+    return HeldOutSet(**plain, created_at=datetime.fromisoformat(body["created_at"]), raw=body)
 
 
 def read_erasure(body: Mapping[str, Any]) -> Erasure:

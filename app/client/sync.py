@@ -190,7 +190,7 @@ class Lepo:
     def send(self, call: Call[T]) -> T:
         """Send a call and read its answer."""
         request = self._http.build_request(
-            call.method, call.path, json=call.body, params=call.params, headers=call.headers
+            call.method, call.path, json=call.body, content=call.text, params=call.params, headers=call.headers
         )
         return call.read(self._repeated(request, call).json())
 

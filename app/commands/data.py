@@ -1,4 +1,4 @@
-"""`lepo data`: read and export what is stored, and delete a user's data, over HTTP."""
+"""`lepo data`: read and export what is stored, delete a user's data, and upload held-out prompts, over HTTP."""
 
 from itertools import islice
 from pathlib import Path
@@ -9,6 +9,7 @@ import click
 from app.commands.answer_filters import filters, given
 from app.commands.connection import asks
 from app.commands.erasing import erase, removed
+from app.commands.held_out import command as held_out
 from app.commands.output import AS_JSON, LIMIT, say_facts, say_json, say_table
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ GRADED = click.option("--graded/--ungraded", default=None, help="Only those with
 @click.group("data", short_help="Read and export what is stored, and delete a user's data.")
 def command() -> None:
     """Read and export what is stored, and delete a user's data. ANSWER is the id of an answer (int_...)."""
+
+
+command.add_command(held_out)
 
 
 @command.command("list")

@@ -77,13 +77,16 @@ def of_learning(settings: Settings) -> Iterator[tuple[bool, str, str]]:
     )
     yield (
         settings.learn and settings.heldout is None and settings.gate_no_signal == "hold",
-        "the gate has no held-out prompts, so every new policy is held until somebody promotes it",
-        "set LEPO_HELDOUT to a file of prompts with graders, or promote by hand: lepo policy promote VERSION",
+        "LEPO_HELDOUT names no held-out prompts: unless some are uploaded, every new policy is held until somebody "
+        "promotes it",
+        "upload a file of prompts with graders (lepo data held-out upload FILE), set LEPO_HELDOUT to it, or promote by "
+        "hand: lepo policy promote VERSION",
     )
     yield (
         settings.learn and settings.heldout is None and settings.gate_no_signal == "promote",
-        "new policies are promoted without being measured (LEPO_GATE_NO_SIGNAL=promote, no held-out prompts)",
-        "set LEPO_HELDOUT",
+        "unless held-out prompts are uploaded, new policies are promoted without being measured "
+        "(LEPO_GATE_NO_SIGNAL=promote, no LEPO_HELDOUT)",
+        "upload them (lepo data held-out upload FILE), or set LEPO_HELDOUT",
     )
     yield (
         settings.max_grades < settings.min_grades,

@@ -67,7 +67,7 @@ def held_out(settings: Settings) -> Finding:
     from app.held_out import entries, gym_problems, require_held_out
 
     if settings.heldout is None:
-        return Finding("held-out", "skip", "none are set (LEPO_HELDOUT)")
+        return Finding("held-out", "skip", "none are set (LEPO_HELDOUT); uploaded ones: lepo data held-out list")
     try:
         require_held_out(settings)
         asked = gym_problems(settings.heldout, settings.heldout_size) or list(

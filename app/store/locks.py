@@ -16,6 +16,7 @@ class Lock(IntEnum):
     PUBLISH = 7_135_102  # allocating a version
     FIRST_KEY = 7_135_105  # making the first admin key
     FOLD = 7_135_106  # adding up tallies
+    HELD_OUT = 7_135_107  # numbering held-out sets, and choosing the one that is asked
 
 
 def hold(session: Session, lock: Lock) -> None:

@@ -1,8 +1,8 @@
 """The schema on one page: every table but those of what was removed (`removed`) and of who shares it (`tenants`).
 
-Sessions and the console have pages of their own (`app.store.session_tables`, `app.store.console_tables`). Leaves out
-queries (one file per domain beside this one), the view `effective_grades` (`app.store.grades`) and how the schema came
-about (`migrations`). Facts are appended; the few columns that change say so.
+Sessions, the console and held-out sets have pages of their own (`session_tables`, `console_tables`, `held_out_tables`).
+Leaves out queries (one file per domain beside this one), the view `effective_grades` (`app.store.grades`) and how the
+schema came about (`migrations`). Facts are appended; the few columns that change say so.
 """
 
 from datetime import datetime
@@ -25,9 +25,10 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 import app.store.console_tables
+import app.store.held_out_tables
 import app.store.removed
 import app.store.session_tables
-import app.store.tenants  # noqa: F401 - the tables of all four belong to the schema
+import app.store.tenants  # noqa: F401 - the tables of all five belong to the schema
 from app.store import traces
 from app.store.base import AnyJson, AnyText, Base, Big, Created, Id, Json, one_of
 

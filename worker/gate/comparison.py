@@ -11,14 +11,14 @@ from sqlalchemy.orm import Session
 
 from app.placements import placements_of
 from app.settings import Settings
-from app.store import checkpoints, evaluations, lineage
+from app.store import checkpoints, evaluations, held_out, lineage
 from app.trials import after_gate
 from training.models.policy import Policy
 from training.update import UpdateReport
 from worker.claim import Assignment, source_of
 from worker.corrections import regressions
 from worker.gate.evaluation import EvaluationPlan, Scores, evaluate
-from worker.gate.evaluation_set import EvaluationSet, read_evaluation_set
+from worker.gate.evaluation_set import EvaluationSet, evaluation_set, read_evaluation_set, read_questions
 from worker.gate.look import Ask, GateResult, Look, Vitals, no_questions, recorded_of
 from worker.job import RunningJob
 from worker.publish import Decision, record_scores
@@ -28,13 +28,20 @@ ROWS: Final = 400  # newest evaluations of a lineage that a look builds on, besi
 
 
 def questions(session: Session, settings: Settings, policy: Policy) -> EvaluationSet | None:
-    """Read the held-out set, if there is one, and what was corrected once and must stay right."""
-    if settings.heldout is None:
+    """Read the held-out set, if there is one, and what was corrected once and must stay right.
+
+    What an operator uploaded and left active goes before what the settings name.
+    """
+    uploaded, named = held_out.active(session), settings.heldout
+    if uploaded is None and named is None:
         return None
     again = regressions(session, settings.gate_corrections, policy.tokenizer)
-    return read_evaluation_set(
-        settings.heldout, settings.heldout_size, policy.tokenizer, settings.heldout_sealed, again
-    )
+    if uploaded is None:
+        assert named is not None
+        return read_evaluation_set(named, settings.heldout_size, policy.tokenizer, settings.heldout_sealed, again)
+    source = f"held-out set {uploaded.version}"
+    found = read_questions(uploaded.lines.split("\n"), f"{source}, line ", settings.heldout_size, policy.tokenizer)
+    return evaluation_set(found, settings.heldout_sealed, again, source=source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +109,8 @@ def examine_candidate(
     if comparison is not None and before is not None:
         vitals = Vitals(report.entropy_before, report.entropy_after)
         result = comparison.look.examine(before, asking(context, job, policy, comparison), vitals)
-    job.note("gate", gate={**result.figures, "words": result.words})
+    held = {} if comparison is None else {"held_out": comparison.look.questions.source}
+    job.note("gate", gate={**result.figures, **held, "words": result.words})
     with job.store.session() as session:
         for version, scores in result.scores:
             if comparison is not None and version != comparison.look.candidate:

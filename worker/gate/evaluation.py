@@ -14,6 +14,7 @@ from typing import Any, Final
 from app.engine.config import EngineConfig
 from app.engine.engine import Engine
 from app.engine.request import Request
+from app.held_out_lines import room_for
 from app.placements import placements_of
 from app.settings import Settings
 from training.graders.parse import parse_grader
@@ -204,12 +205,7 @@ def question_request(question: Question, seed: int, settings: Settings, placemen
 
     """
     first = sampling_of(settings)
-    room = settings.max_length - len(question.prompt_ids) - (placement.size if first.latent_length else 0)
-    if room <= first.latent_length:
-        raise ValueError(
-            f"the held-out prompt {question.said[:60]!r} has {len(question.prompt_ids)} tokens, which leaves no room "
-            "for an answer: shorten it or raise LEPO_MAX_LENGTH"
-        )
+    room = room_for(question.said, len(question.prompt_ids), settings, placement)
     return Request(
         prompt_ids=question.prompt_ids,
         sampling=replace(first, seed=seed),

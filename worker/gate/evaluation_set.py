@@ -2,10 +2,10 @@
 
 Beside them the gate may ask regression prompts, which were learned from: what was corrected once must stay right.
 
-Made from a dataset of reasoning-gym, or read from JSONL, one `{"prompt": ...}` or `{"messages": [...]}` with a
-`"grader"` per line; a prompt is what a user says, so it goes through the chat template like a message. Whether a prompt
-is sealed follows from its text, so it stays sealed or open when lines are added. Leaves out the asking
-(`worker.gate.evaluation`) and the judging (`worker.gate.look`).
+Made from a dataset of reasoning-gym, or read from lines (`app.held_out_lines`) of a file or of what was uploaded; a
+prompt is what a user says, so it goes through the chat template like a message. Whether a prompt is sealed follows from
+its text, so it stays sealed or open when lines are added. Leaves out which set is asked (`worker.gate.comparison`), the
+asking (`worker.gate.evaluation`) and the judging (`worker.gate.look`).
 """
 
 import hashlib
@@ -13,17 +13,14 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from app.held_out import gym_problems
-from training.graders.parse import parse_grader
-from training.models.chat import render_chat
+from app.held_out_lines import Entry, ids_of, normal, read_entries, sealed_of, texts_of
 
 Messages = list[dict[str, Any]]
-
-FEW: Final = 20  # a set with fewer prompts is not divided: all of it is the gate's
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +46,7 @@ class EvaluationSet:
     sealed: Mapping[str, Question]  # never asked by the gate, so that no version was chosen by them
     said: frozenset[str]  # what users say in all of the file's, normalised
     prompts: frozenset[tuple[int, ...]]  # the same as the model sees it
+    source: str = ""  # what was read: a file, a dataset, or a version of what was uploaded
 
     def holds(self, request: Mapping[str, Any], prompt_ids: Sequence[int]) -> bool:
         """Whether a request asks one of the prompts: token for token, or in its prompt or any of its messages."""
@@ -56,7 +54,7 @@ class EvaluationSet:
 
 
 def evaluation_set(
-    questions: Iterable[Question], sealed_share: float, always_open: Iterable[Question] = ()
+    questions: Iterable[Question], sealed_share: float, always_open: Iterable[Question] = (), *, source: str = ""
 ) -> EvaluationSet:
     """Divide held-out prompts.
 
@@ -65,6 +63,7 @@ def evaluation_set(
         sealed_share: share that is sealed, in [0, 1).
         always_open: regression prompts (corrections that were learned from): the gate asks them like the file's, but
             they are not held out.
+        source: what was read, in words.
 
     """
     found = {question.key: question for question in questions}
@@ -77,13 +76,8 @@ def evaluation_set(
         sealed=sealed,
         said=frozenset(normal(question.said) for question in found.values()),
         prompts=frozenset(question.prompt_ids for question in found.values()),
+        source=source,
     )
-
-
-def sealed_of(said: Sequence[str], share: float) -> list[bool]:
-    """Say of each prompt of a file whether it is sealed: by its text alone, and none where there are few."""
-    digests = [hashlib.sha256(normal(text).encode()).digest() for text in said]
-    return [len(said) >= FEW and int.from_bytes(digest[:4]) < share * 2**32 for digest in digests]
 
 
 def read_evaluation_set(
@@ -107,58 +101,34 @@ def read_evaluation_set(
         OSError: the file cannot be read.
 
     """
-    questions: list[Question] = []
     generated = gym_problems(path, size)
     if generated is not None:
         asked = [([{"role": "user", "content": one.prompt}], one.grader) for one in generated]
-        questions = [question_of(messages, grader, str(path), tokenizer) for messages, grader in asked]
-        return evaluation_set(questions, sealed_share, regressions)
+        made = [question_of(messages, grader, str(path), tokenizer) for messages, grader in asked]
+        return evaluation_set(made, sealed_share, regressions, source=str(path))
     with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if len(questions) == size:
-                break
-            if line.strip():
-                questions.append(_question(line, f"{path}:{number}", tokenizer))
+        questions = read_questions(lines, f"{path}:", size, tokenizer)
     if not questions:
         raise ValueError(f"{path} holds no held-out prompts: give it a line per prompt, or unset LEPO_HELDOUT")
-    return evaluation_set(questions, sealed_share, regressions)
+    return evaluation_set(questions, sealed_share, regressions, source=str(path))
 
 
-def texts_of(request: Mapping[str, Any]) -> list[str]:
-    """Texts a caller sent: the prompt or prompts, or the content of each message, text parts included."""
-    prompt = request.get("prompt")
-    texts = [prompt] if isinstance(prompt, str) else [text for text in prompt or () if isinstance(text, str)]
-    for message in request.get("messages") or ():
-        content = message.get("content")
-        parts = content if isinstance(content, list) else [{"text": content}]
-        texts += [part["text"] for part in parts if isinstance(part.get("text"), str)]
-    return texts
+def read_questions(lines: Iterable[str], place: str, size: int, tokenizer: PreTrainedTokenizerBase) -> list[Question]:
+    """Read the first `size` prompts of a file, or of what was uploaded.
 
+    Raises:
+        ValueError: a line is not what it should be; the message names it, behind `place`.
 
-def _question(line: str, where: str, tokenizer: PreTrainedTokenizerBase) -> Question:
-    """Read one line."""
-    try:
-        entry = json.loads(line)
-        grader = entry["grader"]
-        messages = entry.get("messages") or [{"role": "user", "content": entry["prompt"]}]
-        parse_grader(grader)
-        _ = texts_of({"messages": messages})[-1]
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(f"{where} is not a prompt (or messages) with a grader: {error}") from error
-    return question_of(messages, grader, where, tokenizer)
+    """
+    return [
+        Question(entry.said, ids_of(entry, where, tokenizer), entry.grader)
+        for where, entry in read_entries(lines, place, size)
+    ]
 
 
 def question_of(
     messages: Messages, grader: Mapping[str, Any], where: str, tokenizer: PreTrainedTokenizerBase
 ) -> Question:
     """Write what a user says as the model sees it."""
-    said = texts_of({"messages": messages})[-1]
-    ids = tuple(render_chat(tokenizer, messages)) if tokenizer.chat_template else tuple(tokenizer.encode(said))
-    if not ids:
-        raise ValueError(f"{where} is empty once it is tokenized: write a prompt")
-    return Question(said, ids, grader)
-
-
-def normal(text: str) -> str:
-    """Write a text so that case and spacing do not matter."""
-    return " ".join(text.split()).casefold()
+    entry = Entry(messages, texts_of({"messages": messages})[-1], grader)
+    return Question(entry.said, ids_of(entry, where, tokenizer), grader)

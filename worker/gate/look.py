@@ -31,7 +31,7 @@ LOOKS_BACK: Final = 60  # scores of the lineage that count, two a look, besides 
 AGAIN: Final = "/again/"  # in the name of a plan that only the base, or the best, is asked
 
 HOW_TO: Final = (
-    "name a JSONL file in LEPO_HELDOUT, a line per prompt, as "
+    "upload a JSONL file (lepo data held-out upload FILE) or name it in LEPO_HELDOUT, a line per prompt, as "
     '{"prompt": "...", "grader": {"type": "string_check", "operation": "eq", "reference": "..."}}; '
     "two hundred prompts see a fall of a few points. Until then a person promotes what is held, or "
     "LEPO_GATE_NO_SIGNAL=promote serves every update unseen"

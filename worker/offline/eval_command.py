@@ -146,8 +146,8 @@ def command(
 
 def part_of(problems: "list[Problem]", part: str) -> "list[Problem]":
     """Take a part of a held-out file, divided as the gate divides it."""
+    from app.held_out_lines import sealed_of
     from app.settings import read_settings
-    from worker.gate.evaluation_set import sealed_of
 
     if part == "all":
         return problems

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 from app.errors import BadRequest
+from app.held_out_lines import normal
 from training.tasks.problem import Problem
-from worker.gate.evaluation_set import normal
 
 VALIDATION_SHARE: Final = 0.1  # of the data, where no validation file is given
 VALIDATION_MOST: Final = 200  # problems split off at most

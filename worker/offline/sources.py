@@ -15,12 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from app.errors import BadRequest
+from app.held_out_lines import normal
 from training.tasks.gym import is_gym, make_problems, parse_source
 from training.tasks.jsonl import read_problems
 from training.tasks.layouts import LAYOUTS, Layout, read_dataset, split_files
 from training.tasks.problem import Problem
 from training.tasks.splits import Split
-from worker.gate.evaluation_set import normal
 from worker.offline.exported import read_exported
 
 SHOWN = 3  # problems of an overlap that the message quotes

@@ -184,6 +184,41 @@ class AuditEntries(Page[AuditEntry]):
     """What operators did, the newest first."""
 
 
+class HeldOutSet(Shape):
+    """Held-out prompts that were uploaded."""
+
+    object: Literal["held_out"]
+    version: int = Field(description="From 1; never reused.")
+    digest: str = Field(description="SHA-256 of the lines.")
+    prompts: int = Field(description="As many as were uploaded; LEPO_HELDOUT_SIZE of them are read.")
+    bytes: int
+    active: bool = Field(description="Whether the gate asks this one.")
+    created_by: str = Field(description="A key's id.")
+    created_at: Time
+    activated_by: str | None = Field(description="A key's id; null: it never was asked.")
+    activated_at: Time | None
+
+
+class HeldOutSets(Page[HeldOutSet]):
+    """Held-out sets, the newest first."""
+
+
+class HeldOutSetWhole(HeldOutSet):
+    """A held-out set with its lines."""
+
+    asked: int = Field(description="Prompts that the gate asks.")
+    sealed: int = Field(description="Prompts that it never asks, kept for figures one quotes (LEPO_HELDOUT_SEALED).")
+    lines: str = Field(description="JSONL, as it was uploaded.")
+
+
+class HeldOutActive(Shape):
+    """Which held-out set the gate asks now."""
+
+    object: Literal["held_out.active"]
+    version: int = Field(description="0: none; it asks what LEPO_HELDOUT names.")
+    changed: bool = Field(description="False where it was so already.")
+
+
 class PolicyWithin(Shape):
     """A policy made from what is removed."""
 

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerBase
 
+from app.held_out_lines import FEW, sealed_of, texts_of
 from tests.worker.world import make_model, write_heldout
 from training.models.policy import load_policy
-from worker.gate.evaluation_set import FEW, Question, evaluation_set, read_evaluation_set, sealed_of, texts_of
+from worker.gate.evaluation_set import Question, evaluation_set, read_evaluation_set
 
 GRADER = {"type": "string_check", "reference": "5", "operation": "eq"}
 

@@ -30,8 +30,10 @@ class Done:
         return None if self.status < 400 else str(self.body["error"]["message"])
 
 
-async def act(request: Request, method: str, path: str, body: dict[str, Any] | None = None) -> Done:
-    """Ask a route of the API."""
+async def act(
+    request: Request, method: str, path: str, body: dict[str, Any] | None = None, *, text: str | None = None
+) -> Done:
+    """Ask a route of the API, with a body of JSON, or a text as it is."""
     cookie = browsers.cookie(request.scope) or ""
     headers = {
         "host": request.headers.get("host", "console"),
@@ -41,7 +43,7 @@ async def act(request: Request, method: str, path: str, body: dict[str, Any] | N
     client = request.client
     transport = httpx.ASGITransport(request.app, client=(client.host, client.port) if client else ("127.0.0.1", 0))
     async with httpx.AsyncClient(transport=transport, base_url="http://console", timeout=PATIENCE_S) as api:
-        answer = await api.request(method, path, json=body, headers=headers)
+        answer = await api.request(method, path, json=body, content=text, headers=headers)
     return Done(answer.status_code, answer.json())
 
 

@@ -1,7 +1,7 @@
 """Data and keys: graders tried on real answers, what the gate asks, keys, projects, exports, deletion.
 
-An admin key of a project sees and changes that project's, as in the API, which does all of it. Leaves out uploading
-held-out questions: they are a file that the server and the worker read.
+An admin key of a project sees and changes that project's, as in the API, which does all of it; held-out questions are
+the service's.
 """
 
 import json
@@ -23,8 +23,9 @@ from app.api.door.auth import require
 from app.api.door.callers import Caller
 from app.api.server import ServerDep
 from app.errors import BadRequest
-from app.store import keys
+from app.store import held_out, keys
 from app.store.audit import list_audit
+from app.store.held_out_tables import HeldOutSet
 from app.store.interactions import Filters, list_interactions
 from app.store.projects import Used, list_projects, used
 from app.store.tables import ApiKey, Interaction
@@ -46,6 +47,7 @@ class Kept:
     keys: list[tuple[ApiKey, str]]  # with the state each is in
     projects: list[tuple[Project, Used]]
     audit: list[AuditEntry]  # newest first
+    held_out: list[HeldOutSet]  # uploaded, newest first; none for a key of a project
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,24 @@ async def make_project(request: Request, _caller: MayAdmin, form: ProvenForm) ->
     return back(HERE, done.refused or "The project is made; make a key for it next.")
 
 
+@router.post(f"{HERE}/held-out")
+async def upload_held_out(request: Request, server: ServerDep, caller: MayAdmin, form: ProvenForm) -> Response:
+    """Keep held-out questions, and have the gate ask them."""
+    lines = form.get("lines", "").replace("\r\n", "\n")  # browsers end lines so
+    done = await act(request, "POST", "/v1/admin/held-out", text=lines)
+    if done.refused is not None:
+        return await shown(request, server, caller, refused=done.refused, lines=lines)
+    return back(HERE, f"The gate asks held-out set {done.body['version']} from the next update on.")
+
+
+@router.post(f"{HERE}/held-out/{{version}}/activate")
+async def activate_held_out(request: Request, version: int, _caller: MayAdmin, _form: ProvenForm) -> Response:
+    """Have the gate ask another version, or (0) what the settings name."""
+    done = await act(request, "POST", f"/v1/admin/held-out/{version}/activate")
+    what = f"held-out set {version}" if version else "what LEPO_HELDOUT names"
+    return back(HERE, done.refused or f"The gate asks {what} from the next update on.")
+
+
 @router.post(f"{HERE}/erase")
 async def erase(request: Request, _caller: MayAdmin, form: ProvenForm) -> Response:
     """Delete all that is kept of a user; its name is typed twice."""
@@ -137,12 +157,12 @@ async def shown(
     tried: list[Tried] | None = None,
     refused: str | None = None,
     made: str | None = None,
+    lines: str = "",
 ) -> Response:
     """Show the page, with what came of the last click."""
     kept = await server.control.run(lambda session: read_kept(session, caller))
-    return page(
-        request, "data.html", kept=kept, settings=server.settings, spec=spec, tried=tried, refused=refused, made=made
-    )
+    told = {"spec": spec, "tried": tried, "refused": refused, "made": made, "lines": lines}
+    return page(request, "data.html", kept=kept, settings=server.settings, **told)
 
 
 def read_kept(session: Session, caller: Caller) -> Kept:
@@ -150,7 +170,8 @@ def read_kept(session: Session, caller: Caller) -> Kept:
     now = datetime.now(UTC)
     rows = [(row, state_of(row, now)) for row in keys.list_keys(session, caller.project)]
     projects = [(row, used(session, row.id)) for row in list_projects(session, caller.project)]
-    return Kept(rows, projects, list_audit(session, project=caller.project, limit=30))
+    sets = held_out.list_sets(session) if caller.rules else []
+    return Kept(rows, projects, list_audit(session, project=caller.project, limit=30), sets)
 
 
 def state_of(row: ApiKey, now: datetime) -> str:

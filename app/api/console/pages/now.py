@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from app.api.console.pages.words import ago, span
 from app.settings import Settings
-from app.store import jobs, learnable, learning, policy_life
+from app.store import held_out, jobs, learnable, learning, policy_life
 from app.store.console_overview import is_empty, last_job, waiting_for_worker
 from app.store.tables import Job, Learning
 
@@ -30,6 +30,7 @@ PHASES: Final = {
     "settle": "settling what was learned",
 }
 WORKER: Final = "lepo worker & lepo beat"
+UPLOAD: Final = "lepo data held-out upload heldout.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +100,8 @@ def stopped_now(session: Session, settings: Settings, control: Learning, notes: 
         why = f"Version {waiting.version} is {waiting.state} and no update begins while it waits for a decision."
         here = f"/console/policies/{waiting.version}"
         steps = [Step("See what it does differently", here), Step("Promote it", f"{here}/promote")]
-        if waiting.state == "held" and settings.heldout is None:
-            steps.append(
-                Step("Give held-out questions, so that the gate can decide", command="LEPO_HELDOUT=heldout.jsonl")
-            )
+        if waiting.state == "held" and settings.heldout is None and held_out.active_version(session) == held_out.NONE:
+            steps.append(Step("Give held-out questions, so that the gate can decide", command=UPLOAD))
         return Now("stopped", f"Version {waiting.version} waits for you", why, steps=steps, notes=notes)
     return None
 

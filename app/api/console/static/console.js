@@ -39,6 +39,12 @@ function pressed(event) {
   if (wanted.matches("input, textarea")) wanted.focus(); else wanted.click();
 }
 
+// What is in a file that was picked stands in a field, to be read before it is sent.
+async function fillIn(input) {
+  const field = document.getElementById(input.dataset.into);
+  if (input.files.length) field.value = await input.files[0].text();
+}
+
 // A part of a page that the server sends anew as long as something goes on.
 function follow(part) {
   const source = new EventSource(part.dataset.follow);
@@ -58,6 +64,9 @@ document.addEventListener("keydown", pressed);
 document.addEventListener("input", (event) => {
   const output = event.target.matches("input[type=range]") && document.getElementById(event.target.id + "-value");
   if (output) output.textContent = event.target.value;
+});
+document.addEventListener("change", (event) => {
+  if (event.target.matches("input[type=file][data-into]")) fillIn(event.target);
 });
 signInByLink();
 document.querySelectorAll("[data-follow]").forEach(follow);

@@ -1,6 +1,8 @@
 """What people do with the console, in a real browser; what came of it is looked up through the API or in the store."""
 
+import json
 from datetime import timedelta
+from pathlib import Path
 
 from playwright.sync_api import Browser, expect
 
@@ -8,7 +10,7 @@ from app.identifiers import show
 from app.store import jobs, learning, policy_life
 from app.store.console_sessions import make_link
 from app.store.events import say
-from tests.app.api.console.reader import Filled, opened
+from tests.app.api.console.reader import Filled, found_by_axe, opened
 
 
 def test_a_link_signs_in_and_leaves_no_trace_in_the_address(browser: Browser, filled: Filled) -> None:
@@ -231,3 +233,35 @@ def test_an_update_is_seen_as_it_happens(browser: Browser, filled: Filled) -> No
             )
         expect(course).to_contain_text("the gradient was not finite")
         expect(page.get_by_role("button", name="Ask for the same again")).to_be_visible()
+
+
+def test_held_out_questions_are_uploaded_and_another_version_is_asked(
+    browser: Browser, filled: Filled, tmp_path: Path
+) -> None:
+    file = tmp_path / "heldout.jsonl"
+    line = json.dumps({"prompt": "2 + 3", "grader": {"type": "math", "reference": "5"}})
+    with opened(browser, filled.live) as page:
+        page.goto("/console/data")
+        section = page.get_by_role("region", name="Held-out questions")
+        for lines, words in (
+            (f"{line}\nnot json\n", "line 2 is not a prompt"),
+            (f"{line}\n", "The gate asks held-out set 1"),
+            (f"{line}\n{line}\n", "The gate asks held-out set 2"),
+        ):
+            file.write_text(lines)
+            section.get_by_label("A file of held-out questions").set_input_files(file)
+            expect(section.get_by_label("Its lines")).to_have_value(lines)
+            section.get_by_role("button", name="Upload, and ask these").click()
+            expect(page.get_by_role("main")).to_contain_text(words)
+            if "not json" in lines:
+                expect(section.get_by_label("Its lines")).to_have_value(lines)
+        assert found_by_axe(page) == []
+        section.get_by_role("button", name="ask this one, version 1").click()
+        expect(section).to_contain_text("The gate asks version 1")
+        page.set_viewport_size({"width": 390, "height": 900})
+        assert not page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
+        page.on("dialog", lambda asked: asked.accept())
+        section.get_by_role("button", name="Ask none of these").click()
+        expect(page.get_by_role("main")).to_contain_text("The gate asks what LEPO_HELDOUT names")
+    sets = filled.live.http("admin").get("/v1/admin/held-out").json()["data"]
+    assert [(one["version"], one["prompts"], one["active"]) for one in sets] == [(2, 2, False), (1, 1, False)]

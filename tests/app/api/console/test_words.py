@@ -8,7 +8,7 @@ import pytest
 from app.api.console.pages.now import Now, read_now
 from app.api.console.pages.verdict import difference, verdict
 from app.settings import Settings
-from app.store import jobs, learning, policy_life
+from app.store import held_out, jobs, learning, policy_life
 from app.store.connect import Store
 from app.store.console_overview import Rewards
 from app.store.overview import Point
@@ -101,7 +101,11 @@ def test_a_held_policy_waits_for_its_reader(store: Store, base_checkpoint: Check
         policy_life.move(session, held.id, "hold", "there are no held-out questions", "worker")
     found = now(store)
     assert found.headline == f"Version {held.version} waits for you"
-    assert any(step.command == "LEPO_HELDOUT=heldout.jsonl" for step in found.steps)
+    upload = "lepo data held-out upload heldout.jsonl"
+    assert any(step.command == upload for step in found.steps)
+    with store.session() as session:
+        held_out.activate(session, held_out.add(session, "{}", 1, "ann").version, "ann")
+    assert not any(step.command == upload for step in now(store).steps), "they are there by now"
 
 
 def test_refusals_in_a_row_are_told_with_what_follows(store: Store, base_checkpoint: Checkpoint) -> None:
