@@ -14,10 +14,12 @@ from app.engine.engine import Engine
 from app.engine.request import Finished
 from app.engine.swap import SwapReport
 from app.settings import Settings
+from app.telemetry.disk import DiskCollector
 from app.telemetry.engine import EngineCollector
 from app.telemetry.learning import LearningCollector
 
 SHORT_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+HTTP_S = (0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)  # few: there is a set for each route
 LONG_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
 CHOICES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -51,6 +53,7 @@ class Metrics:
         self.learning = LearningCollector(prefix)
         self.registry.register(EngineCollector(engine, prefix, model))
         self.registry.register(self.learning)
+        self.registry.register(DiskCollector(settings.var_dir, prefix))
         self._histograms = {
             name: Histogram(prefix + name, words, LABELS, buckets=buckets, registry=self.registry).labels(model)
             for name, (words, buckets) in HISTOGRAMS.items()
@@ -65,6 +68,13 @@ class Metrics:
         self._grades = Counter(f"{prefix}grades", "Grades accepted, by kind of grader.", ("kind",), **named)
         self._requests = Counter(
             f"{prefix}http_requests", "HTTP requests answered.", ("method", "handler", "status"), **named
+        )
+        self._request_seconds = Histogram(
+            f"{prefix}http_request_duration_seconds",
+            "HTTP requests by route, from their start to the end of their answer, streams included.",
+            ("handler",),
+            buckets=HTTP_S,
+            **named,
         )
         self._unstored = Counter(
             f"{prefix}choices_unstored", "Choices answered and not recorded (`store: false`).", LABELS, **named
@@ -110,8 +120,9 @@ class Metrics:
         """Count an accepted grade."""
         self._grades.labels(kind if kind in KINDS else "other").inc()
 
-    def requested(self, method: str, route: str, status: int, _seconds: float) -> None:
-        """Count an HTTP request."""
+    def requested(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count an HTTP request, and time it."""
+        self._request_seconds.labels(route).observe(seconds)
         self._requests.labels(method, route, str(status)).inc()
 
     def swapped(self, report: SwapReport) -> None:

@@ -1,6 +1,7 @@
 """The page of metrics, from what a server registers: names, kinds, labels, words."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final, cast
 
@@ -36,7 +37,7 @@ def described() -> Iterator[tuple[str, str, str, str]]:
     numbers: dict[str, Any] = dict.fromkeys(EngineStats.__dataclass_fields__, 1)
     stats = EngineStats(**{**numbers, "by_version": (VersionStats(**version),), "last_swap": None, "failure": None})
     idle = cast("Engine", SimpleNamespace(stats=lambda: stats))  # a server that has done nothing: only names are read
-    metrics = Metrics(idle, Settings())
+    metrics = Metrics(idle, Settings(var_dir=Path("/")))
     figures: dict[str, Any] = dict.fromkeys(LearningFigures.__dataclass_fields__, 0)
     metrics.learning.show(LearningFigures(**{**figures, "outcomes": {"promoted": 0}}))
     for collector in metrics.registry._collector_to_names:

@@ -46,6 +46,7 @@ class EngineCollector(Collector):
             "prefix_cache_tokens": ("Positions that can be found for reuse.", stats.prefix_tokens),
             "policy_version": ("Version that new answers start on.", stats.version),
             "policy_versions_resident": ("Versions in memory.", len(stats.versions)),
+            "engine_failed": ("1: the engine has failed, and its server is closing.", stats.failure is not None),
             "engine_step_seconds": ("Mean duration of a turn of the engine, of late.", stats.step_s),
         }
         counters = {

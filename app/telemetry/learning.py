@@ -17,8 +17,9 @@ from prometheus_client.registry import Collector
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from app.store import clock, learning
+from app.store import clock, learning, policy_life
 from app.store.tables import Checkpoint, Claim, Interaction, Job
+from app.telemetry.improving import heldout_accuracy, live_reward
 
 FRESH_S: Final = 5.0  # how long figures are shown again: /metrics is open, and must cost the database little
 MOST_COUNTED: Final = 100_000  # waiting answers that are looked at; a longer backlog needs no more figures
@@ -40,6 +41,8 @@ class LearningFigures:
     staleness: float | None  # mean versions from its answers to the policy that learned from them; None: not known
     divergence: float | None  # mean nats per step between the two
     outcomes: dict[str, int]  # updates that ended in WINDOW, by verdict, else by status: {"promoted": 41, "failed": 1}
+    live_reward: float | None  # mean of the serving policy's newest graded answers; None: it has none
+    heldout_accuracy: float | None  # share of held-out prompts it answered right, 0 to 1; None: it was not asked
     frozen: bool  # whether no update begins until somebody thaws learning
 
 
@@ -58,6 +61,7 @@ def read_figures(session: Session) -> LearningFigures:
         .order_by(Job.finished_at.desc())
         .limit(1)
     ).one_or_none()
+    served = policy_life.serving(session)
     age, divergence = (None, None) if last is None else distance(session, last.id, last.version)
     return LearningFigures(
         pending=sum(count for count, _ in parts),
@@ -68,6 +72,8 @@ def read_figures(session: Session) -> LearningFigures:
         staleness=age,
         divergence=divergence,
         outcomes=outcomes(session, now - WINDOW),
+        live_reward=None if served is None else live_reward(session, served.id),
+        heldout_accuracy=None if served is None else heldout_accuracy(session, served.id),
         frozen=learning.read(session).frozen_at is not None,
     )
 
@@ -134,6 +140,11 @@ class LearningCollector(Collector):
             "last_update_timestamp_seconds": ("When the last update that made a policy ended.", figures.last_update),
             "last_update_staleness": ("Mean versions from its answers to who learned from them.", figures.staleness),
             "last_update_divergence": ("Mean nats per step between the two.", figures.divergence),
+            "live_reward": ("Mean reward of the newest graded answers of what serves.", figures.live_reward),
+            "heldout_accuracy": (
+                "Share of held-out prompts it answered right.",
+                figures.heldout_accuracy,
+            ),
             "learning_frozen": ("1: no update begins until somebody thaws learning.", figures.frozen),
         }
         for name, (words, value) in gauges.items():

@@ -16,11 +16,21 @@ from tests.docker.reading import DOCKER, ROOT, compose, dotenv, environment, fil
 EXAMPLE = (DOCKER / ".env.example").read_text()
 BALANCED = "COMPOSE_PROFILES=cpu,balancer\nLEPO_API_PUBLISH=127.0.0.1:0:8000\nLEPO_REPLICAS=3\n"
 GPU = "COMPOSE_PROFILES=gpu\n"
+WATCHED = "COMPOSE_PROFILES=cpu,tls,monitoring\n"
 ALWAYS = {"postgres", "redis", "migrate", "beat"}
 SERVICES = {
     EXAMPLE: ALWAYS | {"api", "worker"},
     EXAMPLE + BALANCED: ALWAYS | {"api", "worker", "balancer"},
     EXAMPLE + GPU: ALWAYS | {"api-gpu", "worker-gpu"},
+    EXAMPLE + WATCHED: ALWAYS | {"api", "worker", "proxy", "prometheus", "grafana"},
+}
+USERS = {  # of images that are not ours; the proxy's has no other, and no capability but to bind ports
+    "postgres": "postgres",
+    "redis": "redis",
+    "balancer": "haproxy",
+    "prometheus": "nobody",
+    "grafana": "472",
+    "proxy": "root",
 }
 PINNED = {  # the same whatever .env says: these are addresses inside
     "LEPO_HOST": {"0.0.0.0"},
@@ -31,7 +41,7 @@ NOT_OURS = {"COMPOSE_PROFILES", "TORCH_INDEX_URL"}
 FORMS = {"cors_origins": "https://chat.example", "traces": "file:///data/traces"}  # of settings that are not any text
 
 
-@pytest.fixture(params=SERVICES, ids=["cpu", "balancer", "gpu"])
+@pytest.fixture(params=SERVICES, ids=["cpu", "balancer", "gpu", "watched"])
 def env(request: pytest.FixtureRequest) -> str:
     chosen: str = request.param
     return chosen
@@ -78,6 +88,14 @@ def test_each_profile_gives_its_services_and_is_of_the_schema(env: str, tmp_path
             BALANCED + "LEPO_BIND=0.0.0.0\nLEPO_PORT=80\n",
             {"api": ["127.0.0.1:0:8000"], "balancer": ["0.0.0.0:80:8000"]},
         ),
+        (
+            WATCHED + "LEPO_GRAFANA_PORT=3001\nLEPO_TLS_BIND=192.0.2.1\n",
+            {
+                "api": ["127.0.0.1:8000:8000"],
+                "grafana": ["127.0.0.1:3001:3000"],
+                "proxy": ["192.0.2.1:443:8443", "192.0.2.1:80:8080"],
+            },
+        ),
     ],
 )
 def test_one_port_is_published_where_the_settings_say(more: str, published: dict[str, list[str]]) -> None:
@@ -90,34 +108,37 @@ def test_what_is_not_published_is_on_the_inner_network_alone(env: str) -> None:
     assert document["networks"]["backend"] == {"internal": True}
     for name in ("postgres", "redis", "migrate", "beat"):
         assert list(document["services"][name]["networks"]) == ["backend"]
-    if "balancer" in document["services"]:
-        assert document["services"]["balancer"]["networks"] == ["front"], "the balancer cannot reach the database"
+    for name in {"balancer", "proxy", "prometheus", "grafana"} & set(document["services"]):
+        assert document["services"][name]["networks"] == ["front"], f"{name} cannot reach the database"
 
 
 def test_every_service_is_hardened_and_bounded(env: str) -> None:
     for name, service in compose(env)["services"].items():
         assert service["read_only"] is True, name
         assert service["cap_drop"] == ["ALL"], name
-        assert "cap_add" not in service, name
+        assert service.get("cap_add", []) == (["NET_BIND_SERVICE"] if name == "proxy" else []), name
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert service["init"] is True, name
         assert service["restart"] in {"unless-stopped", "on-failure:5"}, name
         assert re.fullmatch(r"\d+[mg]", service["mem_limit"]), name
+        assert float(service["cpus"]) >= 0, name
         assert service["pids_limit"] > 0, name
         assert service["stop_grace_period"], name
         assert service["logging"]["options"]["max-size"], "a log that grows without end fills the disk"
         assert all("size=" in mount for mount in service.get("tmpfs", ())), name
-        assert service["image"].startswith("lepo-service") or service["user"] in {"postgres", "redis", "haproxy"}, name
+        if not service["image"].startswith("lepo-service"):
+            assert service["user"] == USERS[name], name
 
 
 def test_images_that_are_not_ours_are_named_to_the_patch() -> None:
     dockerfile = (DOCKER / "Dockerfile").read_text()
-    images = [service["image"] for service in compose(EXAMPLE + BALANCED)["services"].values()]
+    services = {**compose(EXAMPLE + BALANCED)["services"], **compose(EXAMPLE + WATCHED)["services"]}
+    images = [service["image"] for service in services.values()]
     images += re.findall(r"^ARG PYTHON_IMAGE=(.+)$", dockerfile, re.MULTILINE)
     others = [image for image in images if not image.startswith("lepo-service")]
-    assert len(others) == 4
+    assert len(others) == 7
     for image in others:
-        assert re.fullmatch(r"(python:3\.\d+|haproxy:\d+\.\d+|redis:\d+\.\d+|postgres:\d+)\.\d+-[a-z-]+", image), image
+        assert re.fullmatch(r"[a-z/]+:v?\d+(\.\d+){2}(-[a-z-]+)?|postgres:\d+\.\d+-[a-z-]+", image), image
 
 
 def test_redis_leaves_no_volume_behind() -> None:
@@ -127,6 +148,7 @@ def test_redis_leaves_no_volume_behind() -> None:
     assert "volumes" not in redis
 
 
+NO_DATABASE = {"redis", "balancer", "proxy", "prometheus", "grafana"}
 EXCLUSIVE = (  # settings whose other values exclude each other
     {"SWAP_MODE": "drain", "CANARY_SHARE": "0.0", "SHADOW_SHARE": "0.0"},
     {"SWAP_MODE": "two_versions", "CANARY_SHARE": "0.2", "SHADOW_SHARE": "0.3"},
@@ -210,13 +232,15 @@ def test_secrets_are_files_that_neither_git_nor_a_build_sees(env: str) -> None:
     assert document["secrets"] == {
         "lepo_database_password": {"file": "./secrets/database_password"},
         "lepo_admin_key": {"file": "./secrets/admin_key"},
+        "lepo_grafana_password": {"file": "./secrets/grafana_password"},
     }
     for ignored in (ROOT / ".gitignore", ROOT / ".dockerignore"):
         assert {"docker/secrets", "docker/.env"} <= {line.rstrip("/") for line in ignored.read_text().splitlines()}
     for name, service in document["services"].items():
         given = set(service.get("secrets", ()))
-        wanted: set[str] = set() if name in {"redis", "balancer"} else {"lepo_database_password"}
-        assert given == wanted | ({"lepo_admin_key"} if name.startswith("api") else set()), name
+        wanted: set[str] = set() if name in NO_DATABASE else {"lepo_database_password"}
+        wanted |= {"lepo_admin_key"} if name.startswith("api") else set()
+        assert given == wanted | ({"lepo_grafana_password"} if name == "grafana" else set()), name
 
 
 def test_the_folder_for_heldout_prompts_is_there_and_read_only(env: str) -> None:
@@ -266,3 +290,20 @@ def test_the_balancer_waits_longer_than_any_answer_and_asks_ready() -> None:
     assert "api:8000" in config, "the name that both profiles answer to"
     for name, more in (("api", BALANCED), ("api-gpu", GPU)):
         assert compose(EXAMPLE + more)["services"][name]["networks"]["front"] == {"aliases": ["api"]}
+
+
+def test_limits_of_processors_arrive() -> None:
+    services = compose(EXAMPLE + "LEPO_API_CPUS=1.5\nLEPO_WORKER_CPUS=2\n")["services"]
+    assert {name: services[name]["cpus"] for name in ("api", "worker", "postgres")} == {
+        "api": "1.5",
+        "worker": "2",
+        "postgres": "0",
+    }
+
+
+def test_a_server_believes_the_proxies_that_are_named() -> None:
+    def believed(more: str) -> str:
+        return environment(compose(EXAMPLE + more)["services"]["api"], EXAMPLE)["FORWARDED_ALLOW_IPS"]
+
+    assert believed("") == "127.0.0.1"
+    assert believed("LEPO_PROXIES=*\n") == "*"
