@@ -161,7 +161,7 @@ async def shown(
 ) -> Response:
     """Show the page, with what came of the last click."""
     kept = await server.control.run(lambda session: read_kept(session, caller))
-    told = {"spec": spec, "tried": tried, "refused": refused, "made": made, "lines": lines}
+    told: dict[str, Any] = {"spec": spec, "tried": tried, "refused": refused, "made": made, "lines": lines}
     return page(request, "data.html", kept=kept, settings=server.settings, **told)
 
 
