@@ -78,15 +78,12 @@ def of_learning(settings: Settings) -> Iterator[tuple[bool, str, str]]:
     )
     yield (
         settings.learn and settings.heldout is None and settings.gate_no_signal == "hold",
-        "LEPO_HELDOUT names no held-out prompts: unless some are uploaded, every new policy is held until somebody "
-        "promotes it",
-        "upload a file of prompts with graders (lepo data held-out upload FILE), set LEPO_HELDOUT to it, or promote by "
-        "hand: lepo policy promote VERSION",
+        "no LEPO_HELDOUT: unless prompts are uploaded, every new policy is held until somebody promotes it",
+        "upload them (lepo data held-out upload FILE), set LEPO_HELDOUT, or promote: lepo policy promote VERSION",
     )
     yield (
         settings.learn and settings.heldout is None and settings.gate_no_signal == "promote",
-        "unless held-out prompts are uploaded, new policies are promoted without being measured "
-        "(LEPO_GATE_NO_SIGNAL=promote, no LEPO_HELDOUT)",
+        "no LEPO_HELDOUT: unless prompts are uploaded, new policies are promoted without being measured",
         "upload them (lepo data held-out upload FILE), or set LEPO_HELDOUT",
     )
     yield (
