@@ -10,7 +10,7 @@ import pytest
 from app.store import held_out, projects
 from app.store.keys import create_key
 from tests.app.api.contract import require_described
-from tests.app.api.live import CONTEXT, Live
+from tests.app.api.live import CONTEXT, Live, wait_for
 
 PATH = "/v1/admin/held-out"
 GRADER = {"type": "string_check", "operation": "eq", "reference": "5"}
@@ -129,7 +129,13 @@ def test_the_same_upload_sent_twice_is_one_version(live: Live) -> None:
 def test_an_upload_is_written_down(live: Live) -> None:
     made = upload(live, ONE).json()
     upload(live, "not json")
-    entries = live.http("admin").get("/v1/admin/audit", params={"limit": 2}).json()["data"]
+
+    def written() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = live.http("admin").get("/v1/admin/audit", params={"limit": 2}).json()["data"]
+        return found
+
+    wait_for(lambda: written()[0]["outcome"] is not None)  # after its response has left
+    entries = written()
     assert [(one["action"], one["outcome"], one["target"]) for one in entries] == [
         (f"POST {PATH}", "400", None),
         (f"POST {PATH}", "201", f"version {made['version']}"),
