@@ -262,7 +262,9 @@ def test_a_real_prometheus_answers_every_query_and_every_rule(
             values = {name: float(series(asked, f"max(lepo:{name})")[0]["value"][1]) for name in SHOWN}
             assert values == SHOWN
             wait_for(lambda: {rule["health"] for rule in rules(asked)} == {"ok"})
-            assert {rule["name"]: rule["state"] for rule in rules(asked)} == dict.fromkeys(FIRING, "inactive")
+            states = {rule["name"]: rule["state"] for rule in rules(asked)}
+            del states["LepoDiskFilling"]  # the disk of who runs this may be full
+            assert states == dict.fromkeys(set(FIRING) - {"LepoDiskFilling"}, "inactive")
         assert float(live.http(None).get("/metrics").text.split("\nlepo:disk_free_bytes ")[1].split("\n")[0]) > 0
 
 

@@ -1,18 +1,24 @@
 """What Prometheus reads: names that others' dashboards know, statuses by route, and how learning goes."""
 
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from pydantic import ValidationError
 from sqlalchemy import make_url, text, update
 
+from app.engine.engine import Engine
 from app.settings import Settings
 from app.store import checkpoints, learning
+from app.store.evaluations import record_evaluation
 from app.store.policy_life import serving
 from app.store.tables import Claim, Interaction, Job
 from app.telemetry import learning as figures
+from app.telemetry.engine import EngineCollector
 from tests.app.api.live import Live, served, wait_for
 from tests.app.api.test_disturbances import Gate
 
@@ -111,6 +117,26 @@ def test_requests_are_counted_by_route_and_status(live: Live) -> None:
     assert grown == [1.0] * len(asked)
 
 
+def test_requests_are_timed_by_route(live: Live) -> None:
+    before = value(live, "lepo:http_request_duration_seconds_count", handler="/v1/models") or 0.0
+    live.http().get("/v1/models")
+    assert value(live, "lepo:http_request_duration_seconds_count", handler="/v1/models") == before + 1
+    assert 0 < (value(live, "lepo:http_request_duration_seconds_sum", handler="/v1/models") or 0) < 60
+
+
+def test_the_disk_of_the_checkpoints_is_told(live: Live) -> None:
+    room = shutil.disk_usage(live.settings.var_dir)
+    assert value(live, "lepo:disk_size_bytes") == room.total
+    assert 0 < (value(live, "lepo:disk_free_bytes") or 0) <= room.total
+
+
+def test_an_engine_that_failed_is_told(live: Live) -> None:
+    assert value(live, "lepo:engine_failed") == 0
+    failed = replace(live.engine.stats(), failure="RuntimeError: out of memory")
+    told = EngineCollector(cast("Engine", SimpleNamespace(stats=lambda: failed)), "lepo:", "lepo")
+    assert {one.name: one.samples[0].value for one in told.collect() if one.samples}["lepo:engine_failed"] == 1
+
+
 def test_a_body_that_is_too_large_is_counted(live: Live) -> None:
     live.http().post("/v1/chat/completions", content=b"x" * (live.settings.max_body_bytes + 1))
     assert value(live, "lepo:http_requests_total", status="413") == 1.0
@@ -144,6 +170,15 @@ def test_how_learning_goes_is_told(
                 text("UPDATE interactions SET grading_attempts = 1, grading_until = now() WHERE choice > 0")
             )
         assert value(live, "lepo:grades_pending") == 3, "one that was tried still waits"
+
+        assert value(live, "lepo:live_reward") == 1.0
+        assert value(live, "lepo:heldout_accuracy") is None, "it was not asked"
+        with live.store.session() as session:
+            served_now = serving(session)
+            assert served_now is not None
+            for correct in (1, 2):
+                record_evaluation(session, served_now.id, "gate", correct=correct, total=4)
+        assert value(live, "lepo:heldout_accuracy") == 3 / 8, "all looks together"
 
         learned_by_a_job(live, ids[0])
         assert value(live, "lepo:updates_last_day", outcome="promoted") == 1
