@@ -95,7 +95,7 @@ class AnswerStream(Response):
                 await self._open()
             for place in range(0, len(news), AT_ONCE):
                 text = "".join([self._written(item) for item in news[place : place + AT_ONCE]])
-                if answers.failure is None and text:
+                if text and self._outbox.used:  # what was said before a failure stands
                     self._outbox.put(text.encode())
                 if len(news) > place + AT_ONCE:
                     await asyncio.sleep(0)  # others have their turn: log-probabilities take their time

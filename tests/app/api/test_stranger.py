@@ -55,6 +55,8 @@ KEPT = (  # what is the others', and must be as it was
     *(f"SELECT * FROM {name}" for name in ("jobs", "checkpoints", "transitions", "learning", "claims")),
 )
 
+HELD_OUT = '{"prompt": "2 + 3", "grader": {"type": "string_check", "operation": "eq", "reference": "5"}}'
+
 
 @dataclass
 class Others:
@@ -90,6 +92,7 @@ def others(live: Live) -> Others:
     assert posted.status_code == 201, posted.text
     job = posted.json()["id"]
     checkpoint = live.http("admin").get("/v1/admin/checkpoints").json()["data"][0]
+    held_out = live.http("admin").post("/v1/admin/held-out", content=HELD_OUT).json()
     nobody, session = "0" * 32, one["choices"][0]["session_id"]
     made = Others(
         there={
@@ -102,6 +105,7 @@ def others(live: Live) -> Others:
             "model": ["lepo"],
             "name": ["start.js"],
             "session_id": [session],
+            "version": [str(held_out["version"])],
         },
         absent={
             "interaction_id": [f"int_{nobody}", f"chatcmpl-{nobody}", f"chatcmpl-{nobody}"],
@@ -113,6 +117,7 @@ def others(live: Live) -> Others:
             "model": ["lepo"],
             "name": ["start.js"],
             "session_id": [f"sess_{nobody}"],
+            "version": ["999"],
         },
     )
     answers = [choice["interaction_id"] for choice in two["choices"]]

@@ -1,6 +1,7 @@
 """What people do with the console, in a real browser; what came of it is looked up through the API or in the store."""
 
 import json
+import re
 from datetime import timedelta
 from pathlib import Path
 
@@ -166,7 +167,9 @@ def test_the_playground_asks_two_ways_grades_and_shows_the_thought(browser: Brow
         sides[1].get_by_role("button", name="How it thought").click()
         expect(sides[1].get_by_text("It has none")).to_be_visible()
         sides[0].get_by_role("button", name="Copy as Python").click()
-        copied = sides[0].locator("[data-as=python]").get_attribute("data-written") or ""
+        python = sides[0].locator("[data-as=python]")
+        expect(python).to_have_attribute("data-written", re.compile(r"\S"))
+        copied = python.get_attribute("data-written") or ""
         asked = [side.locator(".open").get_attribute("href") for side in sides]
     compile(copied, "copied", "exec")
     assert '"length":3' in copied
