@@ -61,7 +61,8 @@ def test_a_chart_says_every_figure_and_better_is_higher() -> None:
 
 
 def test_a_single_point_is_a_chart_too() -> None:
-    ElementTree.fromstring(line_chart(points(0.5), label="one", x_words=str, y_words=str))
+    root = ElementTree.fromstring(line_chart(points(0.5), label="one", x_words=str, y_words=str))
+    assert len(list(root.iter("circle"))) == 1
 
 
 def test_what_serves_and_its_forebears_are_on_one_line_and_nothing_else_is() -> None:
